@@ -1,0 +1,133 @@
+"""`cicjax repro`: options -> settings -> stages -> results.json and a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cicjax.errors import BadInput
+from cicjax.experiments import settings, stages
+from cicjax.model import huggingface
+from cicjax.model.config import PROJECTIONS, LoRAConfig
+from cicjax.runs.files import write_json
+from cicjax.runs.folder import RunFolder
+from cicjax.training.steps import Optimization
+
+OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The flags of `cicjax repro`; None stands for what scale and numbers say."""
+
+    model_name_or_path: str
+    output_dir: Path
+    embedded: bool = False
+    scale: Literal["paper", "small", "smoke"] = "paper"
+    seed: int = 0
+    methods: Sequence[str] = settings.METHODS
+    split: Literal["test", "dev"] = "test"
+    num_test: int | None = None
+    num_sft: int | None = None
+    learning_rate: float | None = None
+    lora_r: int = 16
+    lora_alpha: float = 32.0
+    lora_target_modules: Sequence[str] = PROJECTIONS
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    save_steps: int = 25
+
+
+def settings_of(options: Options) -> settings.Settings:
+    """Every value of the experiment. Raises BadInput for a method or projection that does not exist and for counts that cannot be."""
+    for kind, given, known in (
+        ("method", options.methods, settings.METHODS),
+        ("projection", options.lora_target_modules, PROJECTIONS),
+    ):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise BadInput(f"unknown {kind} {unknown[0]!r}; choose from {', '.join(known)}")
+    counts = settings.SCALES[options.scale]
+    wanted = {"test_problems": options.num_test, "sft_rows": options.num_sft}
+    counts = replace(counts, **{name: value for name, value in wanted.items() if value is not None})
+    if min(counts.test_problems, counts.sft_rows, options.lora_r, options.save_steps) < 1:
+        raise BadInput("--num_test, --num_sft, --lora_r and --save_steps are 1 or more")
+    recipe = settings.RECIPES["tiny" if options.embedded else "paper"]
+    optimization = recipe if options.learning_rate is None else replace(recipe, learning_rate=options.learning_rate)
+    dtype = options.dtype if options.dtype != "auto" else "float32" if options.embedded else "bfloat16"
+    return settings.Settings(
+        seed=options.seed,
+        methods=tuple(method for method in settings.METHODS if method in options.methods),
+        counts=counts,
+        numbers="tiny" if options.embedded else "paper",
+        split=options.split,
+        dtype=dtype,
+        lora=LoRAConfig(rank=options.lora_r, alpha=options.lora_alpha, target_modules=tuple(options.lora_target_modules)),
+        optimization=optimization,
+    )
+
+
+def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> dict[str, Any]:
+    """config.json: the flags, so that `--config RUN/config.json` says the same again, and every value that they stand for."""
+    flags = {
+        "model_name_or_path": options.model_name_or_path,
+        "output_dir": str(options.output_dir),
+        "scale": options.scale,
+        "seed": options.seed,
+        "methods": list(chosen.methods),
+        "split": options.split,
+        "num_test": chosen.counts.test_problems,
+        "num_sft": chosen.counts.sft_rows,
+        "learning_rate": chosen.optimization.learning_rate,
+        "lora_r": options.lora_r,
+        "lora_alpha": options.lora_alpha,
+        "lora_target_modules": list(options.lora_target_modules),
+        "dtype": chosen.dtype,
+        "save_steps": options.save_steps,
+    }
+    return flags | {"resolved": {"model": fingerprint, "settings": chosen.record()}}
+
+
+def reproduce(options: Options) -> dict[str, Any]:
+    """Run or resume an experiment and give its results. Raises BadInput, Locked or Corrupted."""
+    chosen = settings_of(options)
+    huggingface.read_config(huggingface.resolve(options.model_name_or_path))
+    config = config_of(options, chosen, huggingface.fingerprint(huggingface.resolve(options.model_name_or_path)))
+    with RunFolder(options.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
+        run = stages.load_run(options.output_dir, chosen, model_folder=options.model_name_or_path, save_steps=options.save_steps)
+        results = stages.run_stages(run)
+        write_json(options.output_dir / "environment.json", environment())
+    return results
+
+
+def environment() -> dict[str, str]:
+    """Versions and device, for the record; results do not depend on this file."""
+    import platform
+    from importlib.metadata import version
+
+    import jax
+
+    packages = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")}
+    return {"python": platform.python_version(), "machine": platform.machine(), "device": jax.devices()[0].device_kind} | packages
+
+
+def print_table(results: Mapping[str, Any]) -> None:
+    """The paper's table in a terminal: direct accuracy with Wilson's 95 % interval, and the two other protocols."""
+    from rich.console import Console
+    from rich.table import Table
+
+    any_method = next(iter(results["methods"].values()))
+    table = Table(title=f"Solved of {any_method['questions']}, seed {results['seed']} (95 % Wilson intervals)")
+    for name in ("method", "direct", "interval", "repair", "two-step", "harmed", "with marker", "supervised tokens"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for name, row in results["methods"].items():
+        table.add_row(
+            name,
+            f"{row['solved']}",
+            f"{100 * row['wilson_low']:.1f}-{100 * row['wilson_high']:.1f} %",
+            f"{row['repair_solved']}/{row['repair_questions']}",
+            f"{row['two_step_solved']}",
+            f"{row['harmed']}/{row['questions'] - row['repair_questions']}",
+            f"{row['marker_share']:.0%}",
+            f"{row['budget']['supervised_tokens']:,}",
+        )
+    Console(width=None if Console().is_terminal else 110).print(table)

@@ -1,0 +1,37 @@
+"""The shape of a Qwen2 model: the fields of a Hugging Face config.json that the architecture needs, and no others."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen2Config:
+    """Sizes of a Qwen2 decoder. Letters as in the shape annotations: L layers, D model, N query and K key-value heads of H, F feed-forward, V vocabulary."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 32_768
+
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """A low-rank update W + (alpha / rank) A B on the named projections."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] = PROJECTIONS
+
+    @property
+    def scaling(self) -> float:
+        """The factor alpha / rank on the product of the two low-rank matrices."""
+        return self.alpha / self.rank

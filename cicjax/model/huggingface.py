@@ -1,0 +1,449 @@
+"""Hugging Face folders of the Qwen2 architecture: config.json and safetensors in, as one stacked tree of arrays, and out again.
+
+Reads data and nothing else: no pickle, no code of the folder. Every name, shape and dtype is checked before memory is taken.
+Tokenizers are left to `provenance.tokenizer`.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from cicjax.errors import BadInput, OutOfResources
+from cicjax.model.config import Qwen2Config
+from cicjax.model.lora import projection_shapes
+from cicjax.runs.files import file_digest
+from cicjax.runs.files import sync_folder as sync
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+ARCHITECTURE = "Qwen2ForCausalLM"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
+MAX_CONFIG_BYTES, MAX_INDEX_BYTES, MAX_HEADER_BYTES = 1 << 20, 1 << 26, 1 << 25
+
+
+def resolve(path_or_hub_id: str | Path) -> Path:
+    """The folder itself, or the local copy of a hub id's config, tokenizer and safetensors. Raises BadInput where neither is to be had."""
+    if os.path.exists(os.path.expanduser(path_or_hub_id)):
+        return Path(path_or_hub_id).expanduser()
+    if isinstance(path_or_hub_id, Path) or not HUB_ID.fullmatch(path_or_hub_id):
+        raise BadInput(f"{path_or_hub_id}: no such folder; give a folder with {CONFIG} and {WEIGHTS}, or a hub id such as OWNER/NAME")
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = [CONFIG, INDEX, "model*.safetensors", *TOKENIZER_FILES]
+        return Path(snapshot_download(path_or_hub_id, allow_patterns=patterns))
+    except Exception as error:  # the hub's client has many kinds, of network, access and absence
+        reason = type(error).__name__
+        raise BadInput(f"{path_or_hub_id}: no such folder, and not to be had as a hub id ({reason}); pass a folder") from None
+
+
+def load_base(path_or_hub_id: str | Path, dtype: DTypeLike) -> tuple[Qwen2Config, dict[str, Any]]:
+    """Configuration and base tree of a folder or hub id, as JAX arrays in bfloat16 or float32.
+
+    Layers are stacked along a first axis and kernels are (in, out), the transposes of the file's. Raises BadInput, in one line.
+    """
+    folder = resolve(path_or_hub_id)
+    config = read_config(folder)
+    return config, read_base(folder, config, dtype=dtype)
+
+
+def read_config(folder: str | Path) -> Qwen2Config:
+    """The architecture that config.json describes, in the spelling of transformers 4 or 5. Raises BadInput for any other than Qwen2."""
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not path.is_file():
+        what = "is no model: it has no " + CONFIG if folder.is_dir() else "no such folder"
+        raise BadInput(f"{folder}: {what}; give a folder with {CONFIG} and {WEIGHTS}")
+    fields = _Fields(path, _read_json(path, limit=MAX_CONFIG_BYTES))
+    _refuse_unsupported(fields)
+    hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
+    key_value_heads = fields.count("num_key_value_heads", default=heads)
+    head_dim = fields.count("head_dim", default=hidden // heads)
+    if heads % key_value_heads or head_dim % 2 or (fields.get("head_dim") is None and hidden % heads):
+        raise fields.refusal(f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of {hidden} do not fit together")
+    tied = fields.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise fields.refusal("tie_word_embeddings must be true or false")
+    return Qwen2Config(
+        vocab_size=fields.count("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=fields.count("intermediate_size"),
+        num_hidden_layers=fields.count("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        head_dim=head_dim,
+        rms_norm_eps=fields.positive("rms_norm_eps", default=1e-6),
+        rope_theta=_rope_theta(fields),
+        tie_word_embeddings=tied,
+        max_position_embeddings=fields.count("max_position_embeddings", default=32_768),
+    )
+
+
+class _Fields(NamedTuple):
+    """The parsed config.json with the path that every complaint names."""
+
+    path: Path
+    values: dict[str, Any]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = self.values.get(name)
+        return default if value is None else value
+
+    def count(self, name: str, *, default: int | None = None) -> int:
+        value = self.get(name, default)
+        if type(value) is not int or not 0 < value < 2**31:
+            raise self.refusal(f"{name} must be a whole number above 0, not {_show(value)}")
+        return value
+
+    def positive(self, name: str, *, default: float) -> float:
+        value = self.get(name, default)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise self.refusal(f"{name} must be a number above 0, not {_show(value)}")
+        return float(value)
+
+    def refusal(self, reason: str) -> BadInput:
+        return BadInput(f"{self.path}: {reason}")
+
+
+def _refuse_unsupported(fields: _Fields) -> None:
+    model_type, names = fields.get("model_type"), fields.get("architectures", [ARCHITECTURE])
+    if model_type != "qwen2" or not isinstance(names, list) or ARCHITECTURE not in names:
+        found = _show(names[0] if isinstance(names, list) and names and names[0] != ARCHITECTURE else model_type)
+        raise fields.refusal(f"architecture {found} is not supported; give a model of {ARCHITECTURE}")
+    if fields.get("hidden_act", "silu") != "silu":
+        raise fields.refusal(f"hidden_act {_show(fields.get('hidden_act'))} is not supported; Qwen2 has silu")
+    if fields.get("quantization_config") is not None:
+        raise fields.refusal("quantized weights are not supported; give the model in bfloat16 or float32")
+    # transformers 5 writes the kind of every layer, transformers 4 one switch.
+    kinds = fields.get("layer_types", ["sliding_attention" if fields.get("use_sliding_window") else "full_attention"])
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        raise fields.refusal("sliding-window attention is not supported; give a model with use_sliding_window false")
+
+
+def _rope_theta(fields: _Fields) -> float:
+    theta = fields.positive("rope_theta", default=10_000.0)
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = fields.get(name, {})
+        plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) == "default"
+        if not plain or any(rope[key] is not None for key in rope.keys() - {"rope_type", "type", "rope_theta"}):
+            raise fields.refusal(f"{name} is not supported; give a model with the default rotary positions")
+        theta = _Fields(fields.path, rope).positive("rope_theta", default=theta)
+    return theta
+
+
+class _Leaf(NamedTuple):
+    """One array of the base tree and the tensors of the file it is made of: one, or one a layer."""
+
+    path: tuple[str, ...]
+    tensor: str
+    shape: tuple[int, ...]
+
+    @property
+    def stacked(self) -> bool:
+        return self.path[0] == "layers"
+
+    @property
+    def transposed(self) -> bool:
+        return self.stacked and self.path[-1] == "kernel"
+
+    def tensors(self, config: Qwen2Config) -> Iterator[str]:
+        """Names in the file, first layer first."""
+        return (self.tensor.format(layer) for layer in range(config.num_hidden_layers if self.stacked else 1))
+
+    def turn(self, array: np.ndarray) -> np.ndarray:
+        """From the file's layout to the tree's, and back."""
+        return array.T if self.transposed else array
+
+
+def _leaves(config: Qwen2Config) -> list[_Leaf]:
+    d, v = config.hidden_size, config.vocab_size
+    leaves = [_Leaf(("embed_tokens", "embedding"), "model.embed_tokens.weight", (v, d))]
+    leaves.append(_Leaf(("norm", "scale"), "model.norm.weight", (d,)))
+    if not config.tie_word_embeddings:
+        leaves.append(_Leaf(("lm_head", "kernel"), "lm_head.weight", (v, d)))
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        leaves.append(_Leaf(("layers", norm, "scale"), f"model.layers.{{}}.{norm}.weight", (d,)))
+    for name, (module, inputs, outputs) in projection_shapes(config).items():
+        prefix = f"model.layers.{{}}.{module}.{name}"
+        leaves.append(_Leaf(("layers", module, name, "kernel"), f"{prefix}.weight", (inputs, outputs)))
+        if name in ("q_proj", "k_proj", "v_proj"):
+            leaves.append(_Leaf(("layers", module, name, "bias"), f"{prefix}.bias", (outputs,)))
+    return leaves
+
+
+def read_base(folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike) -> dict[str, Any]:
+    """The base tree of a folder whose config is known. Takes the memory of the model and of its largest array besides."""
+    target = jnp.dtype(dtype)
+    if target not in (jnp.bfloat16, jnp.float32):
+        raise BadInput(f"{folder}: a base is held in bfloat16 or float32, not in {target}")
+    tree: dict[str, Any] = {}
+    with ExitStack() as opened:
+        tensors = _open_tensors(weight_files(folder), opened)
+        _check_tensors(Path(folder), config, tensors)
+        for leaf in _leaves(config):
+            _put(tree, leaf.path, jnp.asarray(_read_leaf(leaf, config, tensors, target)))
+    return tree
+
+
+class _Stored(NamedTuple):
+    """A tensor inside an open safetensors file."""
+
+    file: Path
+    handle: Any
+    name: str
+
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.handle.get_slice(self.name).get_shape())
+
+    def dtype(self) -> str:
+        return self.handle.get_slice(self.name).get_dtype()
+
+    def read(self) -> np.ndarray:
+        with _reading(self.file):
+            return self.handle.get_tensor(self.name)
+
+
+def _open_tensors(files: Iterable[Path], opened: ExitStack) -> dict[str, _Stored]:
+    tensors: dict[str, _Stored] = {}
+    for file in files:
+        _check_header(file)
+        with _reading(file):
+            # Reading by pread keeps the file's pages out of this process's memory.
+            handle = opened.enter_context(safe_open(file, framework="np", backend="pread"))
+        for name in handle.keys():  # noqa: SIM118 (not a dictionary)
+            if name in tensors:
+                raise BadInput(f"{file}: {_show(name)} is also in {tensors[name].file.name}; a tensor belongs in one file")
+            tensors[name] = _Stored(file, handle, name)
+    return tensors
+
+
+def _check_header(file: Path) -> None:
+    """A safetensors file begins with the length of its header in 8 bytes, little-endian."""
+    with _reading(file), open(file, "rb") as stream:
+        size, length = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        raise BadInput(f"{file}: cut short or no safetensors file (a header of {length:,} bytes in a file of {size:,}); fetch it again")
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise BadInput(f"{file}: cut short or damaged ({str(error)[:200]}); fetch it again") from None
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror or error}") from None
+
+
+def _check_tensors(folder: Path, config: Qwen2Config, tensors: Mapping[str, _Stored]) -> None:
+    expected: set[str] = set()
+    for leaf in _leaves(config):
+        for name in leaf.tensors(config):
+            # One by one: a config that speaks of a billion layers ends at the first that is not there.
+            if name not in tensors:
+                raise BadInput(f"{folder}: the weights have no tensor {name}, which {CONFIG} calls for; fetch the folder again")
+            stored, shape = tensors[name], leaf.shape[::-1] if leaf.transposed else leaf.shape
+            if stored.shape() != shape:
+                raise BadInput(f"{stored.file}: {name} has shape {stored.shape()} where {CONFIG} means {shape}; fetch the folder again")
+            if stored.dtype() not in ("BF16", "F16", "F32"):
+                raise BadInput(f"{stored.file}: {name} is stored as {stored.dtype()}; give the model in bfloat16, float16 or float32")
+            expected.add(name)
+    for name in sorted(tensors.keys() - expected):
+        if not _ignorable(name, config, tensors):
+            raise BadInput(f"{tensors[name].file}: tensor {_show(name)} has no place in {ARCHITECTURE}; give a model without it")
+
+
+def _ignorable(name: str, config: Qwen2Config, tensors: Mapping[str, _Stored]) -> bool:
+    """A tied head that is stored a second time, provided that it is the same."""
+    if name != "lm_head.weight" or not config.tie_word_embeddings:
+        return False
+    head, embedding = tensors[name], tensors["model.embed_tokens.weight"]
+    same_kind = (head.shape(), head.dtype()) == (embedding.shape(), embedding.dtype())
+    return same_kind and head.read().tobytes() == embedding.read().tobytes()
+
+
+def _read_leaf(leaf: _Leaf, config: Qwen2Config, tensors: Mapping[str, _Stored], dtype: np.dtype) -> np.ndarray:
+    array = np.empty((config.num_hidden_layers if leaf.stacked else 1, *leaf.shape), dtype)
+    for layer, name in enumerate(leaf.tensors(config)):
+        array[layer] = leaf.turn(tensors[name].read())
+    return array if leaf.stacked else array[0]
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The safetensors files of a folder: the single one, or the shards its index names. Raises BadInput where there are none."""
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        raise BadInput(f"{folder}: only pickled weights, which are never loaded; convert them to {WEIGHTS}")
+    raise BadInput(f"{folder}: no weights; give a folder with {WEIGHTS}, or with {INDEX} and its shards")
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    weight_map = _read_json(index, limit=MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadInput(f"{index}: no weight_map in it; fetch it again")
+    shards: list[Path] = []
+    for name in sorted({name if isinstance(name, str) else _show(name) for name in weight_map.values()}):
+        if not SHARD.fullmatch(name) or not _inside(folder / name, folder):
+            raise BadInput(f"{index}: weight_map leads to {_show(name)}, which is no safetensors file of this folder; fetch it again")
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder / name}: missing, and {INDEX} names it; fetch the folder again")
+        shards.append(folder / name)
+    return shards
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    allowed = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        # The hub's cache keeps a snapshot as links into the blobs beside it.
+        allowed.append((folder.parent.parent / "blobs").resolve())
+    return file.resolve().parent in allowed
+
+
+def fingerprint(base_folder: str | Path) -> str:
+    """SHA-256 in hexadecimal over what config.json means and every byte of the weights. Digests of unchanged files are remembered."""
+    folder = resolve(base_folder)
+    digest = hashlib.sha256(json.dumps(asdict(read_config(folder)), sort_keys=True).encode())
+    for file in weight_files(folder):
+        with _reading(file):
+            facts = file.stat()
+            digest.update(_digest(file.resolve(), facts.st_mtime_ns, facts.st_size).encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache
+def _digest(file: Path, mtime_ns: int, size: int) -> str:
+    return file_digest(file)
+
+
+def save_folder(
+    folder: str | Path, config: Qwen2Config, *, base: Mapping[str, Any], files: Iterable[Path] = (), extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write `base` as a Hugging Face folder: config.json with the fields of `extra` besides, model.safetensors, copies of `files`.
+
+    Written beside and renamed, so that the folder is there whole or not at all. Raises BadInput if there is anything of that name.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder):
+        raise BadInput(f"{folder}: exists already, and nothing is replaced; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        beside.mkdir()
+        tensors = dict(_torch_tensors(config, base))
+        stored = {**_config_json(config, dtype=tensors["model.norm.weight"].dtype), **(extra or {})}
+        (beside / CONFIG).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(beside / CONFIG, beside / WEIGHTS)  # safetensors leaves it readable by its owner alone
+        for file in files:
+            shutil.copyfile(file, beside / Path(file).name)
+        # A rename may outlive a power cut that the bytes do not, so they go to the disk first.
+        for path in [*beside.iterdir(), beside]:
+            sync(path)
+        os.rename(beside, folder)
+        sync(folder.parent)
+    except SafetensorError as error:
+        raise OutOfResources(f"{folder}: the weights could not be written ({error}); free some space") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def tokenizer_files(folder: str | Path) -> list[Path]:
+    """The files of a folder that a tokenizer or a chat needs, for `save_folder`."""
+    return [path for name in TOKENIZER_FILES if (path := Path(folder) / name).is_file()]
+
+
+def _config_json(config: Qwen2Config, *, dtype: np.dtype) -> dict[str, Any]:
+    # The older spelling of dtype and rope_theta is the one that every version of transformers reads.
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "qwen2",
+        **asdict(config),
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+        "torch_dtype": dtype.name,
+    }
+
+
+def _torch_tensors(config: Qwen2Config, base: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    for leaf in _leaves(config):
+        value: Any = base
+        for name in leaf.path:
+            value = value[name]
+        array = np.asarray(value)
+        rows = array if leaf.stacked else array[None]
+        if rows.shape != (config.num_hidden_layers if leaf.stacked else 1, *leaf.shape):
+            raise ValueError(f"{'/'.join(leaf.path)} has shape {array.shape}, which is not what the configuration says")
+        for row, name in zip(rows, leaf.tensors(config), strict=True):
+            yield name, np.ascontiguousarray(leaf.turn(row))
+
+
+def _read_json(path: Path, *, limit: int) -> dict[str, Any]:
+    with _reading(path), open(path, "rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise BadInput(f"{path}: larger than {limit:,} bytes, which no such file is")
+    try:
+        parsed = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:200] if isinstance(error, json.JSONDecodeError | _Ambiguous) else "damaged"
+        raise BadInput(f"{path}: not valid JSON ({reason}); fetch it again") from None
+    if not isinstance(parsed, dict):
+        raise BadInput(f"{path}: not a JSON object; fetch it again")
+    return parsed
+
+
+class _Ambiguous(ValueError):
+    """JSON that parsers read differently."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Ambiguous("a key stands there twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise _Ambiguous(f"{name} is no JSON number")
+
+
+def _show(value: Any) -> str:
+    """A value from a file, short enough and plain enough for one line."""
+    return ascii(value)[:80] if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

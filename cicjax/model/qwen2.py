@@ -1,0 +1,238 @@
+"""Qwen2.5 as a function of two trees: a frozen base and a trainable adapter.
+
+The modules below are flax nnx; `graph` splits an abstract one once, and from then on everything is plain dictionaries of arrays
+that are merged back inside the trace. One `Block` serves training (layers stacked, `jax.lax.scan`) and decoding on a CPU (layers
+apart, a Python loop). Activations, norms and softmax are float32; products run in the dtype of the base.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from cicjax.model.config import LoRAConfig, Qwen2Config
+from cicjax.model.lora import LoRALinear, LoRAParam, on_last_axis, projection_shapes
+
+Tree = dict[str, Any]
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, in float32."""
+
+    def __init__(self, size: int, *, eps: float, dtype: Any):
+        self.scale = nnx.Param(jnp.ones((size,), dtype))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        return rms_norm(x, self.scale[...], self.eps)
+
+
+def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*B D"]:
+    """Root-mean-square normalisation in float32."""
+    x = x.astype(jnp.float32)
+    variance = jnp.mean(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(variance + eps) * on_last_axis(scale.astype(jnp.float32), x.ndim)
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of the rotary embedding at each position, (B, T, H)."""
+
+    cos: Float[Array, "B T H"]
+    sin: Float[Array, "B T H"]
+
+
+def rotation(positions: Int[Array, "B T"], config: Qwen2Config) -> Rotation:
+    """Angles position * theta^(-2i/H), repeated for the two halves of a head as Qwen2 lays them out."""
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None].astype(jnp.float32) * on_last_axis(jnp.concatenate([frequencies, frequencies]), positions.ndim + 1)
+    return Rotation(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Float[Array, "B T K H"], angles: Rotation) -> Float[Array, "B T K H"]:
+    """Rotary position embedding of every head."""
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return x * angles.cos[:, :, None, :] + turned * angles.sin[:, :, None, :]
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer, each (B, S, K, H)."""
+
+    keys: Float[Array, "B S K H"]
+    values: Float[Array, "B S K H"]
+
+
+class Attention(nnx.Module):
+    """Grouped-query causal attention with rotary positions."""
+
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
+        self.config = config
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(self, name, _projection(name, config, lora, dtype))
+
+    def __call__(
+        self, x: Float[Array, "B T D"], angles: Rotation, attention_mask: Bool[Array, "B T S"], cache: Cache | None, slot: Any
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        heads = (*x.shape[:2], -1, self.config.head_dim)
+        queries = rotate(self.q_proj(x).reshape(heads), angles)
+        keys = rotate(self.k_proj(x).reshape(heads), angles)
+        values = self.v_proj(x).reshape(heads)
+        if cache is not None:
+            keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, slot, axis=1)
+            values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, slot, axis=1)
+        mixed = attend(queries, keys, values, attention_mask)
+        return self.o_proj(mixed.reshape(*x.shape[:2], -1)), Cache(keys, values)
+
+
+def attend(
+    queries: Float[Array, "B T N H"], keys: Float[Array, "B S K H"], values: Float[Array, "B S K H"], attention_mask: Bool[Array, "B T S"]
+) -> Float[Array, "B T N H"]:
+    """Softmax attention in float32; N / K query heads share one key-value head."""
+    batch, time, n, size = queries.shape
+    grouped = queries.reshape(batch, time, keys.shape[2], -1, size)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys) * size**-0.5
+    scores = jnp.where(attention_mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    mixed = jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores, axis=-1), values)
+    return mixed.reshape(batch, time, n, size)
+
+
+class MLP(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            setattr(self, name, _projection(name, config, lora, dtype))
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nnx.Module):
+    """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.self_attn = Attention(config, lora, dtype)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.mlp = MLP(config, lora, dtype)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], angles: Rotation, attention_mask: Bool[Array, "B T S"], cache: Cache | None = None, slot: Any = 0
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        mixed, cache = self.self_attn(self.input_layernorm(x), angles, attention_mask, cache, slot)
+        x = x + mixed
+        return x + self.mlp(self.post_attention_layernorm(x)), cache
+
+
+def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any) -> LoRALinear:
+    _, inputs, outputs = projection_shapes(config)[name]
+    targeted = lora is not None and name in lora.target_modules
+    return LoRALinear(
+        inputs,
+        outputs,
+        use_bias=name in ("q_proj", "k_proj", "v_proj"),
+        rank=lora.rank if lora and targeted else None,
+        scaling=lora.scaling if lora and targeted else 0.0,
+        dtype=dtype,
+    )
+
+
+@lru_cache
+def graph(config: Qwen2Config, lora: LoRAConfig | None) -> nnx.GraphDef[Block]:
+    """The static half of a Block: what `nnx.merge` needs beside an adapter tree and a base tree of one layer."""
+    abstract = nnx.eval_shape(lambda: Block(config, lora, jnp.float32))
+    return nnx.split(abstract, LoRAParam, nnx.Param)[0]
+
+
+class Model(NamedTuple):
+    """The static half of a policy: architecture and, when an adapter is in play, its LoRA settings. Hashable, so jit can close over it."""
+
+    config: Qwen2Config
+    lora: LoRAConfig | None = None
+
+    def block(self, base_layer: Tree, adapter_layer: Tree | None) -> Block:
+        """One layer's module over its two trees."""
+        return nnx.merge(graph(self.config, self.lora), adapter_layer or {}, base_layer)
+
+
+def hidden(
+    model: Model, base: Tree, adapter: Tree | None, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]
+) -> Float[Array, "B T D"]:
+    """Last hidden states, final norm included. Tokens attend to earlier tokens of their own segment.
+
+    Stacked layers run as one scan whose body returns x alone; layers taken apart by `unstack` run as a Python loop, which a CPU prefers.
+    """
+    x = embed(base, tokens)
+    angles = rotation(positions, model.config)
+    attention_mask = causal_mask(segments)
+
+    def body(x, layer):
+        base_layer, adapter_layer = layer
+        return model.block(base_layer, adapter_layer)(x, angles, attention_mask)[0], None
+
+    adapter_layers = adapter["layers"] if adapter is not None else None
+    if isinstance(base["layers"], tuple):
+        for number, base_layer in enumerate(base["layers"]):
+            x, _ = body(x, (base_layer, layer_of(adapter_layers, number)))
+    else:
+        x, _ = jax.lax.scan(body, x, (base["layers"], adapter_layers))
+    return rms_norm(x, base["norm"]["scale"], model.config.rms_norm_eps)
+
+
+def layer_of(layers: Tree | None, number: int) -> Tree | None:
+    """Layer `number` of a stacked tree."""
+    return jax.tree.map(lambda leaf: leaf[number], layers)
+
+
+def unstack(base: Tree) -> Tree:
+    """The same base with its layers as a tuple of trees. Done once: a loop body that slices a bf16 array on a CPU copies the whole of it."""
+    if isinstance(base["layers"], tuple):
+        return base
+    count = jax.tree.leaves(base["layers"])[0].shape[0]
+    return {**base, "layers": tuple(layer_of(base["layers"], number) for number in range(count))}
+
+
+def embed(base: Tree, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Input embeddings in float32. bf16 rows are gathered by their bits: inside a loop, XLA on a CPU would convert the whole table first."""
+    table = base["embed_tokens"]["embedding"]
+    if table.dtype != jnp.bfloat16:
+        return table[tokens].astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(table, jnp.uint16)[tokens]
+    return jax.lax.bitcast_convert_type(bits, jnp.bfloat16).astype(jnp.float32)
+
+
+def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """True where a query may see a key: not later than itself and in the same packed segment."""
+    time = jnp.arange(segments.shape[1])
+    return (time[:, None] >= time[None, :])[None] & (segments[:, :, None] == segments[:, None, :])
+
+
+def output_embedding(base: Tree) -> Float[Array, "V D"]:
+    """The matrix of the vocabulary head: the input embedding itself where the two are tied."""
+    return base["lm_head"]["kernel"] if "lm_head" in base else base["embed_tokens"]["embedding"]
+
+
+def logits(base: Tree, hidden_states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    """Scores of the next token in float32. For the last position when sampling, and for tests and tiny models."""
+    embedding = output_embedding(base)
+    return jnp.einsum("...d,vd->...v", hidden_states.astype(embedding.dtype), embedding, preferred_element_type=jnp.float32)
+
+
+def apply(
+    model: Model,
+    base: Tree,
+    adapter: Tree | None,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"] | None = None,
+    segments: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T V"]:
+    """All logits of a batch: logits[:, t - 1] scores tokens[:, t]. Tests and tiny models only; training projects supervised positions alone."""
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    if segments is None:
+        segments = jnp.zeros_like(tokens)
+    return logits(base, hidden(model, base, adapter, tokens, positions, segments))

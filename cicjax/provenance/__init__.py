@@ -1,0 +1,7 @@
+"""Who wrote what, from text to arrays. Needs NumPy and `tokenizers` alone: no jax, no model."""
+
+from cicjax.provenance import weights
+from cicjax.provenance.encode import Encoded, encode
+from cicjax.provenance.transcript import Author, Control, Message, Segment, Transcript
+
+__all__ = ["Author", "Control", "Encoded", "Message", "Segment", "Transcript", "encode", "weights"]

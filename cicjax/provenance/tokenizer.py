@@ -1,0 +1,242 @@
+"""The one road from text to ids and back, on the `tokenizers` package and a folder's tokenizer.json.
+
+Content is encoded by the file with its `added_tokens` emptied, so that `<|im_end|>` inside somebody's text stays text; control tokens
+enter by name alone. Two repairs make the ids equal to those that transformers gives for the same content: truncation and padding of
+the file are switched off, and the NFC normaliser, which Qwen2's tokenizer class adds in code, is set where the file lacks it.
+"""
+
+import codecs
+import contextlib
+import functools
+import hashlib
+import json
+import re
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from cicjax.errors import BadInput
+from cicjax.provenance.transcript import END_OF_TEXT, shorten
+
+END_OF_TURN = "<|im_end|>"
+FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """Content encoder, decoder and control ids of one tokenizer.json. Made by `load`; holds no state but a cache of token bytes."""
+
+    def __init__(self, spec: dict[str, Any], *, fingerprint: str, config: Mapping[str, Any] | None = None, rows: int = 0) -> None:
+        """`spec` is the parsed tokenizer.json, `config` tokenizer_config.json, `rows` those of the model's embedding where known."""
+        config = config or {}
+        self.fingerprint = fingerprint
+        self.controls: dict[str, int] = {token["content"]: int(token["id"]) for token in spec.get("added_tokens") or []}
+        self._names = {i: name for name, i in self.controls.items()}
+        self._content = _content_encoder(spec, self.controls, nfc=str(config.get("tokenizer_class", "")).startswith("Qwen2"))
+        self.end_of_text = self._end_of_text(config)
+        self.stop_ids = frozenset({self.end_of_text} | {self.controls[name] for name in (END_OF_TURN,) if name in self.controls})
+        vocab = spec["model"]["vocab"]
+        largest = max([*self.controls.values(), max(vocab.values()) if isinstance(vocab, dict) else len(vocab) - 1])
+        # A model may have more rows than its tokenizer has ids (Qwen2.5: 151,936 against 151,665), and a sampled id may be any of them.
+        self.vocab_size = max(largest + 1, rows)
+        self._bytes_of_char = _byte_alphabet() if _is_byte_level(spec.get("decoder")) else None
+        self._bytes: dict[int, bytes] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` as content: no control token, nothing put before or after. Raises BadInput for text that is not Unicode."""
+        try:
+            ids = self._content.encode(text, add_special_tokens=False).ids
+        except (UnicodeEncodeError, TypeError):
+            raise BadInput(f"text with a lone surrogate is not Unicode: {shorten(text)}") from None
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_controls: bool = False) -> str:
+        """Text of `ids`; control tokens appear by name, or not at all with `skip_controls`. Broken UTF-8 becomes U+FFFD."""
+        ids = [int(i) for i in ids]
+        shown = [i for i in ids if i not in self._names] if skip_controls else ids
+        return "".join(self.pieces(shown))
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Text of each id, so that the pieces join to the whole: a character of several tokens stands at the last of them."""
+        pieces: list[str] = []
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            name = self._names.get(int(i))
+            if name is None:
+                pieces.append(utf8.decode(self._token_bytes(int(i))))
+                continue
+            if pieces:
+                pieces[-1] += utf8.decode(b"", final=True)
+            pieces.append(name)
+        if pieces:
+            pieces[-1] += utf8.decode(b"", final=True)
+        return pieces
+
+    def control(self, name: str) -> int:
+        """Id of a control token. `<|endoftext|>` names the end of text whatever this vocabulary calls it. Raises BadInput if absent."""
+        if name == END_OF_TEXT:
+            return self.end_of_text
+        if name not in self.controls:
+            raise BadInput(f"the tokenizer has no control token {shorten(name)}: choose one that has, or another format")
+        return self.controls[name]
+
+    def is_control(self, i: int) -> bool:
+        """Whether this id is a control token's."""
+        return i in self._names
+
+    def _end_of_text(self, config: Mapping[str, Any]) -> int:
+        # Chat models name their end of turn as eos, so the config is asked only where the usual name is missing.
+        eos = config.get("eos_token")
+        name = eos.get("content") if isinstance(eos, dict) else eos
+        for candidate in (END_OF_TEXT, name):
+            if isinstance(candidate, str) and candidate in self.controls:
+                return self.controls[candidate]
+        raise BadInput(f"the tokenizer has no end-of-text token: {FILE} lists no added token {END_OF_TEXT} and names no eos_token")
+
+    def _token_bytes(self, i: int) -> bytes:
+        known = self._bytes.get(i)
+        if known is None:
+            known = self._bytes[i] = self._read_token(i)
+        return known
+
+    def _read_token(self, i: int) -> bytes:
+        token = self._content.id_to_token(i)
+        if token is None:
+            return b""
+        if self._bytes_of_char is None:
+            return self._content.decode([i]).encode()
+        if all(char in self._bytes_of_char for char in token):
+            return bytes(self._bytes_of_char[char] for char in token)
+        return token.encode()
+
+
+def load(source: Any) -> Tokenizer:
+    """The tokenizer of a folder with a tokenizer.json, of a hub id, or of a Hugging Face fast tokenizer object.
+
+    Loaded once per process and file. Raises BadInput, in one line, for anything that is none of these.
+    """
+    if isinstance(source, Tokenizer):
+        return source
+    if isinstance(source, (str, Path)):
+        return _from_folder(_folder(source))
+    return _from_object(source)
+
+
+def _folder(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file() and path.name == FILE:
+        return path.parent
+    # A mistyped folder looks like a hub id; where its parent is here, it is taken for a folder and nobody is asked.
+    if path.parent.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+        return path
+    return _from_hub(str(source))
+
+
+def _from_hub(repository: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # its retries would bury the one line that matters
+    try:
+        found = huggingface_hub.hf_hub_download(repository, FILE)
+        for name in ("tokenizer_config.json", "config.json"):
+            with contextlib.suppress(RemoteEntryNotFoundError):
+                huggingface_hub.hf_hub_download(repository, name)
+    except (OSError, ValueError) as error:  # network, access and absence are all kinds of these in the hub's client
+        raise BadInput(f"{repository}: no such folder, and not to be had as a hub id either ({type(error).__name__})") from None
+    return Path(found).parent
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    file = folder / FILE
+    try:
+        facts = file.stat()
+    except OSError:
+        raise BadInput(f"{folder}: no {FILE} here; give a folder that holds one, or a hub id") from None
+    return _cached(file.resolve(), facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _cached(file: Path, mtime_ns: int, size: int) -> Tokenizer:
+    folder = file.parent
+    rows = _json(folder / "config.json").get("vocab_size", 0)
+    content = _bytes(file)
+    config = _json(folder / "tokenizer_config.json")
+    fingerprint = hashlib.sha256(content).hexdigest()
+    return _build(_parse(content, file), where=str(file), fingerprint=fingerprint, config=config, rows=rows if type(rows) is int else 0)
+
+
+# A Hugging Face object is kept with its length, which changes when tokens are added to it.
+_objects: "weakref.WeakKeyDictionary[Any, tuple[int, Tokenizer]]" = weakref.WeakKeyDictionary()
+
+
+def _from_object(source: Any) -> Tokenizer:
+    backend = getattr(source, "backend_tokenizer", None)
+    if backend is None or not hasattr(backend, "to_str"):
+        raise BadInput(f"a {type(source).__name__} is no tokenizer: give a folder, or a Hugging Face fast tokenizer")
+    length, known = _objects.get(source, (-1, None))
+    if known is None or length != len(source):
+        content = backend.to_str().encode()
+        config = {"tokenizer_class": type(source).__name__, "eos_token": getattr(source, "eos_token", None)}
+        fingerprint = hashlib.sha256(content).hexdigest()
+        known = _build(_parse(content, "the tokenizer object"), where="the tokenizer object", fingerprint=fingerprint, config=config)
+        _objects[source] = (len(source), known)
+    return known
+
+
+def _build(spec: dict[str, Any], *, where: str, fingerprint: str, config: Mapping[str, Any], rows: int = 0) -> Tokenizer:
+    try:
+        return Tokenizer(spec, fingerprint=fingerprint, config=config, rows=rows)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+    except Exception as error:  # the Rust side raises bare Exception, malformed records KeyError and the like
+        raise BadInput(f"{where}: not a tokenizer ({shorten(str(error))})") from None
+
+
+def _content_encoder(spec: dict[str, Any], controls: Mapping[str, int], *, nfc: bool) -> tokenizers.Tokenizer:
+    content = {**spec, "added_tokens": [], "truncation": None, "padding": None}
+    if nfc and content.get("normalizer") is None:
+        content["normalizer"] = {"type": "NFC"}
+    model = content["model"]
+    if isinstance(model.get("vocab"), dict):
+        # Some files list control tokens in the vocabulary too, where a model that looks up whole words would still find them.
+        kept = {word: i for word, i in model["vocab"].items() if word not in controls or word == model.get("unk_token")}
+        content["model"] = {**model, "vocab": kept}
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+
+def _is_byte_level(decoder: Any) -> bool:
+    if not isinstance(decoder, dict):
+        return False
+    return decoder.get("type") == "ByteLevel" or any(_is_byte_level(part) for part in decoder.get("decoders", []))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    # Byte-level vocabularies write a byte as itself where it prints and as the next free character from U+0100 on where it does not.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}") from None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return _parse(_bytes(file), file) if file.is_file() else {}
+
+
+def _parse(content: bytes, where: object) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadInput(f"{where}: not JSON") from None
+    if not isinstance(parsed, dict):
+        raise BadInput(f"{where}: not a JSON object")
+    return parsed

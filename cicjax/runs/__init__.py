@@ -1,0 +1,1 @@
+"""Where a run keeps its files: one folder, one writer, nothing half written; free of jax."""

@@ -1,0 +1,155 @@
+"""What a run reports while it goes: metrics.jsonl for programs, a progress bar or plain lines for people."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO, TypeVar
+
+from cicjax.errors import Corrupted
+from cicjax.runs.files import json_lines, parse_json_lines, private_folder, write_bytes
+
+Item = TypeVar("Item")
+
+
+class MetricsLog:
+    """Appends to a run's metrics.jsonl, one object a line: {"stage", "update", ...}.
+
+    A stage that starts anew (`resume_after` None) first drops its own lines of an earlier try; one that continues after update N
+    drops those beyond N, so that no update is told twice. Other stages' lines stay. Each line reaches the file before `write`
+    returns: write the metrics of update N before its checkpoint and none is lost. Raises Corrupted where a line is damaged.
+    """
+
+    def __init__(self, path: Path, *, stage: str, resume_after: int | None = None) -> None:
+        self._stage = stage
+        private_folder(path.parent)
+        content = path.read_bytes() if path.exists() else b""
+        # A kill in the middle of a line leaves a line without an end; that update will be made again.
+        whole = content[: content.rfind(b"\n") + 1]
+        rows = _parse(path, whole)
+        kept = [row for row in rows if row["stage"] != stage or (resume_after is not None and row["update"] <= resume_after)]
+        if len(kept) < len(rows) or len(whole) < len(content) or not path.exists():
+            write_bytes(path, json_lines(kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, update: int, values: Mapping[str, Any]) -> None:
+        """Append one update's values: numbers, or arrays of one number. A value that is not finite becomes null, named in "non_finite"."""
+        row: dict[str, Any] = {"stage": self._stage, "update": int(update)}
+        non_finite = {}
+        for name, value in values.items():
+            number = value.item() if hasattr(value, "item") else value
+            if isinstance(number, float) and not math.isfinite(number):
+                row[name], non_finite[name] = None, str(number)
+            else:
+                row[name] = number
+        if non_finite:
+            row["non_finite"] = non_finite
+        self._file.write(json_lines([row]))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; further writes raise ValueError."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def read_metrics(path: Path, *, stage: str | None = None) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl in order, of one stage where it is named; a last line still being written is left out."""
+    content = path.read_bytes()
+    rows = _parse(path, content[: content.rfind(b"\n") + 1])
+    return [row for row in rows if stage is None or row["stage"] == stage]
+
+
+def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
+    try:
+        rows = parse_json_lines(content)
+        for number, row in enumerate(rows, start=1):
+            if not (isinstance(row.get("stage"), str) and isinstance(row.get("update"), int)):
+                raise ValueError(f"line {number} has no stage and update")
+    except ValueError as error:
+        raise Corrupted(f"{path}: {error}; delete that line and repeat the command") from error
+    return rows
+
+
+class Report(Protocol):
+    """Tells how far a stage has come; the first call sets the point from which the time left is reckoned."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+@contextmanager
+def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) -> Iterator[Report]:
+    """A progress bar with the time left where `stream` (standard error) is a terminal, else a plain line every `every` seconds."""
+    out: TextIO = stream or sys.stderr
+    if not out.isatty():
+        yield _PlainReport(description, stream=out, every=every)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    # A long window for the speed: a chunk of work may take minutes.
+    with Progress(*columns, console=Console(file=out), speed_estimate_period=600) as shown:
+        task = None
+
+        def report(done: int, total: int, note: str = "") -> None:
+            nonlocal task
+            if task is None:
+                task = shown.add_task(description, total=total, completed=done, note=note)
+            shown.update(task, total=total, completed=done, note=note)
+
+        yield report
+
+
+def progress(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterator[Item]:
+    """Yield the items under a `bar`; `total` is needed where they have no length."""
+    if total is None:
+        if not isinstance(items, Sized):
+            raise TypeError("progress over items without a length needs a total")
+        total = len(items)
+    with bar(description) as report:
+        report(0, total)
+        for done, item in enumerate(items, start=1):
+            yield item
+            report(done, total)
+
+
+class _PlainReport:
+    def __init__(self, description: str, *, stream: TextIO, every: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._description, self._stream, self._every, self._clock = description, stream, every, clock
+        self._start: tuple[int, float] | None = None
+        self._last = -math.inf
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now = self._clock()
+        if self._start is None:
+            self._start = (done, now)
+        if now - self._last < self._every and done < total:
+            return
+        self._last = now
+        first, since = self._start
+        left = f", {_clock_time((now - since) / (done - first) * (total - done))} left" if first < done < total else ""
+        ended = f", {_clock_time(now - since)} taken" if done >= total else ""
+        print(f"{self._description}: {done}/{total}{left}{ended}{f', {note}' if note else ''}", file=self._stream, flush=True)
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

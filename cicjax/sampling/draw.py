@@ -1,0 +1,72 @@
+"""From logits to a token: one uniform number a row and step, whatever the batch, turned into a token by an inverse CDF in two levels."""
+
+import zlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+BLOCK = 128
+
+
+def row_keys(seed: int, stage: str, problems: Sequence[int], samples: Sequence[int]) -> UInt32[np.ndarray, "B 2"]:
+    """Key data of each row, folded from (seed, stage, problem, sample): a row draws the same numbers in whatever batch it sits."""
+    root = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
+    numbers = np.asarray(problems, np.uint32), np.asarray(samples, np.uint32)
+    keys = jax.vmap(lambda problem, sample: jax.random.fold_in(jax.random.fold_in(root, problem), sample))(*numbers)
+    return np.asarray(jax.random.key_data(keys))
+
+
+def uniforms(keys: UInt32[Array, "B 2"], step: Int[Array, ""]) -> Float[Array, "B"]:
+    """The number in [0, 1) of each row at `step`."""
+
+    def one(data: UInt32[Array, "2"]) -> Float[Array, ""]:
+        key: Key[Array, ""] = jax.random.wrap_key_data(data)
+        return jax.random.uniform(jax.random.fold_in(key, step))
+
+    return jax.vmap(one)(keys)
+
+
+def inverse_cdf(weights: Float[Array, "B V"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
+    """The index whose stretch of the cumulative weights holds uniform * total. Never an index of weight 0.
+
+    First the block of 128 entries, then the entry inside it: two short sums instead of one long one.
+    """
+    batch, size = weights.shape
+    blocks = jnp.pad(weights, ((0, 0), (0, -size % BLOCK))).reshape(batch, -1, BLOCK)
+    block, remainder = _crossing(blocks.sum(axis=-1), uniform * weights.sum(axis=-1))
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    entry, _ = _crossing(inside, remainder)
+    return block * BLOCK + entry
+
+
+def _crossing(weights: Float[Array, "B N"], threshold: Float[Array, "B"]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """The first index of positive weight whose running sum exceeds the threshold, and what remains of the threshold there.
+
+    Rounding may leave the threshold at or above the last sum; then it is the last index of positive weight.
+    """
+    running = jnp.cumsum(weights, axis=-1)
+    positive = weights > 0
+    last = weights.shape[-1] - 1 - jnp.argmax(positive[:, ::-1], axis=-1)
+    crossed = (running > threshold[:, None]) & positive
+    index = jnp.where(crossed.any(axis=-1), jnp.argmax(crossed, axis=-1), last)
+    before = jnp.take_along_axis(running - weights, index[:, None], axis=-1)[:, 0]
+    return index, jnp.maximum(threshold - before, 0.0)
+
+
+def choose(
+    scores: Float[Array, "B V"], keys: UInt32[Array, "B 2"], step: Int[Array, ""], temperature: float
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """The next token of each row and its log-probability under the distribution it was drawn from.
+
+    Temperature 0 is greedy, its log-probability that of temperature 1.
+    """
+    if temperature > 0:
+        scores = scores / temperature
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    tokens = jnp.argmax(scores, axis=-1) if temperature == 0 else inverse_cdf(weights, uniforms(keys, step))
+    chosen = jnp.take_along_axis(scores - top, tokens[:, None], axis=-1)[:, 0]
+    return tokens.astype(jnp.int32), chosen - jnp.log(weights.sum(axis=-1))

@@ -1,0 +1,220 @@
+"""Native files: what is written comes back, and what is not the format is refused with file:line."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cicjax.errors import BadInput
+from cicjax.provenance import Author, Message, formats, render
+
+MESSAGE = {"role": "assistant", "author": "agent", "content": "4"}
+EPISODE = {"id": "1", "messages": [MESSAGE]}
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> Message:
+    tokens = draw(st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple))
+    floats = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
+    logprobs = None if tokens is None else draw(st.none() | st.lists(floats, min_size=len(tokens), max_size=len(tokens)).map(tuple))
+    return Message(
+        role=draw(st.sampled_from(formats.ROLES)),
+        content=draw(st.text()),
+        author=draw(st.sampled_from(Author)),
+        tokens=tokens,
+        logprobs=logprobs,
+        solved=draw(st.sampled_from([-1, 0, 1])),
+        truncated=draw(st.booleans()),
+    )
+
+
+episodes = st.builds(
+    formats.Episode,
+    id=st.text(),
+    messages=st.lists(messages(), min_size=1, max_size=3).map(tuple),
+    source=st.text(),
+    meta=st.none() | st.dictionaries(st.text(), st.integers() | st.text() | st.none(), max_size=2),
+)
+
+
+@given(episode=episodes)
+def test_an_episode_comes_back_as_it_was(episode):
+    line = formats.format_episode(episode)
+    assert "\n" not in line
+    assert formats.parse_episode(line.encode(), where="x:1") == episode
+
+
+def test_a_file_comes_back_with_its_line_numbers(tmp_path):
+    written = [formats.Episode(id=str(n), messages=(Message(role="user", content="a\u2028b\n\x85", author=Author.USER),)) for n in range(3)]
+    formats.write_native(tmp_path / "a.jsonl", written)
+    read = formats.read_native(tmp_path / "a.jsonl")
+    assert [(e.id, e.messages) for e in read] == [(e.id, e.messages) for e in written]
+    assert [e.line for e in read] == [1, 2, 3]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_byte_order_mark_crlf_and_blank_lines_are_accepted(tmp_path):
+    line = json.dumps(EPISODE).encode()
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line)
+    assert [e.line for e in formats.read_native(tmp_path / "a.jsonl")] == [1, 3]
+
+
+def _with(**changes) -> str:
+    return json.dumps({"id": "1", "messages": [{**MESSAGE, **changes}]})
+
+
+def _without(key: str) -> str:
+    return json.dumps({"id": "1", "messages": [{k: v for k, v in MESSAGE.items() if k != key}]})
+
+
+REFUSED = {
+    "not JSON": ('{"id": "1"', "not JSON"),
+    "two objects": ("{} {}", "not JSON"),
+    "a list": ("[]", "an episode is a JSON object"),
+    "no messages": ('{"id": "1"}', "needs the key 'messages'"),
+    "empty messages": ('{"id": "1", "messages": []}', "at least one message"),
+    "messages no list": ('{"id": "1", "messages": {}}', "at least one message"),
+    "message no object": ('{"id": "1", "messages": ["x"]}', "message 1: a message is a JSON object"),
+    "no id": (json.dumps({"messages": [MESSAGE]}), "needs the key 'id'"),
+    "id a number": (json.dumps({"id": 1, "messages": [MESSAGE]}), "id is a string, not 1"),
+    "unknown key": (json.dumps({**EPISODE, "autor": 1}), "unknown key 'autor'"),
+    "duplicate key": ('{"id": "1", "id": "2", "messages": []}', "the key 'id' stands twice"),
+    "duplicate author": ('{"id": "1", "messages": [{"author": "agent", "author": "teacher"}]}', "the key 'author' stands twice"),
+    "no author": (_without("author"), "message 1: has no author"),
+    "null author": (_with(author=None), "author is a string, not None"),
+    "unknown author": (_with(author="Agent"), "unknown author 'Agent'"),
+    "unknown role": (_with(role="narrator"), "unknown role 'narrator'"),
+    "no content": (_without("content"), "needs the key 'content'"),
+    "content null": (_with(content=None), "content is a string, not None"),
+    "content a list": (_with(content=["x"]), "content is a string"),
+    "unknown message key": (_with(truncted=True), "unknown key 'truncted'"),
+    "NaN": (
+        '{"id": "1", "messages": [{"role": "assistant", "author": "agent", "content": "", "tokens": [1], "logprobs": [NaN]}]}',
+        "NaN is not",
+    ),
+    "infinite by size": (_with(tokens=[1]).replace("[1]", '[1], "logprobs": [-1e999]'), "not a log-probability"),
+    "tokens text": (_with(tokens="12"), "tokens is a list"),
+    "tokens floats": (_with(tokens=[1.0]), "1.0 is not a token id"),
+    "tokens booleans": (_with(tokens=[True]), "True is not a token id"),
+    "tokens negative": (_with(tokens=[-1]), "-1 is not a token id"),
+    "tokens huge": (_with(tokens=[0]).replace("[0]", "[" + "9" * 4000 + "]"), "is not a token id"),
+    "ten thousand digits": (_with(tokens=[0]).replace("[0]", "[" + "9" * 10_000 + "]"), "too many digits"),
+    "logprobs alone": (_with(logprobs=[0.0]), "1 logprobs for no tokens"),
+    "logprobs no list": (_with(tokens=[1], logprobs=0.0), "logprobs is a list"),
+    "logprobs text": (_with(tokens=[1], logprobs=["0"]), "'0' is not a log-probability"),
+    "logprobs too large": (_with(tokens=[1]).replace("[1]", '[1], "logprobs": [-1' + "0" * 400 + "]"), "not a log-probability"),
+    "logprobs null": (_with(tokens=[1], logprobs=[None]), "None is not a log-probability"),
+    "solved a word": (_with(solved="yes"), "a verdict is 1"),
+    "solved a half": (_with(solved=0.5), "a verdict is 1"),
+    "solved a list": (_with(solved=[1]), "a verdict is 1"),
+    "truncated a number": (_with(truncated=1), "truncated is true or false"),
+    "lone surrogate": (_with(content="\ud800"), "lone surrogate"),
+    "surrogate in id": (json.dumps({**EPISODE, "id": "\udfff"}), "lone surrogate"),
+    "surrogate in meta": (json.dumps({**EPISODE, "meta": {"a": "\udfff"}}), "meta holds"),
+    "infinity in meta": (json.dumps({**EPISODE, "meta": {"a": 0}}).replace("0}", "1e999}"), "meta holds"),
+    "meta a list": (json.dumps({**EPISODE, "meta": []}), "meta is a JSON object"),
+    "nesting": ("[" * 100_000, "nested too deeply"),
+    "nested meta": ('{"id": "1", "meta": ' + '{"a":' * 100_000, "nested too deeply"),
+    "raw control": ('{"id": "\x00"}', "not JSON"),
+}
+
+
+@pytest.mark.parametrize(("line", "complaint"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_not_the_format_is_one_line_with_its_place(tmp_path, line, complaint):
+    file = tmp_path / "log.jsonl"
+    file.write_text(json.dumps(EPISODE) + "\n" + line + "\n")
+    with pytest.raises(BadInput) as caught:
+        formats.read_native(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}:2: ")
+    assert complaint in message
+    assert "\n" not in message
+    assert len(message) < 300 + len(str(file))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{\x00}\x00", b"\x80"])
+def test_other_encodings_are_refused(tmp_path, content):
+    (tmp_path / "log.jsonl").write_bytes(content)
+    with pytest.raises(BadInput, match=r"log\.jsonl:1: not UTF-8"):
+        formats.read_native(tmp_path / "log.jsonl")
+
+
+def test_a_truncated_last_line_is_refused(tmp_path):
+    (tmp_path / "log.jsonl").write_text((json.dumps(EPISODE) + "\n") * 2 + json.dumps(EPISODE)[:-5])
+    with pytest.raises(BadInput, match=r"log\.jsonl:3: not JSON"):
+        formats.read_native(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\r\n", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_refused(tmp_path, content):
+    (tmp_path / "log.jsonl").write_bytes(content)
+    with pytest.raises(BadInput, match="holds no episode"):
+        formats.read_native(tmp_path / "log.jsonl")
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="No such file"):
+        formats.read_native(tmp_path / "missing")
+    with pytest.raises(BadInput, match="directory"):
+        formats.read_native(tmp_path)
+
+
+def test_optional_nulls_are_absent_and_verdicts_may_be_booleans():
+    line = _with(tokens=None, logprobs=None, solved=True, truncated=None)
+    (message,) = formats.parse_episode(line, where="x:1").messages
+    assert message == Message(role="assistant", content="4", author=Author.AGENT, solved=1)
+    assert type(message.solved) is int
+
+
+@given(line=st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
+def test_any_text_is_an_episode_or_bad_input(line):
+    try:
+        formats.parse_episode(line, where="x:1")
+    except BadInput as error:
+        assert str(error).startswith("x:1: ")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("old\n")
+
+    def lines():
+        yield "new"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        formats.write_lines(file, lines())
+    assert file.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_writing_where_one_cannot_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "missing" / "a", tmp_path / "a" / "b"):
+        (tmp_path / "a").touch()
+        with pytest.raises(BadInput, match=r"cannot be written|no ordinary file"):
+            formats.write_lines(path, ["x"])
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    formats.write_lines(tmp_path / "link", ["x"])
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "file").read_text() == "x\n"
+
+
+def test_what_cannot_be_encoded_is_named_by_file_and_line(tokenizer):
+    bad = formats.parse_episode(_with(role="user", author="user"), where="x:4", line=4)
+    answer = Message(role="assistant", content="", author=Author.AGENT, tokens=(10**6,))
+    bad = formats.Episode(id="9", messages=(*bad.messages, answer), line=4)
+    with pytest.raises(BadInput, match=r"log\.jsonl:4: transcript '9', segment 2: token id 1000000 is outside"):
+        list(formats.encode_episodes([bad], tokenizer, render=render.plain, path="log.jsonl"))
+
+
+def test_logprobs_keep_every_bit(tmp_path):
+    values = (-0.1, -1e-300, -math.pi)
+    message = Message(role="assistant", content="", author=Author.AGENT, tokens=(1, 2, 3), logprobs=values)
+    formats.write_native(tmp_path / "a", [formats.Episode(id="1", messages=(message,))])
+    assert formats.read_native(tmp_path / "a")[0].messages[0].logprobs == values

@@ -1,0 +1,117 @@
+"""Completions: the training graph's log-probabilities, one row whatever its batch, stopping, and one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_qwen2
+
+from cicjax.model import huggingface, lora, qwen2
+from cicjax.model.config import LoRAConfig
+from cicjax.objectives import likelihood
+from cicjax.provenance import tokenizer as tokenizers
+from cicjax.sampling import sampler as sampling
+from cicjax.sampling.draw import row_keys
+from cicjax.sampling.sampler import Decoding, Sampler
+
+PROMPTS = [[5, 6, 7], [9] * 40, [11, 12, 13, 14, 15, 16], [200]]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    tiny_qwen2.write(folder, seed=1)
+    config, base = huggingface.load_base(folder, jnp.float32)
+    settings = LoRAConfig(rank=4, alpha=8.0)
+    adapter = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
+        lora.init_adapter(config, settings, jax.random.key(0)),
+    )
+    model = qwen2.Model(config, settings)
+    return model, base, adapter, Sampler(model, base, adapter), tokenizers.load(folder)
+
+
+def decoding(**changes):
+    return Decoding(**({"max_new_tokens": 40, "temperature": 1.0, "stop_ids": (0, 1)} | changes))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_the_training_graph(policy, temperature):
+    model, base, adapter, sampler, _ = policy
+    completions = sampler.sample(PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(temperature=temperature, stop_ids=()))
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        tokens = jnp.asarray([[*prompt, *completion.tokens]])
+        logits = qwen2.apply(model, base, adapter, tokens) / temperature
+        expected = likelihood.token_logprobs(logits, tokens)[0, len(prompt) :]
+        assert completion.finish_reason == "length" and len(completion.tokens) == 40
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+
+
+def test_greedy_takes_the_most_probable_token(policy):
+    model, base, adapter, sampler, _ = policy
+    (completion,) = sampler.sample(PROMPTS[:1], row_keys(0, "g", [0], [0]), decoding(temperature=0.0, max_new_tokens=8, stop_ids=()))
+    tokens = PROMPTS[0] + list(completion.tokens)
+    logits = qwen2.apply(model, base, adapter, jnp.asarray([tokens]))[0, len(PROMPTS[0]) - 1 : -1]
+    assert logits.argmax(axis=-1).tolist() == list(completion.tokens)
+
+
+def test_a_row_does_not_notice_the_rows_beside_it(policy):
+    *_, sampler, _ = policy
+    problems, samples = [n for n in range(4) for _ in range(10)], list(range(10)) * 4
+    keys = row_keys(3, "batch", problems, samples)
+    together = sampler.sample(PROMPTS, keys, decoding(), prompt_of_row=problems)
+    assert len(set(together)) > 30
+    backwards = sampler.sample(PROMPTS, keys[::-1], decoding(), prompt_of_row=problems[::-1])
+    assert backwards[::-1] == together
+    few = [0, 13, 25, 39]
+    smaller = sampler.sample(PROMPTS, keys[few], decoding(), prompt_of_row=[problems[row] for row in few])
+    for row, completion in zip(few, smaller, strict=True):  # another bucket of rows may round another way
+        assert completion.tokens == together[row].tokens
+        np.testing.assert_allclose(completion.logprobs, together[row].logprobs, atol=1e-5)
+
+
+def test_every_stop_id_ends_a_completion_and_belongs_to_it(policy):
+    *_, sampler, _ = policy
+    free = sampler.sample(PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(stop_ids=()))
+    stops = (free[0].tokens[3], free[1].tokens[37])
+    for stopped, whole in zip(sampler.sample(PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(stop_ids=stops)), free, strict=True):
+        found = [n for n, token in enumerate(whole.tokens) if token in stops]
+        assert stopped.tokens == whole.tokens[: found[0] + 1 if found else None]
+        assert stopped.finish_reason == ("stop" if found else "length")
+        assert len(stopped.logprobs) == len(stopped.tokens)
+
+
+def test_a_stop_string_ends_a_completion_before_itself(policy):
+    *_, sampler, tokenizer = policy
+    (free,) = sampler.sample(PROMPTS[:1], row_keys(0, "s", [0], [0]), decoding(stop_ids=()))
+    text = tokenizer.decode(free.tokens)
+    stop = text[30:33]
+    (cut,) = sampler.sample(PROMPTS[:1], row_keys(0, "s", [0], [0]), decoding(stop_ids=(), stop_strings=(stop,)), decode=tokenizer.decode)
+    assert cut.finish_reason == "stop_string"
+    assert cut.tokens == free.tokens[: len(cut.tokens)] and stop not in tokenizer.decode(cut.tokens)
+    assert stop in tokenizer.decode(free.tokens[: len(cut.tokens) + len(stop.encode()) + 1])
+
+
+def test_a_stop_string_beyond_the_end_does_not_count():
+    class Letters:
+        def __call__(self, tokens):
+            return "".join(chr(token) for token in tokens)
+
+    tokens, logprobs = np.asarray([ord(c) for c in "ab#\nQ"]), np.zeros(5)
+    stop = Decoding(max_new_tokens=5, temperature=0.0, stop_ids=(ord("#"),), stop_strings=("\nQ",))
+    assert sampling.completed(tokens, logprobs, stop, Letters()).finish_reason == "stop"
+    early = Decoding(max_new_tokens=5, temperature=0.0, stop_ids=(ord("Q"),), stop_strings=("b#",))
+    assert sampling.completed(tokens, logprobs, early, Letters()) == (tuple(tokens[:1].tolist()), (0.0,), "stop_string")
+
+
+def test_no_program_is_compiled_twice(policy):
+    *_, sampler, _ = policy
+    sampler.sample(PROMPTS, row_keys(0, "warm", range(4), [0] * 4), decoding())
+    before = sampling.prefill._cache_size(), sampling.decode_rows._cache_size()
+    sampler.sample(PROMPTS[::-1], row_keys(1, "again", range(4), [1] * 4), decoding())
+    assert (sampling.prefill._cache_size(), sampling.decode_rows._cache_size()) == before
+
+
+def test_an_empty_prompt_is_refused(policy):
+    with pytest.raises(ValueError, match="empty prompt"):
+        policy[3].sample([[]], row_keys(0, "e", [0], [0]), decoding())

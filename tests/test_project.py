@@ -1,0 +1,214 @@
+"""The house keeps its promises: arrows go one way, importing does nothing, data is never executed, what README names is there."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "cicjax").rglob("*.py"))
+
+# From the top of the house down. A room imports from rooms above it, and errors and assets are for all.
+ROOMS = ("provenance", "objectives", "runs", "model", "sampling", "training", "tasks", "methods", "experiments", "agent", "cli")
+COMMON = {"__init__": set(), "errors": set(), "assets": {"errors"}}
+# Above, and yet closed to this room.
+CLOSED = {
+    "objectives": {"provenance"},
+    "model": {"provenance", "objectives"},
+    "tasks": set(ROOMS) - {"provenance"},
+    "methods": {"tasks"},
+}
+# Their loaders run what the data says.
+EXECUTING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
+
+
+def allowed(room: str) -> set[str]:
+    """What a room may import from: itself, the rooms above it that are not closed to it, and what is common."""
+    if room in COMMON:
+        return COMMON[room] | {room}
+    above = set(ROOMS[: ROOMS.index(room) + 1])
+    return (above - CLOSED.get(room, set())) | {room} | set(COMMON)
+
+
+def imported(source: str, *, package: str = "cicjax") -> Iterator[str]:
+    """Full names of all modules, and of what is taken from them, that a file of `package` imports anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            start = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*start, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def arrows(room: str, source: str, *, package: str = "cicjax") -> set[str]:
+    """Rooms of cicjax that a file imports from though it may not."""
+    names = [name.split(".") for name in imported(source, package=package)]
+    return {parts[1] for parts in names if parts[0] == "cicjax" and len(parts) > 1} - allowed(room)
+
+
+def room_of(file: Path) -> str:
+    first = file.relative_to(ROOT / "cicjax").parts[0].removesuffix(".py")
+    return "cli" if first == "__main__" else first
+
+
+def package_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).parts[:-1])
+
+
+def executions(source: str) -> set[str]:
+    """What in a file runs code that came as data, or could."""
+    found = {name for name in imported(source) if name.split(".")[0] in EXECUTING | {"jinja2"}}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in ("eval", "exec", "compile", "__import__") or re.fullmatch(r"yaml\.(?!safe_)\w*load\w*", name):
+                found.add(name)
+        if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
+            found.add(node.arg)
+        if isinstance(node, ast.Constant) and node.value == "trust_remote_code":
+            found.add(node.value)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_arrows_go_one_way_and_data_is_never_executed(file):
+    source = file.read_text(encoding="utf-8")
+    assert not arrows(room_of(file), source, package=package_of(file))
+    assert not executions(source)
+    assert not [name for name in imported(source) if name.split(".")[0] == "torch"]
+
+
+def test_every_folder_is_a_room():
+    folders = {path.name for path in (ROOT / "cicjax").iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders <= set(ROOMS) - {"cli"}
+    assert {room_of(path) for path in (ROOT / "cicjax").glob("*.py")} <= {"cli", *COMMON}
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "expected"),
+    [
+        ("training", "from cicjax.methods import sft", {"methods"}),
+        ("model", "import cicjax.objectives.bayes", {"objectives"}),
+        ("model", "def f():\n    from cicjax import provenance", {"provenance"}),
+        ("methods", "from cicjax.tasks.stem import verify", {"tasks"}),
+        ("tasks", "from cicjax.runs.files import write_json", {"runs"}),
+        ("tasks", "from cicjax.provenance import Segment\nfrom cicjax.errors import BadInput\nfrom cicjax.tasks import stem", set()),
+        ("provenance", "import importlib\nimportlib.import_module('cicjax.cli')", {"cli"}),
+        ("provenance", "from ..model import lora", {"model"}),
+        ("provenance", "from .. import model", {"model"}),
+        ("provenance", "from . import weights", set()),
+        ("errors", "from cicjax import assets", {"assets"}),
+        ("__init__", "from cicjax.provenance import encode", {"provenance"}),
+        ("cli", "from cicjax.experiments import stages", set()),
+    ],
+)
+def test_a_wrong_arrow_is_noticed(room, source, expected):
+    assert arrows(room, source, package=f"cicjax.{room}") == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "eval('1')",
+        "exec(text)",
+        "compile(text, 'f', 'exec')",
+        "__import__(name)",
+        "yaml.load(text)",
+        "yaml.unsafe_load(text)",
+        "yaml.full_load_all(text)",
+        "np.load(file, allow_pickle=True)",
+        "load(x, trust_remote_code=True)",
+        "options['trust_remote_code'] = True",
+        "def f():\n    import jinja2",
+    ],
+)
+def test_executing_data_is_noticed(source):
+    assert executions(source)
+
+
+def test_safe_lookalikes_are_left_alone():
+    assert not executions("yaml.safe_load(text)\nre.compile(x)\nevaluate(x)\njax.jit(f).lower(x).compile()\nmodel.eval()")
+
+
+def python(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_importing_every_module_does_nothing(tmp_path):
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES]
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+assert "torch" not in sys.modules, "torch was imported"
+if "jax" in sys.modules:
+    from jax._src import xla_bridge
+    assert not xla_bridge.backends_are_initialized(), "a device was asked for"
+"""
+    result = python(code, *modules, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["cicjax", "cicjax.provenance", "cicjax.tasks.stem", "cicjax.cli"])
+def test_light_modules_need_no_heavy_ones(tmp_path, module):
+    code = "import importlib, sys; importlib.import_module(sys.argv[1]); print(*sys.modules)"
+    result = python(code, module, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert not {"jax", "flax", "torch", "transformers"}.intersection(result.stdout.split())
+
+
+def test_scripts_are_valid_and_can_be_run():
+    scripts = [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci/run"]
+    assert {"test.sh", "repro.sh", "setup.sh", "run"} <= {script.name for script in scripts}
+    for script in scripts:
+        subprocess.run(["bash", "-n", str(script)], check=True)
+        assert os.access(script, os.X_OK) is (script.name != "setup.sh"), script
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_what_a_document_names_is_there(document):
+    names = {path.name for path in [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "scripts").iterdir()]}
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for path in re.findall(r"(?<![\w/.])(?:scripts|tests|cicjax|checkpoints|\.ci)/[\w./-]*\w", text):
+        assert (ROOT / path).exists() or path.startswith("checkpoints/runs"), path
+    for name in re.findall(r"(?<![\w/.-])\w+\.(?:py|sh)\b", text):
+        assert name in names, name
+
+
+def test_the_tree_in_contributing_is_whole():
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert not [file.name for file in FILES if not file.name.startswith("__") and not re.search(rf"^ +{file.name} ", tree, re.MULTILINE)]
+
+
+def test_no_known_bad_pair_of_versions_can_be_chosen():
+    """flax up to 0.12.9 fails on import under jax from 0.11.2 on."""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [Requirement(line) for line in project["dependencies"]]
+    for version in ("3.11", "3.12", "3.13"):
+        environment = {"python_version": version}
+        pair = {r.name: r.specifier for r in requirements if r.name in ("jax", "flax") and (not r.marker or r.marker.evaluate(environment))}
+        for flax in ("0.12.8", "0.12.9", "0.12.10", "0.12.12"):
+            for jax in ("0.10.2", "0.11.2", "0.12.0.1"):
+                bad = flax in ("0.12.8", "0.12.9") and jax != "0.10.2"
+                assert not (bad and pair["flax"].contains(flax) and pair["jax"].contains(jax))
+        assert pair["flax"].contains("0.12.8") is (version == "3.11") is pair["jax"].contains("0.10.2")
+    assert not any(requirement.name == "torch" for requirement in requirements)
