@@ -8,13 +8,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from cicjax.errors import BadInput, CicjaxError, OutOfResources
+from cicjax.model.config import PROJECTIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +115,90 @@ def _loss_weights(encoded: "Encoded", objective: str) -> "np.ndarray":
     return weighting(encoded.gamma, encoded.is_target)
 
 
-VERBS = {"mask": Mask}
+@dataclass(frozen=True)
+class Repro:
+    """Reproduce sections 2.1-2.5 of the paper in one folder; the same command, repeated, resumes.
+
+    agent = the model being trained; teacher = anyone else in the assistant's role. observational = train every assistant turn;
+    interventional = train only what others wrote.
+
+    Example: cicjax repro --model Qwen2.5-0.5B --scale small --seed 0 --output_dir runs/small
+    """
+
+    output_dir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run: config, metrics, rollouts, one adapter a method, evaluations, results.json."""
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = None
+    """A Qwen2 folder (config.json, safetensors, tokenizer.json) or a hub id; without one, the embedded base."""
+    scale: Literal["paper", "small", "smoke"] = "paper"
+    """paper: 400 wrong attempts; small: 100; smoke: a check that everything runs."""
+    seed: int = 0
+    """Problems, adapters, order and samples follow from it."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = ("base", "sft", "observational", "interventional")
+    """Rows of the table, of base, sft, observational, interventional."""
+    split: Literal["test", "dev"] = "test"
+    """Questions that methods are compared on; settings are chosen on dev alone."""
+    num_test: int | None = None
+    """Test questions, if not those of the scale."""
+    num_sft: int | None = None
+    """Teacher rows of SFT-1, if not those of the scale."""
+    learning_rate: float | None = None
+    """Peak rate of AdamW for every method; by default 2e-4 on real weights and the embedded base's own on it."""
+    lora_r: int = 16
+    """Rank of the adapter."""
+    lora_alpha: float = 32.0
+    """The adapter's product is scaled by alpha / rank."""
+    lora_target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = PROJECTIONS
+    """Projections that get an adapter."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the frozen base; adapters, gradients and moments are float32."""
+    save_steps: int = 25
+    """Updates between two checkpoints: the most that a kill can cost."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.yaml")] = None
+    """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
+
+    def run(self) -> None:
+        from cicjax.assets import default_model_folder
+        from cicjax.experiments import repro
+
+        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
+        embedded = self.model_name_or_path is None
+        options["model_name_or_path"] = str(default_model_folder()) if embedded else self.model_name_or_path
+        repro.print_table(repro.reproduce(repro.Options(**options, embedded=embedded)))
+
+
+VERBS = {"mask": Mask, "repro": Repro}
+
+
+def _with_config(arguments: Sequence[str]) -> list[str]:
+    """The arguments with those of `--config FILE` put before them, as flags, so that they are parsed and cast like any other.
+
+    Nested mappings, such as the resolved settings of a run's config.json, are no flags and are passed over.
+    """
+    arguments = list(arguments)
+    name = next((n for n, argument in enumerate(arguments) if argument == "--config" or argument.startswith("--config=")), None)
+    if name is None or (arguments[name] == "--config" and name + 1 == len(arguments)):
+        return arguments
+    path = Path(arguments[name].removeprefix("--config=") if arguments[name] != "--config" else arguments[name + 1])
+    flags: list[str] = []
+    for key, value in _read_config(path).items():
+        if value is None or isinstance(value, dict):
+            continue
+        flags += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return [*arguments[:1], *flags, *arguments[1:]]
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise BadInput(f"{path}: neither YAML nor JSON; write one flag a line, such as `learning_rate: 2e-4`") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise BadInput(f"{path}: holds no flags; write one a line, such as `learning_rate: 2e-4`")
+    return content
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             VERBS,
             prog="cicjax",
             description="Fine-tune on interaction transcripts: what the world wrote is evidence, what the agent wrote is an action.",
-            args=arguments,
+            args=_with_config(sys.argv[1:] if arguments is None else arguments),
             use_underscores=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

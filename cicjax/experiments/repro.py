@@ -69,7 +69,7 @@ def settings_of(options: Options) -> settings.Settings:
 def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> dict[str, Any]:
     """config.json: the flags, so that `--config RUN/config.json` says the same again, and every value that they stand for."""
     flags = {
-        "model_name_or_path": options.model_name_or_path,
+        "model_name_or_path": None if options.embedded else options.model_name_or_path,
         "output_dir": str(options.output_dir),
         "scale": options.scale,
         "seed": options.seed,

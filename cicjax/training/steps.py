@@ -107,10 +107,10 @@ def update(
     empty = sums.weight == 0
     divisor = jnp.where(empty, 1.0, sums.weight) if optimization.mean else 1.0
     gradient = jax.tree.map(lambda g: g / divisor, sums.gradient)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     direction, optimizer = _transform(optimization).update(gradient, state.optimizer, state.adapter)
     adapter = jax.tree.map(lambda p, d: p - learning_rate * d, state.adapter, direction)
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(adapter))
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(adapter))
     applied = finite & ~empty
     adapter, optimizer = jax.tree.map(
         lambda new, old: jnp.where(applied, new, old), (adapter, optimizer), (state.adapter, state.optimizer)

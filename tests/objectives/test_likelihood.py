@@ -59,12 +59,13 @@ def test_token_logprobs_are_normalised_in_float32():
 
 
 def test_ids_outside_the_vocabulary_give_nan_and_can_be_hidden():
-    tokens = np.array([[1, -100, 7, 3, 2]])
+    # -1 must not mean the last entry of the vocabulary.
+    tokens = np.array([[1, -100, 7, -1, 2]])
     found = token_logprobs(LOGITS[:1], tokens)
-    assert np.isnan(found[0]).tolist() == [False, True, True, False, False]
-    loss_weights = np.array([[0, 0, 0, 1, 1]])
+    assert np.isnan(found[0]).tolist() == [False, True, True, True, False]
+    loss_weights = np.array([[0, 0, 0, 0, 1]])
     gradient = jax.grad(lambda logits: weighted_nll(token_logprobs(logits, tokens), loss_weights)[0])(jnp.asarray(LOGITS[:1]))
-    assert np.isfinite(gradient).all() and (np.abs(gradient).sum(axis=(0, 2)) > 0).tolist() == [False, False, True, True, False]
+    assert np.isfinite(gradient).all() and (np.abs(gradient).sum(axis=(0, 2)) > 0).tolist() == [False, False, False, True, False]
 
 
 @pytest.mark.parametrize("tokens", [np.zeros((2, 4), int), np.zeros((5,), int), np.zeros((2, 5))])
@@ -84,7 +85,8 @@ def test_weight_zero_hides_any_value_forwards_and_backwards(hidden):
     loss_weights = jnp.array([[0.0, 1.0, 0.0, 2.0]])
     (total, weight), pull = jax.vjp(weighted_nll, logprobs, loss_weights)
     assert (float(total), float(weight)) == (7.0, 3.0)
-    assert np.array_equal(pull((jnp.float32(1), jnp.float32(0)))[0], [[0.0, -1.0, 0.0, -2.0]])
+    to_logprobs, to_weights = pull((jnp.float32(1), jnp.float32(0)))
+    assert np.array_equal(to_logprobs, [[0.0, -1.0, 0.0, -2.0]]) and np.array_equal(to_weights, [[0.0, 1.0, 0.0, 3.0]])
 
 
 def test_a_weighed_nan_is_not_hidden():

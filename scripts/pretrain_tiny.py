@@ -1,0 +1,189 @@
+#!/usr/bin/env python
+"""Makes the embedded base: tokenizer, corpus and model from a seed alone.
+
+    python scripts/pretrain_tiny.py --output_dir checkpoints/tiny --checkpoint_dir /somewhere/else
+
+Documents, batches and updates are functions of (seed, update): killed and started again with the same command it ends with the same
+bytes on the same machine. The corpus is `cicjax.tasks.stem.corpus`; this file holds the recipe.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tokenizers
+import tyro
+from jaxtyping import Array, Float, Int
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from cicjax.errors import BadInput, CicjaxError, Corrupted
+from cicjax.model import qwen2
+from cicjax.model.config import Qwen2Config
+from cicjax.model.huggingface import save_folder
+from cicjax.model.lora import projection_shapes
+from cicjax.objectives import likelihood
+from cicjax.provenance import encode
+from cicjax.provenance.tokenizer import Tokenizer, load
+from cicjax.provenance.transcript import END_OF_TEXT
+from cicjax.runs.files import write_json, write_text
+from cicjax.runs.folder import RunFolder
+from cicjax.runs.metrics import MetricsLog, bar
+from cicjax.tasks.stem.corpus import documents
+from cicjax.training import checkpoints
+from cicjax.training.batches import Batch, Row, Shape, make_row, pack
+
+# Qwen's way of cutting text before pairs are merged, digits one by one, and the control tokens in the order of their ids there.
+PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPECIAL = (
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> <|quad_end|>"
+    " <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|>"
+    " <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>"
+).split()
+PLAIN = ("<tool_call>", "</tool_call>")  # control tokens that stay visible when special ones are skipped
+VOCABULARY = 512
+
+CONFIG = Qwen2Config(
+    vocab_size=VOCABULARY,
+    hidden_size=192,
+    intermediate_size=512,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    num_key_value_heads=1,
+    head_dim=64,
+    rope_theta=10_000.0,
+    tie_word_embeddings=True,
+    max_position_embeddings=2048,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that the result depends on. `lines` of `length` tokens are one update."""
+
+    tokens: int = 25_000_000
+    seed: int = 0
+    config: Qwen2Config = CONFIG
+    lines: int = 32
+    length: int = 256
+    learning_rate: float = 3e-3
+    min_learning_rate_ratio: float = 0.05
+    warmup_updates: int = 100
+    weight_decay: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    max_grad_norm: float = 1.0
+    tokenizer_documents: int = 8000
+    dtype: str = "bfloat16"  # of the products; weights, moments and sums are float32
+
+    @property
+    def updates(self) -> int:
+        return -(-self.tokens // (self.lines * self.length))
+
+
+class State(NamedTuple):
+    """What training changes. The weights are float32 throughout."""
+
+    base: qwen2.Tree
+    optimizer: Any
+    update: Int[Array, ""]
+
+
+def write_tokenizer(folder: Path, recipe: Recipe) -> Tokenizer:
+    """Train the byte-level BPE on documents that no update sees and write it as Qwen's tokenizers are written."""
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = recipe.config.vocab_size - len(SPECIAL)
+    trainer = trainers.BpeTrainer(vocab_size=entries, initial_alphabet=alphabet, show_progress=False)
+    sample = itertools.islice(documents(recipe.seed, recipe.updates), recipe.tokenizer_documents)
+    texts = (segment.content for document in sample for segment in document.transcript.segments)
+    bpe.train_from_iterator((text for text in texts if isinstance(text, str)), trainer)
+    bpe.add_tokens([tokenizers.AddedToken(name, special=name not in PLAIN, normalized=False) for name in SPECIAL])
+    write_text(folder / "tokenizer.json", json.dumps(json.loads(bpe.to_str()), indent=1, ensure_ascii=False) + "\n")
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT, "model_max_length": 2048}
+    write_json(folder / "tokenizer_config.json", settings | {"add_prefix_space": False, "clean_up_tokenization_spaces": False})
+    return load(folder)
+
+
+def draw_batch(recipe: Recipe, tokenizer: Tokenizer, update: int) -> Batch:
+    """The documents of an update, side by side in its lines; one longer than a line loses its end. Every token but the first is a target."""
+    rows: list[Row] = []
+    room = 0.96 * recipe.lines * recipe.length
+    for document in documents(recipe.seed, update):
+        encoded = encode(document.transcript, tokenizer)
+        rows.append(make_row(type(encoded)(*(column[: recipe.length] for column in encoded)), np.ones(len(encoded.tokens), np.float32)[: recipe.length]))
+        room -= len(rows[-1].loss_weights)
+        if room < 0:
+            return pack(rows, Shape(recipe.lines, recipe.length))[0]
+    raise AssertionError("documents do not end")
+
+
+def start_state(recipe: Recipe) -> State:
+    """Normal weights with the variance of their inputs, smaller where they add to the residual stream."""
+    config, key = recipe.config, jax.random.key(recipe.seed)
+    layers: qwen2.Tree = {name: {"scale": jnp.ones((config.num_hidden_layers, config.hidden_size))} for name in NORMS}
+    for number, (name, (module, inputs, outputs)) in enumerate(projection_shapes(config).items()):
+        deviation = inputs**-0.5
+        if name in ("o_proj", "down_proj"):
+            deviation *= (2 * config.num_hidden_layers) ** -0.5
+        shape = (config.num_hidden_layers, inputs, outputs)
+        projection = {"kernel": deviation * jax.random.normal(jax.random.fold_in(key, number + 1), shape)}
+        if name in ("q_proj", "k_proj", "v_proj"):
+            projection["bias"] = jnp.zeros((config.num_hidden_layers, outputs))
+        layers.setdefault(module, {})[name] = projection
+    embedding = 0.02 * jax.random.normal(jax.random.fold_in(key, 0), (config.vocab_size, config.hidden_size))
+    base = {"embed_tokens": {"embedding": embedding}, "layers": layers, "norm": {"scale": jnp.ones((config.hidden_size,))}}
+    return State(base, optimizer(recipe).init(base), jnp.zeros((), jnp.int32))
+
+
+NORMS = ("input_layernorm", "post_attention_layernorm")
+
+
+def optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW after clipping; the rate climbs, then falls along a cosine. Norms, biases and the embedding do not decay."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0,
+        recipe.learning_rate,
+        min(recipe.warmup_updates, recipe.updates // 2),
+        recipe.updates,
+        recipe.learning_rate * recipe.min_learning_rate_ratio,
+    )
+
+    def decays(base: qwen2.Tree) -> qwen2.Tree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", base)
+
+    adamw = optax.adamw(rate, recipe.adam_beta1, recipe.adam_beta2, weight_decay=recipe.weight_decay, mask=decays)
+    return optax.chain(optax.clip_by_global_norm(recipe.max_grad_norm), adamw)
+
+
+def loss(recipe: Recipe, base: qwen2.Tree, batch: Batch) -> Float[Array, ""]:
+    """Mean negative log-likelihood over all targets, through full logits: the head of `cicjax.model.head` has no gradient for the embedding.
+
+    Products run in `dtype`. The embedding goes in as float32 at the bottom: bf16 rows are gathered by their bits, which has no gradient either.
+    """
+    dtype = jnp.dtype(recipe.dtype)
+    rounded = qwen2.unstack({**base, "layers": jax.tree.map(lambda leaf: leaf.astype(dtype), base["layers"])})
+    states = qwen2.hidden(qwen2.Model(recipe.config), rounded, None, batch.tokens, batch.positions, batch.segments)
+    head = {"embed_tokens": {"embedding": base["embed_tokens"]["embedding"].astype(dtype)}}
+    logprobs = likelihood.token_logprobs(qwen2.logits(head, states), batch.tokens)
+    total, weight = likelihood.weighted_nll(logprobs, batch.loss_weights)
+    return total / weight
+
+
+@partial(jax.jit, static_argnums=(0,), donate_argnums=(1,))
+def update_step(recipe: Recipe, state: State, batch: Batch) -> tuple[State, Float[Array, ""]]:
+    value, gradient = jax.value_and_grad(partial(loss, recipe))(state.base, batch)
+    change, moments = optimizer(recipe).update(gradient, state.optimizer, state.base)
+    return State(optax.apply_updates(state.base, change), moments, state.update + 1), value

@@ -1,0 +1,71 @@
+"""Packing: every fact stays with its token, rows without loss are left out, lengths decide what is padding."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cicjax.provenance import Encoded, weights
+from cicjax.training.batches import Shape, fit_shape, make_row, pack
+
+
+def encoded(length, *, agent=0, first=1):
+    """`length` tokens, a third context, the last `agent` of them the agent's. Token 0 (end of text, and padding) may be among them."""
+    tokens = np.arange(first, first + length, dtype=np.int32) % 50
+    gamma = np.zeros(length, np.int8)
+    gamma[length - agent :] = 1
+    return Encoded(tokens, gamma, np.arange(length) >= length // 3, np.full(length, 0, np.int8), gamma)
+
+
+def row(length, *, agent=0, first=1):
+    each = encoded(length, agent=agent, first=first)
+    return make_row(each, weights.interventional(each.gamma, each.is_target))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=0, max_size=12), st.integers(1, 3))
+def test_every_live_row_stands_once_and_whole(lengths, lines):
+    rows = [row(length, first=7 * n) for n, length in enumerate(lengths)]
+    batches = pack(rows, Shape(lines, 40))
+    found = []
+    for batch in batches:
+        assert batch.tokens.shape == (lines, 40)
+        for line in range(lines):
+            for segment in range(1, int(batch.segments[line].max()) + 1):
+                (here,) = np.nonzero(batch.segments[line] == segment)
+                assert here.tolist() == list(range(here[0], here[-1] + 1))
+                assert batch.positions[line, here].tolist() == list(range(len(here)))
+                found.append((batch.tokens[line, here].tolist(), batch.gamma[line, here].tolist(), batch.loss_weights[line, here].tolist()))
+            outside = batch.segments[line] == 0
+            assert not batch.loss_weights[line, outside].any() and not batch.gamma[line, outside].any()
+    live = [each for each in rows if each.loss_weights.any()]
+    expected = [(each.encoded.tokens.tolist(), each.encoded.gamma.tolist(), each.loss_weights.tolist()) for each in live]
+    assert sorted(found) == sorted(expected)
+
+
+def test_indices_list_exactly_the_positions_with_weight():
+    (batch,) = pack([row(12, agent=3), row(9)], Shape(2, 15))
+    for line in range(2):
+        (carrying,) = np.nonzero(batch.loss_weights[line])
+        assert batch.indices[line, : len(carrying)].tolist() == carrying.tolist()
+        assert len(carrying) <= batch.used
+    assert batch.used == max(np.count_nonzero(line) for line in batch.loss_weights)
+
+
+def test_rows_without_targets_take_no_room():
+    assert pack([row(12, agent=12)] * 5, Shape(1, 16)) == []
+    assert len(pack([row(12, agent=12)] * 5 + [row(12)], Shape(1, 16))) == 1
+
+
+def test_the_first_token_of_a_row_weighs_nothing():
+    each = encoded(6)
+    assert make_row(each, np.ones(6, np.float32)).loss_weights.tolist() == [0, 1, 1, 1, 1, 1]
+
+
+def test_a_row_that_does_not_fit_is_refused_and_shapes_come_in_steps():
+    with pytest.raises(ValueError, match="41 tokens"):
+        pack([row(41)], Shape(1, 40))
+    with pytest.raises(ValueError, match="5 weights for 6 tokens"):
+        make_row(encoded(6), np.ones(5, np.float32))
+    assert fit_shape([10, 200], rows=2) == Shape(2, 256)
+    assert fit_shape([257], rows=1) == Shape(1, 384)

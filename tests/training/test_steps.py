@@ -1,0 +1,287 @@
+"""The steps of training by identities: what an update adds up, what it must not touch, and what the compiled program holds."""
+
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_qwen2
+
+from cicjax.methods import interventional, observational
+from cicjax.model import huggingface, lora, qwen2
+from cicjax.model.config import LoRAConfig
+from cicjax.objectives import likelihood
+from cicjax.provenance import Encoded, weights
+from cicjax.training import scoring, steps
+from cicjax.training.batches import Shape, make_row, pack
+from cicjax.training.checkpoints import leaf_digests
+from cicjax.training.loop import train
+
+SHAPE = Shape(1, 64)
+SETTINGS = steps.Optimization(learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    tiny_qwen2.write(folder, seed=2)
+    config, base = huggingface.load_base(folder, jnp.float32)
+    settings = LoRAConfig(rank=4, alpha=8.0)
+    adapter = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
+        lora.init_adapter(config, settings, jax.random.key(0)),
+    )
+    return qwen2.Model(config, settings), base, adapter
+
+
+def stream_row(seed, *, failed, corrected=None):
+    """x (5), y_hat (6), and after a failure the prefix (2) and y* (5): random ids, end of text 0 inside."""
+    rng = np.random.default_rng(seed)
+    corrected = failed if corrected is None else corrected
+    parts = [(5, 0, False), (6, 1, True)] + ([(2, 0, False), (5, 0, True)] if corrected else [])
+    length = sum(size for size, _, _ in parts)
+    tokens = rng.integers(1, 300, length).astype(np.int32)
+    tokens[10] = tokens[-1] = 0
+    gamma = np.concatenate([np.full(size, agent, np.int8) for size, agent, _ in parts])
+    is_target = np.concatenate([np.full(size, target) for size, _, target in parts])
+    solved = np.where(gamma == 1, 0 if failed else 1, -1).astype(np.int8)
+    return Encoded(tokens, gamma, is_target, solved, np.where(gamma == 1, 1, 2).astype(np.int8))
+
+
+def rows_of(encoded, weighting):
+    return [make_row(each, weighting(each)) for each in encoded]
+
+
+def gradient_of(policy, rows, shape=SHAPE):
+    model, base, adapter = policy
+    sums = steps.zero_sums(adapter)
+    for batch in pack(rows, shape):
+        sums = steps.accumulate(steps.likelihood_loss, model, base, adapter, sums, batch)
+    return sums
+
+
+def assert_trees_close(ours, expected, **tolerance):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+STREAM = [stream_row(seed, failed=seed % 2 == 0) for seed in range(6)]
+
+
+@pytest.mark.parametrize("weighting", [observational.loss_weights, interventional.loss_weights])
+def test_packed_gathered_sums_equal_the_plain_definition(policy, weighting):
+    """Against full logits, row by row, with the contract of objectives.likelihood."""
+    model, base, adapter = policy
+
+    def plainly(adapter):
+        total, weight = jnp.zeros(()), jnp.zeros(())
+        for each in STREAM:
+            tokens = jnp.asarray(each.tokens)[None]
+            logprobs = likelihood.token_logprobs(qwen2.apply(model, base, adapter, tokens), tokens)
+            loss, count = likelihood.weighted_nll(logprobs, weighting(each)[None])
+            total, weight = total + loss, weight + count
+        return total, weight
+
+    (loss, weight), gradient = jax.value_and_grad(plainly, has_aux=True)(adapter)
+    for shape in (Shape(1, 64), Shape(3, 32)):
+        sums = gradient_of(policy, rows_of(STREAM, weighting), shape)
+        np.testing.assert_allclose(sums.loss, loss, rtol=1e-5)
+        assert float(sums.weight) == float(weight)
+        assert_trees_close(sums.gradient, gradient, atol=2e-4, rtol=1e-4)
+
+
+def test_no_gradient_at_logits_that_predict_the_agents_tokens_while_the_loss_responds_to_them(policy):
+    model, base, adapter = policy
+    each = STREAM[0]
+    tokens, loss_weights = jnp.asarray(each.tokens)[None], interventional.loss_weights(each)[None]
+    logits = qwen2.apply(model, base, adapter, tokens)
+
+    def loss(logits):
+        return likelihood.weighted_nll(likelihood.token_logprobs(logits, tokens), loss_weights)[0]
+
+    gradient = np.asarray(jax.grad(loss)(logits))[0]
+    predicted = np.append(each.gamma[1:], 0)  # logits[t - 1] score tokens[t]
+    assert (gradient[predicted == 1] == 0).all()
+    assert np.abs(gradient[np.append(loss_weights[0, 1:], 0) == 1]).min(axis=0).any()
+    other = each.tokens.copy()
+    other[6] += 1
+    changed = gradient_of(policy, rows_of([each._replace(tokens=other)], interventional.loss_weights))
+    assert float(changed.loss) != float(gradient_of(policy, rows_of([each], interventional.loss_weights)).loss)
+
+
+def test_with_gamma_0_everywhere_the_streams_are_one(policy):
+    world = [each._replace(gamma=np.zeros_like(each.gamma)) for each in STREAM]
+    arms = [gradient_of(policy, rows_of(world, weighting)) for weighting in (observational.loss_weights, interventional.loss_weights)]
+    assert_trees_close(arms[0], arms[1], rtol=0, atol=0)
+
+
+def test_rows_that_are_skipped_change_no_gradient(policy):
+    live = [each for each in STREAM if interventional.loss_weights(each).any()]
+    with_dead = gradient_of(policy, rows_of(STREAM, interventional.loss_weights))
+    assert len(live) < len(STREAM)
+    assert_trees_close(with_dead, gradient_of(policy, rows_of(live, interventional.loss_weights)), rtol=0, atol=0)
+    # Computed all the same, as weight 0 beside the live ones, they add exact zeros up to the order of sums.
+    everything = [make_row(each, interventional.loss_weights(each)) for each in STREAM]
+    model, base, adapter = policy
+    sums = steps.zero_sums(adapter)
+    for row in everything:
+        batch = pack([row._replace(loss_weights=np.ones_like(row.loss_weights))], SHAPE)[0]
+        kept = np.zeros_like(batch.loss_weights)
+        kept[0, : len(row.loss_weights)] = row.loss_weights
+        sums = steps.accumulate(steps.likelihood_loss, model, base, adapter, sums, batch._replace(loss_weights=kept))
+    assert_trees_close(sums.gradient, with_dead.gradient, atol=1e-6)
+
+
+def train_all(policy, updates, optimization=SETTINGS):
+    model, base, adapter = policy
+    state = steps.start_state(adapter, optimization)
+    history = []
+    for state, progress in train(state, updates, model=model, base=base, shape=SHAPE, optimization=optimization):
+        history.append(progress)
+    return state, history
+
+
+def test_agent_ids_matter_in_live_rows_and_nowhere_else(policy):
+    """The adapter is bit-identical when agent tokens of rows without targets change, and differs when those of a live row do."""
+
+    def adapter_with(changed_failed):
+        rows = []
+        for each in STREAM:
+            tokens = each.tokens.copy()
+            if changed_failed is not None and (each.solved == 0).any() == changed_failed:
+                tokens[(each.gamma == 1) & (tokens != 0)] += 1
+            rows.append(make_row(each._replace(tokens=tokens), interventional.loss_weights(each)))
+        return leaf_digests(train_all(policy, [rows[:3], rows[3:]])[0].adapter)
+
+    original = adapter_with(None)
+    assert adapter_with(False) == original
+    assert adapter_with(True) != original
+
+
+def test_the_base_keeps_its_bytes_and_the_start_its_buffers(policy):
+    _, base, adapter = policy
+    before, start = leaf_digests(base), leaf_digests(adapter)
+    for weighting in (observational.loss_weights, interventional.loss_weights):  # one after the other from one start
+        state, _ = train_all(policy, [rows_of(STREAM, weighting)] * 2)
+        assert leaf_digests(state.adapter) != start
+    assert leaf_digests(base) == before and leaf_digests(adapter) == start
+
+
+def test_an_update_without_targets_moves_nothing_and_is_counted(policy):
+    dead = rows_of([stream_row(9, failed=False)], interventional.loss_weights)
+    live = rows_of(STREAM, interventional.loss_weights)
+    state, history = train_all(policy, [live, dead, live], replace(SETTINGS, weight_decay=0.1))
+    assert [each.applied for each in history] == [True, False, True]
+    assert int(state.empty_updates) == 1 and int(state.nonfinite_updates) == 0 and int(state.step) == 3
+    model, base, adapter = policy
+    start = steps.start_state(adapter, SETTINGS)
+    moved = next(train(start, [live, dead], model=model, base=base, shape=SHAPE, optimization=replace(SETTINGS, weight_decay=0.1)))[0]
+    before = leaf_digests((moved.adapter, moved.optimizer))
+    still, progress = next(train(moved, [live, dead], model=model, base=base, shape=SHAPE, optimization=replace(SETTINGS, weight_decay=0.1)))
+    assert leaf_digests((still.adapter, still.optimizer)) == before and progress.live_rows == 0
+
+
+def test_anything_non_finite_is_a_no_op_and_stops_the_run_in_the_end(policy):
+    from cicjax.errors import Corrupted
+
+    model, base, adapter = policy
+    broken = {**base, "norm": {"scale": base["norm"]["scale"] * jnp.nan}}
+    updates = [rows_of(STREAM, interventional.loss_weights)] * 9
+    state, before, seen = steps.start_state(adapter, SETTINGS), leaf_digests(adapter), 0
+    with pytest.raises(Corrupted, match="5 updates in a row"):
+        for state, _ in train(state, updates, model=model, base=broken, shape=SHAPE, optimization=SETTINGS):
+            seen += 1
+            assert leaf_digests(state.adapter) == before and int(state.nonfinite_updates) == seen
+    assert seen == 4
+
+
+def test_the_division_is_over_the_whole_update(policy):
+    """A weight sum taken per micro-batch would weigh a micro-batch with one target like one with twenty."""
+    long, short = [stream_row(seed, failed=True) for seed in (20, 22)]
+    rows = rows_of([long], interventional.loss_weights)
+    few = interventional.loss_weights(short) * (np.arange(len(short.tokens)) == len(short.tokens) - 1)
+    rows.append(make_row(short, few.astype(np.float32)))
+    one_line, two_lines = Shape(1, 64), Shape(1, 20)
+    assert len(pack(rows, one_line)) == 1 and len(pack(rows, two_lines)) == 2
+    model, base, adapter = policy
+    norms = []
+    for shape in (one_line, two_lines):
+        state = steps.start_state(adapter, SETTINGS)
+        _, progress = next(train(state, [rows], model=model, base=base, shape=shape, optimization=SETTINGS))
+        norms.append((progress.loss, progress.grad_norm))
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+
+
+def test_dialogues_without_targets_do_not_count_as_zero_losses(policy):
+    """Equations (1)-(2) average within a dialogue and then over the dialogues that have a target."""
+    live, dead = stream_row(30, failed=True), stream_row(31, failed=False)
+
+    def loss_of(encoded):
+        rows = [make_row(each, likelihood.per_dialogue(interventional.loss_weights(each))) for each in encoded]
+        sums = gradient_of(policy, rows)
+        return float(sums.loss / sums.weight)
+
+    assert loss_of([live, dead, dead]) == pytest.approx(loss_of([live]), rel=1e-6)
+
+
+def test_resuming_a_state_gives_the_very_same_bits(policy):
+    model, base, adapter = policy
+    updates = [rows_of(STREAM[n : n + 2], observational.loss_weights) for n in (0, 2, 4, 1)]
+    whole, _ = train_all(policy, updates)
+    state = steps.start_state(adapter, SETTINGS)
+    for state, progress in train(state, updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS):
+        if progress.update == 2:
+            break
+    for state, _ in train(state, updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS):
+        pass
+    assert leaf_digests(state._asdict()) == leaf_digests(whole._asdict())
+
+
+def test_nothing_is_traced_again_after_the_first_update(policy):
+    train_all(policy, [rows_of(STREAM, observational.loss_weights)])
+    before = steps.accumulate._cache_size(), steps.update._cache_size()
+    mixed = [rows_of(STREAM[:n], weighting) for n in (1, 3, 6) for weighting in (observational.loss_weights, interventional.loss_weights)]
+    train_all(policy, mixed)
+    assert (steps.accumulate._cache_size(), steps.update._cache_size()) == before
+
+
+def test_no_array_with_a_vocabulary_axis_exceeds_a_chunk_however_long_the_line(policy):
+    model, base, adapter = policy
+    vocabulary = model.config.vocab_size
+    shapes = []
+    for length in (192, 384):
+        batch = pack(rows_of(STREAM, interventional.loss_weights), Shape(2, length))[0]
+        lowered = steps.accumulate.lower(steps.likelihood_loss, model, base, adapter, steps.zero_sums(adapter), batch)
+        text = lowered.compile().as_text()
+        found = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", text) if str(vocabulary) in dims.split(",")}
+        embedding = base["embed_tokens"]["embedding"].size
+        assert found and all(np.prod(dims) <= max(128 * vocabulary, embedding) for dims in found)
+        shapes.append(found)
+    assert shapes[0] == shapes[1]  # unsupervised positions were added, and no vocabulary array grew
+
+
+def test_scores_are_those_of_the_full_logits(policy):
+    model, base, adapter = policy
+    scored = scoring.token_logprobs(STREAM, model=model, base=base, adapter=adapter, shape=SHAPE)
+    for each, logprobs in zip(STREAM, scored, strict=True):
+        tokens = jnp.asarray(each.tokens)[None]
+        np.testing.assert_allclose(logprobs, likelihood.token_logprobs(qwen2.apply(model, base, adapter, tokens), tokens)[0], atol=1e-4)
+
+
+def test_the_learning_rate_is_a_function_of_the_updates_index():
+    settings = steps.Optimization(learning_rate=1.0, warmup_steps=2, min_learning_rate_ratio=0.1)
+    rates = [steps.learning_rate_at(index, 7, settings) for index in range(7)]
+    np.testing.assert_allclose(rates, [1 / 3, 2 / 3, 1.0, 0.775, 0.55, 0.325, 0.1])
+    assert steps.learning_rate_at(0, 1, settings) == 1.0
+
+
+def test_weights_of_the_stream_family_reach_the_loss(policy):
+    def loss(wrong, correct):
+        rows = rows_of(STREAM, lambda each: weights.stream(each.gamma, each.is_target, each.solved, wrong, correct))
+        return float(gradient_of(policy, rows).loss)
+
+    observed = float(gradient_of(policy, rows_of(STREAM, observational.loss_weights)).loss)
+    assert loss(1.0, 1.0) == pytest.approx(observed)
+    assert loss(0.5, 0.5) == pytest.approx((loss(0.0, 0.0) + observed) / 2, rel=1e-5)
