@@ -201,21 +201,25 @@ def _read_config(path: Path) -> dict[str, object]:
     return content
 
 
+def parse(arguments: Sequence[str]) -> Mask | Repro:
+    """The verb that these arguments name, with its options. Flag errors and --help end the process, as tyro prints them."""
+    return tyro.extras.subcommand_cli_from_dict(
+        VERBS,
+        prog="cicjax",
+        description="Fine-tune on interaction transcripts: what the world wrote is evidence, what the agent wrote is an action.",
+        args=arguments,
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 ok, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted."""
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-        command = tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="cicjax",
-            description="Fine-tune on interaction transcripts: what the world wrote is evidence, what the agent wrote is an action.",
-            args=_with_config(sys.argv[1:] if arguments is None else arguments),
-            use_underscores=True,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        command.run()
+        parse(_with_config(sys.argv[1:] if arguments is None else arguments)).run()
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it closes stdout.

@@ -9,9 +9,7 @@ bytes on the same machine. The corpus is `cicjax.tasks.stem.corpus`; this file h
 
 import itertools
 import json
-import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,24 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tokenizers
-import tyro
 from jaxtyping import Array, Float, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from cicjax.errors import BadInput, CicjaxError, Corrupted
 from cicjax.model import qwen2
 from cicjax.model.config import Qwen2Config
-from cicjax.model.huggingface import save_folder
 from cicjax.model.lora import projection_shapes
 from cicjax.objectives import likelihood
 from cicjax.provenance import encode
 from cicjax.provenance.tokenizer import Tokenizer, load
 from cicjax.provenance.transcript import END_OF_TEXT
 from cicjax.runs.files import write_json, write_text
-from cicjax.runs.folder import RunFolder
-from cicjax.runs.metrics import MetricsLog, bar
 from cicjax.tasks.stem.corpus import documents
-from cicjax.training import checkpoints
 from cicjax.training.batches import Batch, Row, Shape, make_row, pack
 
 # Qwen's way of cutting text before pairs are merged, digits one by one, and the control tokens in the order of their ids there.

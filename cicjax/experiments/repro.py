@@ -7,11 +7,9 @@ from typing import Any, Literal
 
 from cicjax.errors import BadInput
 from cicjax.experiments import settings, stages
-from cicjax.model import huggingface
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 from cicjax.runs.files import write_json
 from cicjax.runs.folder import RunFolder
-from cicjax.training.steps import Optimization
 
 OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps")
 
@@ -90,10 +88,10 @@ def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> 
 def reproduce(options: Options) -> dict[str, Any]:
     """Run or resume an experiment and give its results. Raises BadInput, Locked or Corrupted."""
     chosen = settings_of(options)
-    huggingface.read_config(huggingface.resolve(options.model_name_or_path))
-    config = config_of(options, chosen, huggingface.fingerprint(huggingface.resolve(options.model_name_or_path)))
+    # Everything that can be wrong with the input is found before the folder is touched.
+    run = stages.load_run(options.output_dir, chosen, model_folder=options.model_name_or_path, save_steps=options.save_steps)
+    config = config_of(options, chosen, run.base_fingerprint)
     with RunFolder(options.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
-        run = stages.load_run(options.output_dir, chosen, model_folder=options.model_name_or_path, save_steps=options.save_steps)
         results = stages.run_stages(run)
         write_json(options.output_dir / "environment.json", environment())
     return results

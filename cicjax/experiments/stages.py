@@ -24,8 +24,8 @@ from cicjax.experiments import evaluate
 from cicjax.experiments.settings import Settings
 from cicjax.methods import interventional, observational, sft
 from cicjax.methods.rows import attempted, demonstration, updates_of
-from cicjax.model import cost, lora, qwen2
-from cicjax.provenance import Encoded, encode, render, viewer
+from cicjax.model import cost, huggingface, lora, qwen2
+from cicjax.provenance import Encoded, encode, render, tokenizer, viewer
 from cicjax.provenance.formats import Episode, format_episode, read_native, write_native
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.files import read_json, write_json
@@ -53,7 +53,6 @@ class Run:
     tokenizer: Tokenizer
     splits: stem.Splits
     save_steps: int = 25
-    logging_steps: int = 1
 
     @property
     def questions(self) -> tuple[stem.Problem, ...]:
@@ -150,9 +149,12 @@ def training_stage(run: Run, name: str, transcripts: Path, weighting: Weighting,
     directory, record = run.folder / name, run.folder / name / "budget.json"
     if record.exists():
         return checkpoints.load_adapter(directory)[0]
-    encoded = [encode(render.plain(episode.messages, id=episode.id), run.tokenizer) for episode in read_native(transcripts)]
+    episodes = read_native(transcripts)
+    encoded = [encode(render.plain(episode.messages, id=episode.id), run.tokenizer) for episode in episodes]
     rows = [make_row(each, weighting(each)) for each in encoded]
     updates = updates_of(rows, seed=run.settings.seed, rows_per_update=run.settings.rows_per_update)
+    order = updates_of([e.id for e in episodes], seed=run.settings.seed, rows_per_update=run.settings.rows_per_update)
+    write_json(directory / "order.json", order)
     shape = fit_shape((len(each.tokens) for each in encoded), rows=run.settings.lines_per_batch)
     state = steps.start_state(start, run.settings.optimization)
     metadata = {
@@ -166,7 +168,8 @@ def training_stage(run: Run, name: str, transcripts: Path, weighting: Weighting,
         _show_example(run, name, encoded, weighting)
     else:
         state = steps.TrainState(**checkpoints.load(directory, state._asdict(), step=done)[0])
-    with run.timed(f"train {name}"), MetricsLog(run.folder / "metrics.jsonl", stage=name, resume_after=done) as log, bar(f"train {name}") as report:
+    log = MetricsLog(run.folder / "metrics.jsonl", stage=name, resume_after=done)
+    with run.timed(f"train {name}"), log, bar(f"train {name}") as report:
         report(int(state.step), len(updates))
         for state, progress in train(
             state, updates, model=run.model, base=run.base, shape=shape, optimization=run.settings.optimization
@@ -219,7 +222,10 @@ def _training_budget(run: Run, state: steps.TrainState, rows: Sequence[Row]) -> 
     }
 
 
-def evaluation_stage(run: Run, method: str, adapter: qwen2.Tree | None, first: list[dict[str, Any]] | None) -> dict[str, list[dict[str, Any]]]:
+Answers = list[dict[str, Any]]
+
+
+def evaluation_stage(run: Run, method: str, adapter: qwen2.Tree | None, first: Answers | None) -> dict[str, Answers]:
     """A method's direct answers and, given SFT-1's `first` answers, its second ones; greedy."""
     direct = _answers(run, method, "direct", adapter, [evaluate.plainly(problem) for problem in run.questions])
     first = direct if first is None else first
@@ -334,23 +340,19 @@ def _budget(run: Run, method: str, episodes: Sequence[Episode]) -> dict[str, Any
     }
 
 
-def load_run(
-    folder: Path, settings: Settings, *, model_folder: str, save_steps: int = 25, logging_steps: int = 1
-) -> Run:
-    """Read base and tokenizer and draw the problems."""
-    from cicjax.model import huggingface
-    from cicjax.provenance import tokenizer
-
+def load_run(folder: Path, settings: Settings, *, model_folder: str, save_steps: int = 25) -> Run:
+    """Read base and tokenizer and draw the problems; touches nothing. Raises BadInput for a model that cannot be used."""
     dtype = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[settings.dtype]
-    config, base = huggingface.load_base(model_folder, dtype)
+    location = huggingface.resolve(model_folder)
+    config, base = huggingface.load_base(location, dtype)
     counts = settings.counts
     return Run(
         folder=folder,
         settings=settings,
         model=qwen2.Model(config, settings.lora),
         base=qwen2.unstack(base) if jax.default_backend() == "cpu" else base,
-        base_fingerprint=huggingface.fingerprint(model_folder),
-        tokenizer=tokenizer.load(model_folder),
+        base_fingerprint=huggingface.fingerprint(location),
+        tokenizer=tokenizer.load(location),
         splits=stem.make_splits(
             seed=settings.seed,
             sft=counts.sft_rows,
@@ -360,5 +362,4 @@ def load_run(
             numbers=settings.numbers,
         ),
         save_steps=save_steps,
-        logging_steps=logging_steps,
     )

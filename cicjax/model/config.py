@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Qwen2Config:
-    """Sizes of a Qwen2 decoder. Letters as in the shape annotations: L layers, D model, N query and K key-value heads of H, F feed-forward, V vocabulary."""
+    """Sizes of a Qwen2 decoder.
+
+    Letters in shape annotations: L layers, D model, N query and K key-value heads of H, F feed-forward, V vocabulary.
+    """
 
     vocab_size: int
     hidden_size: int

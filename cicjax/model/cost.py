@@ -21,7 +21,7 @@ def lora_flop(config: Qwen2Config, lora: LoRAConfig) -> int:
 
 
 def training_flop(config: Qwen2Config, lora: LoRAConfig, *, tokens: int, supervised: int) -> int:
-    """Forward and backward of `tokens` positions, `supervised` of them with loss: no weight gradient of the frozen base, no head elsewhere."""
+    """Forward and backward of `tokens` positions, `supervised` of them with loss: no weight gradient of the base, no head elsewhere."""
     return tokens * (2 * body_flop(config) + 3 * lora_flop(config, lora)) + supervised * 2 * head_flop(config)
 
 

@@ -22,7 +22,11 @@ def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def target_logprobs(
-    hidden_states: Float[Array, "B K D"], embedding: Float[Array, "V D"], targets: Int[Array, "B K"], used: Int[Array, ""], chunk: int = CHUNK
+    hidden_states: Float[Array, "B K D"],
+    embedding: Float[Array, "V D"],
+    targets: Int[Array, "B K"],
+    used: Int[Array, ""],
+    chunk: int = CHUNK,
 ) -> Float[Array, "B K"]:
     """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are padding.
 

@@ -59,11 +59,11 @@ class LoRALinear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         kernel = self.kernel[...]
-        y = linear(x, kernel, kernel.dtype)
+        y: Any = linear(x, kernel, kernel.dtype)
         if self.bias is not None:
             y = y + on_last_axis(self.bias[...].astype(y.dtype), y.ndim)
         if self.lora_a is not None and self.lora_b is not None:
-            low = linear(x, self.lora_a[...], kernel.dtype)
+            low: Any = linear(x, self.lora_a[...], kernel.dtype)
             y = y + self.scaling * linear(low, self.lora_b[...], kernel.dtype)
         return y
 
@@ -84,7 +84,7 @@ def projection_shapes(config: Qwen2Config) -> dict[str, tuple[str, int, int]]:
 
 
 def init_adapter(config: Qwen2Config, lora: LoRAConfig, key: Key[Array, ""]) -> dict:
-    """A fresh adapter tree in float32: A Kaiming-uniform (bound sqrt(1 / inputs), as for a linear layer), B zero, so it changes nothing yet."""
+    """A fresh adapter in float32: A Kaiming-uniform (bound sqrt(1 / inputs), as for a linear layer), B zero: it changes nothing yet."""
     layers: dict[str, dict] = {}
     for number, (name, (module, inputs, outputs)) in enumerate(projection_shapes(config).items()):
         if name not in lora.target_modules:
@@ -98,7 +98,7 @@ def init_adapter(config: Qwen2Config, lora: LoRAConfig, key: Key[Array, ""]) -> 
 
 
 def merge_adapter(base: dict, adapter: dict, lora: LoRAConfig) -> dict:
-    """The base tree with W + (alpha / rank) A B in place of W, computed in float32 and stored in W's dtype. The given tree is left as it is."""
+    """The base with W + (alpha / rank) A B in place of W, computed in float32, stored in W's dtype. The given tree stays as it is."""
     layers = {name: dict(module) for name, module in base["layers"].items()}
     for module, projections in adapter["layers"].items():
         for name, factors in projections.items():

@@ -71,8 +71,10 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
         self.config = config
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            setattr(self, name, _projection(name, config, lora, dtype))
+        self.q_proj = _projection("q_proj", config, lora, dtype)
+        self.k_proj = _projection("k_proj", config, lora, dtype)
+        self.v_proj = _projection("v_proj", config, lora, dtype)
+        self.o_proj = _projection("o_proj", config, lora, dtype)
 
     def __call__(
         self, x: Float[Array, "B T D"], angles: Rotation, attention_mask: Bool[Array, "B T S"], cache: Cache | None, slot: Any
@@ -104,8 +106,9 @@ class MLP(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
-        for name in ("gate_proj", "up_proj", "down_proj"):
-            setattr(self, name, _projection(name, config, lora, dtype))
+        self.gate_proj = _projection("gate_proj", config, lora, dtype)
+        self.up_proj = _projection("up_proj", config, lora, dtype)
+        self.down_proj = _projection("down_proj", config, lora, dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -189,7 +192,7 @@ def layer_of(layers: Tree | None, number: int) -> Tree | None:
 
 
 def unstack(base: Tree) -> Tree:
-    """The same base with its layers as a tuple of trees. Done once: a loop body that slices a bf16 array on a CPU copies the whole of it."""
+    """The same base with its layers as a tuple of trees. Done once: on a CPU a loop body that slices a bf16 array copies it whole."""
     if isinstance(base["layers"], tuple):
         return base
     count = jax.tree.leaves(base["layers"])[0].shape[0]
@@ -197,7 +200,7 @@ def unstack(base: Tree) -> Tree:
 
 
 def embed(base: Tree, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Input embeddings in float32. bf16 rows are gathered by their bits: inside a loop, XLA on a CPU would convert the whole table first."""
+    """Input embeddings in float32. bf16 rows are gathered by their bits: in a loop, XLA on a CPU would convert the whole table first."""
     table = base["embed_tokens"]["embedding"]
     if table.dtype != jnp.bfloat16:
         return table[tokens].astype(jnp.float32)
@@ -230,7 +233,7 @@ def apply(
     positions: Int[Array, "B T"] | None = None,
     segments: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T V"]:
-    """All logits of a batch: logits[:, t - 1] scores tokens[:, t]. Tests and tiny models only; training projects supervised positions alone."""
+    """All logits of a batch: logits[:, t - 1] scores tokens[:, t]. For tests and tiny models: training projects supervised positions."""
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     if segments is None:

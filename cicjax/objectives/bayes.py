@@ -7,8 +7,8 @@ wrote is an intervention: its mechanism P(a | p) is removed, so it moves nothing
 from typing import NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 
 
 def posterior(

@@ -1,8 +1,8 @@
 """Prompts -> completions with token ids, log-probabilities and finish reasons.
 
-Prompts are left-padded to a bucket, so that every row writes the same cache slot; a prompt is prefilled once for all its samples. Decoding is one
-program, a `lax.while_loop` that runs at most `SEGMENT` steps or until every row has stopped; between segments the host drops finished rows
-when that reaches a smaller bucket. A row's numbers come from its own key, so it does not notice the rows beside it.
+Prompts are left-padded to a bucket, so that every row writes the same cache slot; a prompt is prefilled once for all its samples.
+Decoding is one program, a `lax.while_loop` that runs at most `SEGMENT` steps or until every row has stopped; between segments the host
+drops finished rows, into a smaller bucket where they fit one. A row's numbers come from its own key: it does not notice the rows beside.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ ROWS = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How completions are drawn. Temperature 0 is greedy; `stop_ids` end a completion and belong to it; `stop_strings` end it before themselves."""
+    """How completions are drawn. Temperature 0 is greedy; `stop_ids` end a completion as its last token, `stop_strings` before it."""
 
     max_new_tokens: int
     temperature: float
@@ -108,7 +108,7 @@ class Sampler:
                 self._model, self._base, state, np.int32(step), np.int32(stop_at), np.int32(length), decoding.temperature, decoding.stop_ids
             )
             step = int(reached)
-            tokens, logprobs, done = (np.asarray(x) for x in (state.tokens, state.logprobs, state.done))
+            tokens, logprobs = np.asarray(state.tokens), np.asarray(state.logprobs)
             alive = []
             for position, row in enumerate(rows):
                 completion = completed(tokens[position, :step], logprobs[position, :step], decoding, decode)

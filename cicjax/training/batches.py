@@ -5,8 +5,9 @@ out, since they would add exact zeros. Facts (`gamma`, `is_target`, `solved`) tr
 Lengths, never token ids, say what is padding: end-of-text and padding share an id in Qwen2.5.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
@@ -15,10 +16,11 @@ from cicjax.provenance.encode import Encoded
 
 
 class Row(NamedTuple):
-    """One transcript and the weight of each of its positions in a loss."""
+    """One transcript and the weight of each of its positions in a loss; `extras` are further aligned columns that a loss asks for."""
 
     encoded: Encoded
     loss_weights: Float32[np.ndarray, "T"]
+    extras: Mapping[str, Float32[np.ndarray, "T"]] = MappingProxyType({})
 
 
 class Shape(NamedTuple):
@@ -31,24 +33,25 @@ class Shape(NamedTuple):
 class Batch(NamedTuple):
     """A micro-batch. `indices` lists, line by line, the positions that carry loss; `used` is how many of its columns any line needs."""
 
-    tokens: Int32[np.ndarray, "B T"]
-    positions: Int32[np.ndarray, "B T"]
-    segments: Int32[np.ndarray, "B T"]
-    gamma: Int8[np.ndarray, "B T"]
-    is_target: Bool[np.ndarray, "B T"]
-    solved: Int8[np.ndarray, "B T"]
-    loss_weights: Float32[np.ndarray, "B T"]
-    indices: Int32[np.ndarray, "B T"]
-    used: Int32[np.ndarray, ""]
+    tokens: Int32[Any, "B T"]
+    positions: Int32[Any, "B T"]
+    segments: Int32[Any, "B T"]
+    gamma: Int8[Any, "B T"]
+    is_target: Bool[Any, "B T"]
+    solved: Int8[Any, "B T"]
+    loss_weights: Float32[Any, "B T"]
+    indices: Int32[Any, "B T"]
+    used: Int32[Any, ""]
+    extras: dict[str, Float32[Any, "B T"]]
 
 
-def make_row(encoded: Encoded, loss_weights: Float32[np.ndarray, "T"]) -> Row:
+def make_row(encoded: Encoded, loss_weights: Float32[np.ndarray, "T"], **extras: Float32[np.ndarray, "T"]) -> Row:
     """A row whose first token, which nothing predicts, weighs 0. Raises ValueError where weights and tokens differ in length."""
     if loss_weights.shape != encoded.tokens.shape:
         raise ValueError(f"{loss_weights.shape[0]} weights for {encoded.tokens.shape[0]} tokens")
     weights = np.array(loss_weights, np.float32)
     weights[:1] = 0.0
-    return Row(encoded, weights)
+    return Row(encoded, weights, extras)
 
 
 def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 256, multiple: int = 128) -> Shape:
@@ -91,15 +94,18 @@ def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
         loss_weights=np.zeros(size, np.float32),
         indices=np.zeros(size, np.int32),
         used=np.zeros((), np.int32),
+        extras={name: np.zeros(size, np.float32) for name in lines[0][0].extras},
     )
     used = 0
     for number, line in enumerate(lines):
         start = 0
-        for segment, (encoded, weights) in enumerate(line, start=1):
+        for segment, (encoded, weights, extras) in enumerate(line, start=1):
             here = np.s_[number, start : start + len(weights)]
             batch.tokens[here], batch.gamma[here], batch.is_target[here] = encoded.tokens, encoded.gamma, encoded.is_target
             batch.solved[here], batch.loss_weights[here] = encoded.solved, weights
             batch.positions[here], batch.segments[here] = np.arange(len(weights)), segment
+            for name, column in extras.items():
+                batch.extras[name][here] = column
             start += len(weights)
         (carrying,) = np.nonzero(batch.loss_weights[number])
         batch.indices[number, : len(carrying)] = carrying

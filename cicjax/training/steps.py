@@ -103,7 +103,7 @@ def accumulate(loss: Loss, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.
 def update(
     optimization: Optimization, state: TrainState, sums: Sums, learning_rate: Float[Array, ""]
 ) -> tuple[TrainState, UpdateMetrics]:
-    """Divide once, clip, step. Without any weight, or with anything non-finite, adapter and optimizer stay as they are and it is counted."""
+    """Divide once, clip, step. Without any weight, or with anything non-finite, adapter and optimizer stay as they are; it is counted."""
     empty = sums.weight == 0
     divisor = jnp.where(empty, 1.0, sums.weight) if optimization.mean else 1.0
     gradient = jax.tree.map(lambda g: g / divisor, sums.gradient)

@@ -53,7 +53,8 @@ def test_a_rows_numbers_depend_on_seed_stage_problem_sample_and_step_alone():
     alone = draw.row_keys(7, "stream", [3], [5])
     among = draw.row_keys(7, "stream", [9, 3, 3], [5, 4, 5])
     np.testing.assert_array_equal(alone[0], among[2])
-    others = [draw.row_keys(*facts) for facts in ((8, "stream", [3], [5]), (7, "grpo", [3], [5]), (7, "stream", [4], [5]), (7, "stream", [3], [6]))]
+    facts = ((8, "stream", [3], [5]), (7, "grpo", [3], [5]), (7, "stream", [4], [5]), (7, "stream", [3], [6]))
+    others = [draw.row_keys(*each) for each in facts]
     numbers = {float(draw.uniforms(jnp.asarray(keys), jnp.int32(step))[0]) for keys in [alone, *others] for step in (0, 1)}
     assert len(numbers) == 10
 

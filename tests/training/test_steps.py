@@ -137,10 +137,9 @@ def test_rows_that_are_skipped_change_no_gradient(policy):
 def train_all(policy, updates, optimization=SETTINGS):
     model, base, adapter = policy
     state = steps.start_state(adapter, optimization)
-    history = []
-    for state, progress in train(state, updates, model=model, base=base, shape=SHAPE, optimization=optimization):
-        history.append(progress)
-    return state, history
+    history = [(state, None)]
+    history += train(state, updates, model=model, base=base, shape=SHAPE, optimization=optimization)
+    return history[-1][0], [progress for _, progress in history[1:]]
 
 
 def test_agent_ids_matter_in_live_rows_and_nowhere_else(policy):
@@ -172,14 +171,15 @@ def test_the_base_keeps_its_bytes_and_the_start_its_buffers(policy):
 def test_an_update_without_targets_moves_nothing_and_is_counted(policy):
     dead = rows_of([stream_row(9, failed=False)], interventional.loss_weights)
     live = rows_of(STREAM, interventional.loss_weights)
-    state, history = train_all(policy, [live, dead, live], replace(SETTINGS, weight_decay=0.1))
+    decaying = replace(SETTINGS, weight_decay=0.1)
+    state, history = train_all(policy, [live, dead, live], decaying)
     assert [each.applied for each in history] == [True, False, True]
     assert int(state.empty_updates) == 1 and int(state.nonfinite_updates) == 0 and int(state.step) == 3
     model, base, adapter = policy
     start = steps.start_state(adapter, SETTINGS)
-    moved = next(train(start, [live, dead], model=model, base=base, shape=SHAPE, optimization=replace(SETTINGS, weight_decay=0.1)))[0]
+    moved = next(train(start, [live, dead], model=model, base=base, shape=SHAPE, optimization=decaying))[0]
     before = leaf_digests((moved.adapter, moved.optimizer))
-    still, progress = next(train(moved, [live, dead], model=model, base=base, shape=SHAPE, optimization=replace(SETTINGS, weight_decay=0.1)))
+    still, progress = next(train(moved, [live, dead], model=model, base=base, shape=SHAPE, optimization=decaying))
     assert leaf_digests((still.adapter, still.optimizer)) == before and progress.live_rows == 0
 
 
@@ -230,12 +230,11 @@ def test_resuming_a_state_gives_the_very_same_bits(policy):
     model, base, adapter = policy
     updates = [rows_of(STREAM[n : n + 2], observational.loss_weights) for n in (0, 2, 4, 1)]
     whole, _ = train_all(policy, updates)
-    state = steps.start_state(adapter, SETTINGS)
-    for state, progress in train(state, updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS):
-        if progress.update == 2:
-            break
-    for state, _ in train(state, updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS):
-        pass
+    first = train(steps.start_state(adapter, SETTINGS), updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS)
+    state, progress = [next(first), next(first)][-1]
+    assert progress.update == 2
+    *_, (state, progress) = train(state, updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS)
+    assert progress.update == 4
     assert leaf_digests(state._asdict()) == leaf_digests(whole._asdict())
 
 

@@ -1,0 +1,161 @@
+"""The graph of stages on a random toy: the ledger's identities, resuming after a kill, and runs where nothing or everything is solved."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_qwen2
+
+from cicjax.errors import BadInput, Locked
+from cicjax.experiments import evaluate, repro, stages
+from cicjax.experiments.settings import METHODS, Counts, Settings
+from cicjax.model.config import LoRAConfig
+from cicjax.runs.folder import RunFolder
+from cicjax.tasks import stem
+from cicjax.training.checkpoints import leaf_digests, load_adapter
+
+SETTINGS = Settings(
+    seed=3,
+    methods=METHODS,
+    counts=Counts(sft_rows=12, agent_problems=10, dev_problems=10, test_problems=20, wrong_attempts=7),
+    numbers="tiny",
+    dtype="float32",
+    lora=LoRAConfig(rank=2, alpha=4.0),
+    attempts_per_problem=2,
+    max_attempt_tokens=12,
+    max_answer_tokens=12,
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy") / "model"
+    tiny_qwen2.write(folder, seed=4)
+    return folder
+
+
+def run_all(folder: Path, toy: Path, settings: Settings = SETTINGS) -> dict:
+    with RunFolder(folder, settings.record()):
+        return stages.run_stages(stages.load_run(folder, settings, model_folder=str(toy), save_steps=1))
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, run_all(folder, toy)
+
+
+def test_the_ledgers_identities_hold(finished):
+    _, results = finished
+    ledger = results["ledger"]
+    assert ledger["positions_observational"] == ledger["positions_attempts"] + ledger["positions_interventional"]
+    assert ledger["positions_interventional"] == ledger["positions_oracle"] > 0
+    assert ledger["stream_rows"] == ledger["wrong_attempts"] + ledger["first_attempts_correct"]
+    assert ledger["wrong_attempts"] == 7 and ledger["unique_corrected_questions"] == 4
+    assert ledger["positions_total"] > ledger["positions_observational"]
+
+
+def test_protocols_add_up(finished):
+    folder, results = finished
+    assert list(results["methods"]) == list(METHODS)
+    sft = results["methods"]["sft"]
+    for name, row in results["methods"].items():
+        assert row["questions"] == 20 == sum(asked for _, asked in row["by_skill"].values())
+        assert row["solved"] == sum(solved for solved, _ in row["by_skill"].values()) == row["kept"] + row["gained"]
+        assert row["kept"] + row["lost"] == sft["solved"] == row["questions"] - row["repair_questions"]
+        assert row["two_step_solved"] == sft["solved"] + row["repair_solved"]
+        assert row["wilson_low"] <= row["accuracy"] <= row["wilson_high"]
+        for protocol in ("direct", "second"):
+            lines = (folder / "evaluations" / f"{name}-{protocol}.jsonl").read_text().splitlines()
+            assert len(lines) == 20 and {"prompt", "completion", "value", "solved", "reason"} <= json.loads(lines[0]).keys()
+
+
+def test_both_arms_eat_one_order_of_the_same_rows(finished):
+    """Row i of update j is the same transcript in both; the interventional arm differs in its weights alone."""
+    folder, _ = finished
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    arms = ("observational", "interventional")
+    seen = {arm: [(line["update"], line["rows"], line["tokens/total"]) for line in lines if line["stage"] == arm] for arm in arms}
+    assert seen["observational"] == seen["interventional"] != []
+    orders = {arm: json.loads((folder / arm / "order.json").read_text()) for arm in seen}
+    assert orders["observational"] == orders["interventional"]
+    assert sorted(id for update in orders["observational"] for id in update) == sorted(
+        json.loads(line)["id"] for line in (folder / "rollouts" / "stream.jsonl").read_text().splitlines()
+    )
+
+
+def test_a_finished_folder_is_read_and_a_deleted_one_comes_out_the_same(finished, toy, tmp_path):
+    folder, results = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
+    assert run_all(folder, toy) == results
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")} == before
+    assert run_all(tmp_path / "again", toy) == results
+    for name in ("sft", "observational", "interventional"):
+        assert leaf_digests(load_adapter(tmp_path / "again" / name)[0]) == leaf_digests(load_adapter(folder / name)[0])
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from cicjax.experiments import stages
+from cicjax.training import checkpoints
+from test_stages import SETTINGS, run_all
+save, saves = checkpoints.save, []
+def save_and_die(directory, step, **rest):
+    save(directory, step, **rest)
+    saves.append(step)
+    if directory.name == {stage!r}:
+        os._exit(9)
+stages.checkpoints.save = save_and_die
+run_all(Path({folder!r}), Path({toy!r}))
+"""
+
+
+@pytest.mark.parametrize("stage", ["sft", "interventional"])
+def test_a_killed_run_resumes_to_the_same_bits(finished, toy, tmp_path, stage):
+    folder, results = finished
+    tests = str(Path(__file__).parent)
+    program = KILLED.format(tests=tests, stage=stage, folder=str(tmp_path / "killed"), toy=str(toy))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(tests).parent / "model"), os.environ.get("PYTHONPATH", "")])}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, cwd=Path(tests).parents[1]).returncode == 9
+    assert (tmp_path / "killed" / stage / "1").is_dir() and not (tmp_path / "killed" / "results.json").exists()
+    assert run_all(tmp_path / "killed", toy) == results
+    assert leaf_digests(load_adapter(tmp_path / "killed" / stage)[0]) == leaf_digests(load_adapter(folder / stage)[0])
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_it_ends_well_when_nothing_or_everything_is_solved(toy, tmp_path, monkeypatch, solved):
+    monkeypatch.setattr(evaluate.stem, "verify", lambda problem, completion: stem.Verdict(solved, 1.0, None, "scripted"))
+    results = run_all(tmp_path / "run", toy, replace(SETTINGS, methods=("sft", "observational", "interventional")))
+    ledger = results["ledger"]
+    assert ledger["wrong_attempts"] == (0 if solved else 7)
+    assert (ledger["positions_interventional"] == 0) == solved
+    budget = results["methods"]["interventional"]["budget"]
+    assert budget["supervised_tokens"] == ledger["positions_interventional"] and budget["updates"] > 0
+    if solved:
+        start, end = (leaf_digests(load_adapter(tmp_path / "run" / name)[0]) for name in ("sft", "interventional"))
+        assert start == end  # no evidence, no learning
+
+
+def options(toy: Path, folder: Path, **changes) -> repro.Options:
+    return repro.Options(**({"model_name_or_path": str(toy), "output_dir": folder, "scale": "smoke"} | changes))
+
+
+def test_bad_requests_are_one_line(toy, finished, tmp_path):
+    with pytest.raises(BadInput, match="unknown method 'dpo'"):
+        repro.reproduce(options(toy, tmp_path / "a", methods=("dpo",)))
+    with pytest.raises(BadInput, match="no such folder"):
+        repro.reproduce(options(tmp_path / "nowhere", tmp_path / "a"))
+    with pytest.raises(BadInput, match="1 or more"):
+        repro.reproduce(options(toy, tmp_path / "a", num_test=0))
+    assert not (tmp_path / "a").exists()
+    folder, _ = finished
+    with pytest.raises(BadInput, match="another configuration"):
+        repro.reproduce(options(toy, folder))
+    with RunFolder(tmp_path / "b", {}), pytest.raises(Locked, match=f"process {os.getpid()}"):
+        repro.reproduce(options(toy, tmp_path / "b"))

@@ -1,0 +1,97 @@
+"""`cicjax repro` as a user meets it: exit codes, one line for what is wrong, nothing left behind."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_qwen2
+
+from cicjax import cli
+
+
+def repro(*arguments, **environment):
+    command = [sys.executable, "-m", "cicjax", "repro", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def toy(tmp_path):
+    tiny_qwen2.write(tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+def refused(capsys, tmp_path, *arguments):
+    """The one line of a refusal in this process, with exit code 2 and no run folder."""
+    assert cli.main(["repro", "--output_dir", str(tmp_path / "run"), "--scale", "smoke", *map(str, arguments)]) == 2
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1 and output.err.startswith("cicjax: error: ") and "Traceback" not in output.err
+    assert not (tmp_path / "run").exists()
+    return output.err
+
+
+def test_a_folder_that_is_no_model(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in refused(capsys, tmp_path, "--model", tmp_path / "empty")
+
+
+def test_a_truncated_file_of_weights(capsys, tmp_path, toy):
+    weights = toy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in refused(capsys, tmp_path, "--model", toy)
+
+
+def test_an_architecture_that_is_not_supported(capsys, tmp_path, toy):
+    config = (toy / "config.json").read_text().replace("Qwen2ForCausalLM", "LlamaForCausalLM").replace('"qwen2"', '"llama"')
+    (toy / "config.json").write_text(config)
+    assert "not supported" in refused(capsys, tmp_path, "--model", toy)
+
+
+def test_an_unknown_method(capsys, tmp_path, toy):
+    assert "unknown method 'dpo'" in refused(capsys, tmp_path, "--model", toy, "--methods", "dpo")
+
+
+def test_flags_from_a_file_stand_below_those_of_the_command_line(capsys, tmp_path, toy):
+    (tmp_path / "flags.yaml").write_text("learning_rate: 1e-5\nmethods: [dpo]\nlora_r: 3\n")
+    assert "'dpo'" in refused(capsys, tmp_path, "--model", toy, "--config", tmp_path / "flags.yaml")
+    assert "'ppo'" in refused(capsys, tmp_path, "--model", toy, f"--config={tmp_path / 'flags.yaml'}", "--methods", "ppo")
+    assert "no such file" in refused(capsys, tmp_path, "--model", toy, "--config", tmp_path / "none.yaml").lower()
+    (tmp_path / "list.yaml").write_text("- a\n")
+    assert "holds no flags" in refused(capsys, tmp_path, "--model", toy, "--config", tmp_path / "list.yaml")
+
+
+def test_values_from_yaml_are_cast_by_the_flags_type(tmp_path):
+    """YAML 1.1 reads 1e-5 as a string; as a flag it is the number it looks like."""
+    (tmp_path / "flags.yaml").write_text("learning_rate: 1e-5\nlora_target_modules: [q_proj]\nresolved: {nested: 1}\n")
+    arguments = cli._with_config(["repro", "--config", str(tmp_path / "flags.yaml"), "--output_dir", "x"])
+    command = cli.parse(arguments)
+    assert isinstance(command, cli.Repro)
+    assert command.learning_rate == 1e-5 and command.lora_target_modules == ("q_proj",)
+
+
+def test_a_run_its_repetition_another_configuration_and_a_lock(tmp_path, toy):
+    """The smallest whole run through the command line; then the same folder again, in three ways."""
+    run = tmp_path / "run"
+    small = ("--model", toy, "--output_dir", run, "--scale", "smoke", "--num_sft", 8, "--num_test", 8, "--methods", "sft")
+    code, out, err = repro(*small)
+    assert code == 0, err
+    assert "sft: 8 rows" in out and "[LOSS]" in out and "Solved of 8" in out
+    results = (run / "results.json").read_bytes()
+    code, out, err = repro("--config", run / "config.json")
+    assert code == 0 and (run / "results.json").read_bytes() == results, err
+    code, _, err = repro(*small, "--seed", 5)
+    assert code == 2 and err.count("\n") == 1 and "seed is 0 there and 5 here" in err
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"from cicjax.runs.folder import _take_lock; from pathlib import Path; import time; _take_lock(Path({str(run)!r})); time.sleep(60)"]
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while str(holder.pid) not in (run / "lock").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        code, _, err = repro(*small)
+        assert code == 3 and err.count("\n") == 1 and f"process {holder.pid}" in err
+    finally:
+        holder.kill()
+        holder.wait()
