@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Rows = Sequence[tuple[Episode, Encoded]]
 
 INTERRUPTED = 130
+METHODS = ("base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional")
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ class Repro:
     """paper: 400 wrong attempts; small: 100; smoke: a check that everything runs."""
     seed: int = 0
     """Problems, adapters, order and samples follow from it."""
-    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = ("base", "sft", "observational", "interventional")
-    """Rows of the table, of base, sft, observational, interventional."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = METHODS
+    """Rows of the table. oracle_shared is SFT+oracle on the stream's schedule, which answers whether the context helps."""
     split: Literal["test", "dev"] = "test"
     """Questions that methods are compared on; settings are chosen on dev alone."""
     num_test: int | None = None
@@ -149,6 +150,14 @@ class Repro:
     """The adapter's product is scaled by alpha / rank."""
     lora_target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = PROJECTIONS
     """Projections that get an adapter."""
+    num_generations: int = 8
+    """Samples a group, K of equations (8) and (10): ReST and GRPO."""
+    num_iterations: int = 1
+    """GRPO's updates a group; above 1 the clip becomes live."""
+    beta: float = 0.04
+    """Weight of GRPO's KL to SFT-1."""
+    epsilon: float = 0.2
+    """GRPO's clipping range of the ratio."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the frozen base; adapters, gradients and moments are float32."""
     save_steps: int = 25

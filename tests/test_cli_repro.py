@@ -83,9 +83,8 @@ def test_a_run_its_repetition_another_configuration_and_a_lock(tmp_path, toy):
     assert code == 0 and (run / "results.json").read_bytes() == results, err
     code, _, err = repro(*small, "--seed", 5)
     assert code == 2 and err.count("\n") == 1 and "seed is 0 there and 5 here" in err
-    holder = subprocess.Popen(
-        [sys.executable, "-c", f"from cicjax.runs.folder import _take_lock; from pathlib import Path; import time; _take_lock(Path({str(run)!r})); time.sleep(60)"]
-    )
+    program = "from cicjax.runs import folder; import pathlib, sys, time; folder._take_lock(pathlib.Path(sys.argv[1])); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", program, str(run)])
     try:
         deadline = time.monotonic() + 30
         while str(holder.pid) not in (run / "lock").read_text() and time.monotonic() < deadline:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from cicjax.errors import BadInput
 from cicjax.experiments import settings, stages
+from cicjax.experiments.run import load_run
+from cicjax.methods import grpo
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 from cicjax.runs.files import write_json
 from cicjax.runs.folder import RunFolder
@@ -31,6 +33,10 @@ class Options:
     lora_r: int = 16
     lora_alpha: float = 32.0
     lora_target_modules: Sequence[str] = PROJECTIONS
+    num_generations: int = 8
+    num_iterations: int = 1
+    beta: float = 0.04
+    epsilon: float = 0.2
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     save_steps: int = 25
 
@@ -47,8 +53,11 @@ def settings_of(options: Options) -> settings.Settings:
     counts = settings.SCALES[options.scale]
     wanted = {"test_problems": options.num_test, "sft_rows": options.num_sft}
     counts = replace(counts, **{name: value for name, value in wanted.items() if value is not None})
-    if min(counts.test_problems, counts.sft_rows, options.lora_r, options.save_steps) < 1:
-        raise BadInput("--num_test, --num_sft, --lora_r and --save_steps are 1 or more")
+    whole = {name: getattr(options, name) for name in ("lora_r", "save_steps", "num_generations", "num_iterations")}
+    whole |= {"num_test": counts.test_problems, "num_sft": counts.sft_rows}
+    for name, value in whole.items():
+        if value < 1:
+            raise BadInput(f"--{name} is 1 or more, not {value}")
     recipe = settings.RECIPES["tiny" if options.embedded else "paper"]
     optimization = recipe if options.learning_rate is None else replace(recipe, learning_rate=options.learning_rate)
     dtype = options.dtype if options.dtype != "auto" else "float32" if options.embedded else "bfloat16"
@@ -61,6 +70,13 @@ def settings_of(options: Options) -> settings.Settings:
         dtype=dtype,
         lora=LoRAConfig(rank=options.lora_r, alpha=options.lora_alpha, target_modules=tuple(options.lora_target_modules)),
         optimization=optimization,
+        policy=grpo.Policy(
+            num_generations=options.num_generations,
+            epsilon=options.epsilon,
+            beta=options.beta,
+            num_iterations=options.num_iterations,
+        ),
+        policy_optimization=replace(optimization, learning_rate=optimization.learning_rate * settings.POLICY_RATE),
     )
 
 
@@ -79,6 +95,10 @@ def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> 
         "lora_r": options.lora_r,
         "lora_alpha": options.lora_alpha,
         "lora_target_modules": list(options.lora_target_modules),
+        "num_generations": chosen.policy.num_generations,
+        "num_iterations": chosen.policy.num_iterations,
+        "beta": chosen.policy.beta,
+        "epsilon": chosen.policy.epsilon,
         "dtype": chosen.dtype,
         "save_steps": options.save_steps,
     }
@@ -89,7 +109,7 @@ def reproduce(options: Options) -> dict[str, Any]:
     """Run or resume an experiment and give its results. Raises BadInput, Locked or Corrupted."""
     chosen = settings_of(options)
     # Everything that can be wrong with the input is found before the folder is touched.
-    run = stages.load_run(options.output_dir, chosen, model_folder=options.model_name_or_path, save_steps=options.save_steps)
+    run = load_run(options.output_dir, chosen, model_folder=options.model_name_or_path, save_steps=options.save_steps)
     config = config_of(options, chosen, run.base_fingerprint)
     with RunFolder(options.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
         results = stages.run_stages(run)

@@ -8,7 +8,7 @@
     weight     0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0    1 1 1    1      times ratio x advantage
 
 Deviations: (1) one ratio a token instead of one a completion; with one update a group both are 1 and the gradients agree. (2) The sum over
-all tokens of a group is divided by their number, once, so that longer completions weigh more, as in (11) printed. (3) KL by the estimator k3.
+all tokens of a group is divided by their number, once: longer completions weigh more, as in (11) as printed. (3) KL by the estimator k3.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,9 @@ class Loss:
     epsilon: float
     beta: float
 
-    def __call__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def __call__(
+        self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         def gathered(column: Array) -> Float[Array, "N 1"]:
             return jnp.take_along_axis(column, batch.indices, axis=1).reshape(-1, 1)
 

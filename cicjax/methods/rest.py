@@ -1,10 +1,11 @@
 """SFT + ReST, equations (8)-(9): imitate the samples that the verifier passed, beside the teacher's rows.
 
-    y_hat_jk ~ p_SFT( . | x_j), k = 1 ... K        D = {(x_j, y_hat_jk) : graded 1}        L(theta) = - sum over D and replay of log p(y | x)
+    y_hat_jk ~ p_SFT( . | x_j), k = 1 ... K          D = {(x_j, y_hat_jk) : graded 1}
+    L(theta) = - sum over D and replay of log p(y | x)
 
 Here alone the agent's own words are targets by design: the verifier's choice of them is what the world says.
-Deviations: (1) the mean over an update's targets, as in SFT. (2) "Clean" is not defined in the paper: here a candidate that gives its answer
-after the marker, on one line, and ended by itself; of several different ones in a group, the first.
+Deviations: (1) the mean over an update's targets, as in SFT. (2) "Clean" is not defined in the paper: here a candidate that gives its
+answer after the marker, on one line, and ended by itself; of several different ones in a group, the first.
 """
 
 from collections.abc import Mapping, Sequence

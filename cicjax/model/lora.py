@@ -64,7 +64,8 @@ class LoRALinear(nnx.Module):
             y = y + on_last_axis(self.bias[...].astype(y.dtype), y.ndim)
         if self.lora_a is not None and self.lora_b is not None:
             low: Any = linear(x, self.lora_a[...], kernel.dtype)
-            y = y + self.scaling * linear(low, self.lora_b[...], kernel.dtype)
+            update: Any = linear(low, self.lora_b[...], kernel.dtype)
+            y = y + self.scaling * update
         return y
 
 

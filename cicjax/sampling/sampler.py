@@ -58,7 +58,7 @@ class Sampler:
 
     def __init__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None = None):
         if adapter is not None and model.lora is not None:
-            base = jax.jit(merge_layers, static_argnums=0)(model, base, adapter)
+            base = merge_layers(model, base, adapter)
         self._model = qwen2.Model(model.config)
         self._base = qwen2.unstack(base)
 
@@ -160,6 +160,7 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
+@partial(jax.jit, static_argnums=0)
 def merge_layers(model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree) -> qwen2.Tree:
     """The base with the adapter folded into its kernels, stacked or apart as it came."""
     assert model.lora is not None

@@ -50,14 +50,9 @@ def train(
     """
     in_a_row = 0
     for index in range(int(state.step), len(updates)):
-        rows = updates[index]
-        batches = pack(rows, shape)
-        sums = steps.zero_sums(state.adapter)
-        for batch in batches:
-            sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
-        rate = steps.learning_rate_at(index, len(updates), optimization)
-        state, metrics = steps.update(optimization, state, sums, np.float32(rate))
-        progress = _progress(index, len(updates), rows, batches, metrics, rate)
+        state, progress = one_update(
+            state, updates[index], total=len(updates), model=model, base=base, shape=shape, optimization=optimization, loss=loss
+        )
         in_a_row = in_a_row + 1 if progress.live_rows and not progress.applied else 0
         if in_a_row >= MAX_NONFINITE:
             raise Corrupted(
@@ -65,6 +60,26 @@ def train(
                 f"gradient norm {progress.grad_norm}): lower the learning rate; the adapter is as it was before them"
             )
         yield state, progress
+
+
+def one_update(
+    state: steps.TrainState,
+    rows: Sequence[Row],
+    *,
+    total: int,
+    model: qwen2.Model,
+    base: qwen2.Tree,
+    shape: Shape,
+    optimization: steps.Optimization,
+    loss: steps.Loss = steps.likelihood_loss,
+) -> tuple[steps.TrainState, Progress]:
+    """Update number `state.step` of `total`: sums over the micro-batches of `rows`, one division, one step. The given state is donated."""
+    index, batches, sums = int(state.step), pack(rows, shape), steps.zero_sums(state.adapter)
+    for batch in batches:
+        sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
+    rate = steps.learning_rate_at(index, total, optimization)
+    state, metrics = steps.update(optimization, state, sums, np.float32(rate))
+    return state, _progress(index, total, rows, batches, metrics, rate)
 
 
 def _progress(index: int, total: int, rows: Sequence[Row], batches: Sequence, metrics: steps.UpdateMetrics, rate: float) -> Progress:

@@ -19,12 +19,24 @@ def _score(model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None, bat
 
 
 def token_logprobs(
-    rows: Sequence[Encoded], *, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None, shape: Shape
+    rows: Sequence[Encoded], *, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None, shape: Shape, targets_only: bool = False
 ) -> list[Float32[np.ndarray, "T"]]:
-    """log p(tokens[t] | tokens[:t]) in nats for every position of every row; 0.0 for the first, which has no context."""
-    scores = []
-    for encoded in rows:
-        (batch,) = pack([make_row(encoded, np.ones(len(encoded.tokens), np.float32))], shape)
-        logprobs = np.asarray(_score(model, base, adapter, batch))[0, : len(encoded.tokens) - 1]
-        scores.append(np.concatenate([np.zeros(1, np.float32), logprobs]))
+    """log p(tokens[t] | tokens[:t]) in nats for every position of every row; 0.0 for the first, which has no context.
+
+    With `targets_only` positions that are no targets are left out of the head's work and come back as 0.0 too.
+    """
+    scores = [np.zeros(len(encoded.tokens), np.float32) for encoded in rows]
+    packed = [
+        make_row(
+            encoded,
+            (encoded.is_target if targets_only else np.ones(len(encoded.tokens))).astype(np.float32),
+            row=np.full(len(encoded.tokens), number, np.float32),
+        )
+        for number, encoded in enumerate(rows)
+    ]
+    for batch in pack(packed, shape):
+        logprobs = np.asarray(_score(model if adapter is not None else qwen2.Model(model.config), base, adapter, batch))
+        for line, column in zip(*np.nonzero(batch.loss_weights), strict=True):
+            place = int(np.searchsorted(batch.indices[line, : np.count_nonzero(batch.loss_weights[line])], column))
+            scores[int(batch.extras["row"][line, column])][batch.positions[line, column]] = logprobs[line, place]
     return scores

@@ -12,6 +12,7 @@ import tiny_qwen2
 
 from cicjax.errors import BadInput, Locked
 from cicjax.experiments import evaluate, repro, stages
+from cicjax.experiments.run import load_run
 from cicjax.experiments.settings import METHODS, Counts, Settings
 from cicjax.model.config import LoRAConfig
 from cicjax.runs.folder import RunFolder
@@ -21,7 +22,7 @@ from cicjax.training.checkpoints import leaf_digests, load_adapter
 SETTINGS = Settings(
     seed=3,
     methods=METHODS,
-    counts=Counts(sft_rows=12, agent_problems=10, dev_problems=10, test_problems=20, wrong_attempts=7),
+    counts=Counts(sft_rows=12, agent_problems=10, dev_problems=10, test_problems=20, wrong_attempts=7, groups=3),
     numbers="tiny",
     dtype="float32",
     lora=LoRAConfig(rank=2, alpha=4.0),
@@ -40,7 +41,7 @@ def toy(tmp_path_factory):
 
 def run_all(folder: Path, toy: Path, settings: Settings = SETTINGS) -> dict:
     with RunFolder(folder, settings.record()):
-        return stages.run_stages(stages.load_run(folder, settings, model_folder=str(toy), save_steps=1))
+        return stages.run_stages(load_run(folder, settings, model_folder=str(toy), save_steps=1))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,6 @@ KILLED = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from cicjax.experiments import stages
 from cicjax.training import checkpoints
 from test_stages import SETTINGS, run_all
 save, saves = checkpoints.save, []
@@ -111,7 +111,7 @@ def save_and_die(directory, step, **rest):
     saves.append(step)
     if directory.name == {stage!r}:
         os._exit(9)
-stages.checkpoints.save = save_and_die
+checkpoints.save = save_and_die
 run_all(Path({folder!r}), Path({toy!r}))
 """
 

@@ -1,0 +1,92 @@
+"""What every stage of an experiment needs, and the clock that stages share."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from cicjax.experiments.settings import Settings
+from cicjax.model import huggingface, qwen2
+from cicjax.provenance import tokenizer
+from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.runs.files import read_json, write_json
+from cicjax.sampling.sampler import Decoding
+from cicjax.tasks import stem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where to write, what was decided, the frozen base and the problems."""
+
+    folder: Path
+    settings: Settings
+    model: qwen2.Model
+    base: qwen2.Tree
+    base_fingerprint: str
+    tokenizer: Tokenizer
+    splits: stem.Splits
+    save_steps: int = 25
+
+    @property
+    def questions(self) -> tuple[stem.Problem, ...]:
+        """The problems that methods are compared on."""
+        return self.splits.test if self.settings.split == "test" else self.splits.dev
+
+    @property
+    def sampled(self) -> Decoding:
+        """How attempts, candidates and groups are drawn."""
+        return Decoding(
+            max_new_tokens=self.settings.max_attempt_tokens,
+            temperature=self.settings.attempt_temperature,
+            stop_ids=tuple(sorted(self.tokenizer.stop_ids)),
+        )
+
+    @property
+    def greedy(self) -> Decoding:
+        """How questions are answered in an evaluation."""
+        return Decoding(
+            max_new_tokens=self.settings.max_answer_tokens,
+            temperature=0.0,
+            stop_ids=tuple(sorted(self.tokenizer.stop_ids)),
+            stop_strings=self.settings.answer_stop_strings,
+        )
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds spent here to timings.json, over interruptions too."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            path = self.folder / "timings.json"
+            timings = read_json(path) if path.exists() else {}
+            timings[stage] = round(timings.get(stage, 0.0) + time.perf_counter() - started, 3)
+            write_json(path, timings)
+
+
+def load_run(folder: Path, settings: Settings, *, model_folder: str, save_steps: int = 25) -> Run:
+    """Read base and tokenizer and draw the problems; touches nothing. Raises BadInput for a model that cannot be used."""
+    location = huggingface.resolve(model_folder)
+    config, base = huggingface.load_base(location, {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[settings.dtype])
+    counts = settings.counts
+    return Run(
+        folder=folder,
+        settings=settings,
+        model=qwen2.Model(config, settings.lora),
+        base=qwen2.unstack(base) if jax.default_backend() == "cpu" else base,
+        base_fingerprint=huggingface.fingerprint(location),
+        tokenizer=tokenizer.load(location),
+        splits=stem.make_splits(
+            seed=settings.seed,
+            sft=counts.sft_rows,
+            agent=counts.agent_problems,
+            test=counts.test_problems,
+            dev=counts.dev_problems,
+            numbers=settings.numbers,
+        ),
+        save_steps=save_steps,
+    )
