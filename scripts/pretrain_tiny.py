@@ -7,9 +7,15 @@ Documents, batches and updates are functions of (seed, update): killed and start
 bytes on the same machine. The corpus is `cicjax.tasks.stem.corpus`; this file holds the recipe.
 """
 
+import argparse
 import itertools
 import json
-from dataclasses import dataclass
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +28,7 @@ import tokenizers
 from jaxtyping import Array, Float, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from cicjax.model import qwen2
+from cicjax.model import huggingface, qwen2
 from cicjax.model.config import Qwen2Config
 from cicjax.model.lora import projection_shapes
 from cicjax.objectives import likelihood
@@ -31,6 +37,7 @@ from cicjax.provenance.tokenizer import Tokenizer, load
 from cicjax.provenance.transcript import END_OF_TEXT
 from cicjax.runs.files import write_json, write_text
 from cicjax.tasks.stem.corpus import documents
+from cicjax.training import checkpoints
 from cicjax.training.batches import Batch, Row, Shape, make_row, pack
 
 # Qwen's way of cutting text before pairs are merged, digits one by one, and the control tokens in the order of their ids there.
@@ -61,11 +68,11 @@ CONFIG = Qwen2Config(
 class Recipe:
     """Everything that the result depends on. `lines` of `length` tokens are one update."""
 
-    tokens: int = 25_000_000
+    tokens: int = 24_000_000
     seed: int = 0
     config: Qwen2Config = CONFIG
-    lines: int = 32
-    length: int = 256
+    lines: int = 24
+    length: int = 320
     learning_rate: float = 3e-3
     min_learning_rate_ratio: float = 0.05
     warmup_updates: int = 100
@@ -84,7 +91,7 @@ class Recipe:
 class State(NamedTuple):
     """What training changes. The weights are float32 throughout."""
 
-    base: qwen2.Tree
+    base: Any
     optimizer: Any
     update: Int[Array, ""]
 
@@ -110,12 +117,13 @@ def write_tokenizer(folder: Path, recipe: Recipe) -> Tokenizer:
 
 
 def draw_batch(recipe: Recipe, tokenizer: Tokenizer, update: int) -> Batch:
-    """The documents of an update, side by side in its lines; one longer than a line loses its end. Every token but the first is a target."""
+    """The documents of an update, side by side in its lines; one longer than a line loses its end. All but first tokens are targets."""
     rows: list[Row] = []
     room = 0.96 * recipe.lines * recipe.length
     for document in documents(recipe.seed, update):
         encoded = encode(document.transcript, tokenizer)
-        rows.append(make_row(type(encoded)(*(column[: recipe.length] for column in encoded)), np.ones(len(encoded.tokens), np.float32)[: recipe.length]))
+        cut = type(encoded)(*(column[: recipe.length] for column in encoded))
+        rows.append(make_row(cut, np.ones(len(cut.tokens), np.float32)))
         room -= len(rows[-1].loss_weights)
         if room < 0:
             return pack(rows, Shape(recipe.lines, recipe.length))[0]
@@ -161,9 +169,9 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def loss(recipe: Recipe, base: qwen2.Tree, batch: Batch) -> Float[Array, ""]:
-    """Mean negative log-likelihood over all targets, through full logits: the head of `cicjax.model.head` has no gradient for the embedding.
+    """Mean negative log-likelihood over all targets, through full logits: `cicjax.model.head` gives the embedding no gradient.
 
-    Products run in `dtype`. The embedding goes in as float32 at the bottom: bf16 rows are gathered by their bits, which has no gradient either.
+    Products run in `dtype`. The embedding goes in as float32 at the bottom: bf16 rows are gathered by their bits, which has no gradient.
     """
     dtype = jnp.dtype(recipe.dtype)
     rounded = qwen2.unstack({**base, "layers": jax.tree.map(lambda leaf: leaf.astype(dtype), base["layers"])})
@@ -179,3 +187,65 @@ def update_step(recipe: Recipe, state: State, batch: Batch) -> tuple[State, Floa
     value, gradient = jax.value_and_grad(partial(loss, recipe))(state.base, batch)
     change, moments = optimizer(recipe).update(gradient, state.optimizer, state.base)
     return State(optax.apply_updates(state.base, change), moments, state.update + 1), value
+
+
+def batches(recipe: Recipe, folder: Path, first: int) -> Iterator[Batch]:
+    """The batches from update `first` on, made ahead in a process of their own: the cores here are for the products."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as maker:
+        ahead: deque = deque()
+        for update in range(first, recipe.updates):
+            while len(ahead) < 8 and update + len(ahead) < recipe.updates:
+                ahead.append(maker.submit(made_batch, recipe, folder, update + len(ahead)))
+            yield ahead.popleft().result()
+
+
+def made_batch(recipe: Recipe, folder: Path, update: int) -> Batch:
+    """`draw_batch` by the tokenizer of a folder, for the other process."""
+    return draw_batch(recipe, load(folder), update)
+
+
+def pretrain(recipe: Recipe, checkpoint_dir: Path, *, save_every: int = 250) -> State:
+    """Run or resume all updates; the loss and the time left go to the terminal."""
+    write_tokenizer(checkpoint_dir, recipe)
+    state, steps_folder = start_state(recipe), checkpoint_dir / "steps"
+    if checkpoints.latest(steps_folder) is not None:
+        stored, metadata = checkpoints.load(steps_folder, state._asdict())
+        if metadata["recipe"] != json.loads(json.dumps(asdict(recipe))):
+            raise SystemExit(f"{steps_folder}: holds another recipe; choose another --checkpoint_dir")
+        state = State(**stored)
+    first, started, losses = int(state.update), time.monotonic(), []
+    for update, batch in enumerate(batches(recipe, checkpoint_dir, first), start=first + 1):
+        state, value = update_step(recipe, state, batch)
+        losses.append(float(value))
+        if update % 50 == 0 or update == recipe.updates:
+            seconds = (time.monotonic() - started) / (update - first)
+            speed, left = recipe.lines * recipe.length / seconds, seconds * (recipe.updates - update) / 60
+            loss_here = f"update {update}/{recipe.updates}: loss {np.mean(losses[-50:]):.4f}"
+            print(f"{loss_here}, {speed:,.0f} tokens/s, {left:.0f} min left", flush=True)
+        if update % save_every == 0 or update == recipe.updates:
+            metadata = {"recipe": json.loads(json.dumps(asdict(recipe)))}
+            checkpoints.save(steps_folder, update, tree=state._asdict(), metadata=metadata)
+    return state
+
+
+def main() -> None:
+    """Pretrain and write the model folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True, help="where the model folder is written; must not exist")
+    parser.add_argument("--checkpoint_dir", type=Path, required=True, help="where the run keeps its state, outside the repository")
+    parser.add_argument("--tokens", type=int, default=Recipe.tokens)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    options = parser.parse_args()
+    if options.output_dir.exists():
+        raise SystemExit(f"{options.output_dir}: exists already; move it away or name another folder")
+    recipe = replace(Recipe(), tokens=options.tokens, seed=options.seed)
+    state = pretrain(recipe, options.checkpoint_dir)
+    base = jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.bfloat16)), state.base)
+    end = load(options.checkpoint_dir).end_of_text
+    files = [options.checkpoint_dir / name for name in ("tokenizer.json", "tokenizer_config.json")]
+    huggingface.save_folder(options.output_dir, recipe.config, base=base, files=files, extra={"eos_token_id": end, "pad_token_id": end})
+    print(f"{options.output_dir} written")
+
+
+if __name__ == "__main__":
+    main()

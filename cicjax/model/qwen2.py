@@ -60,10 +60,10 @@ def rotate(x: Float[Array, "B T K H"], angles: Rotation) -> Float[Array, "B T K 
 
 
 class Cache(NamedTuple):
-    """Keys and values of one layer, each (B, S, K, H)."""
+    """Keys and values of one layer, each (B, K, S, H): slots beside each other, so that attention reads them as they lie."""
 
-    keys: Float[Array, "B S K H"]
-    values: Float[Array, "B S K H"]
+    keys: Float[Array, "B K S H"]
+    values: Float[Array, "B K S H"]
 
 
 class Attention(nnx.Module):
@@ -81,24 +81,24 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
         queries = rotate(self.q_proj(x).reshape(heads), angles)
-        keys = rotate(self.k_proj(x).reshape(heads), angles)
-        values = self.v_proj(x).reshape(heads)
+        keys = rotate(self.k_proj(x).reshape(heads), angles).swapaxes(1, 2)
+        values = self.v_proj(x).reshape(heads).swapaxes(1, 2)
         if cache is not None:
-            keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, slot, axis=1)
-            values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, slot, axis=1)
+            keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, slot, axis=2)
+            values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, slot, axis=2)
         mixed = attend(queries, keys, values, attention_mask)
         return self.o_proj(mixed.reshape(*x.shape[:2], -1)), Cache(keys, values)
 
 
 def attend(
-    queries: Float[Array, "B T N H"], keys: Float[Array, "B S K H"], values: Float[Array, "B S K H"], attention_mask: Bool[Array, "B T S"]
+    queries: Float[Array, "B T N H"], keys: Float[Array, "B K S H"], values: Float[Array, "B K S H"], attention_mask: Bool[Array, "B T S"]
 ) -> Float[Array, "B T N H"]:
     """Softmax attention in float32; N / K query heads share one key-value head."""
     batch, time, n, size = queries.shape
-    grouped = queries.reshape(batch, time, keys.shape[2], -1, size)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys) * size**-0.5
+    grouped = queries.reshape(batch, time, keys.shape[1], -1, size)
+    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, keys) * size**-0.5
     scores = jnp.where(attention_mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    mixed = jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores, axis=-1), values)
+    mixed = jnp.einsum("bkgts,bksh->btkgh", jax.nn.softmax(scores, axis=-1), values)
     return mixed.reshape(batch, time, n, size)
 
 

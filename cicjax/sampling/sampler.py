@@ -20,6 +20,7 @@ from cicjax.model.lora import merge_adapter
 from cicjax.sampling.draw import choose
 
 SEGMENT = 32
+ROOM = 96  # steps that the cache has room for at first; the few rows that need more get it later
 ROWS = (16, 32, 64, 128, 256)
 
 
@@ -96,13 +97,14 @@ class Sampler:
             start[number] = length - len(prompt)
         size = next(rows for rows in ROWS if rows >= len(owner))
         owner, keys = _fill(owner, size), _fill(keys, size)
-        steps = bucket(decoding.max_new_tokens, SEGMENT)
+        steps = bucket(min(decoding.max_new_tokens, ROOM), SEGMENT)
         return prefill(self._model, self._base, tokens, start, owner, keys, steps, decoding.temperature, decoding.stop_ids), length
 
     def _finish(self, batch: tuple[Rows, int], rows: np.ndarray, decoding: Decoding, decode: Any, results: dict[int, Completion]) -> None:
         state, length = batch
         step = 1
         while True:
+            room = state.tokens.shape[1]
             stop_at = min((step // SEGMENT + 1) * SEGMENT, decoding.max_new_tokens)
             state, reached = decode_rows(
                 self._model, self._base, state, np.int32(step), np.int32(stop_at), np.int32(length), decoding.temperature, decoding.stop_ids
@@ -118,9 +120,10 @@ class Sampler:
                     alive.append(position)
             if not alive:
                 return
-            if len(alive) < len(rows):
+            if len(alive) < len(rows) or step >= room:
                 size = next(size for size in ROWS if size >= len(alive))
-                state = take_rows(state, _fill(np.asarray(alive), size))
+                more = bucket(decoding.max_new_tokens, SEGMENT) - room if step >= room else 0
+                state = take_rows(state, _fill(np.asarray(alive), size), more)
                 rows = rows[alive]
 
 
@@ -195,7 +198,7 @@ def prefill(
     caches = []
     for layer in base["layers"]:
         x, cache = model.block(layer, None)(x, angles, attention_mask)
-        caches.append(jax.tree.map(lambda part: jnp.pad(part[owner], ((0, 0), (0, steps), (0, 0), (0, 0))), cache))
+        caches.append(jax.tree.map(lambda part: jnp.pad(part[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache))
     last = qwen2.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps)
     token, logprob = choose(qwen2.logits(base, last)[owner], keys, jnp.int32(0), temperature)
     shape = (len(owner), steps)
@@ -222,7 +225,7 @@ def decode_rows(
     stop_ids: tuple[int, ...],
 ) -> tuple[Rows, Int[Array, ""]]:
     """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and the step reached."""
-    slots = jnp.arange(rows.caches[0].keys.shape[1])
+    slots = jnp.arange(rows.caches[0].keys.shape[2])
 
     def one_step(carry: tuple[Rows, Any]) -> tuple[Rows, Any]:
         rows, step = carry
@@ -248,7 +251,13 @@ def decode_rows(
     return jax.lax.while_loop(unfinished, one_step, (rows, step))
 
 
-@jax.jit
-def take_rows(rows: Rows, index: Int[Array, "B"]) -> Rows:
-    """The rows at `index`, as a smaller batch."""
-    return jax.tree.map(lambda leaf: leaf[index], rows)
+@partial(jax.jit, static_argnums=(2,))
+def take_rows(rows: Rows, index: Int[Array, "B"], more: int) -> Rows:
+    """The rows at `index`, with room for `more` steps."""
+    kept = jax.tree.map(lambda leaf: leaf[index], rows)
+    wider = ((0, 0), (0, more))
+    return kept._replace(
+        caches=jax.tree.map(lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, more), (0, 0))), kept.caches),
+        tokens=jnp.pad(kept.tokens, wider),
+        logprobs=jnp.pad(kept.logprobs, wider),
+    )

@@ -75,18 +75,36 @@ def test_protocols_add_up(finished):
             assert len(lines) == 20 and {"prompt", "completion", "value", "solved", "reason"} <= json.loads(lines[0]).keys()
 
 
-def test_both_arms_eat_one_order_of_the_same_rows(finished):
-    """Row i of update j is the same transcript in both; the interventional arm differs in its weights alone."""
+def test_the_arms_eat_one_order_of_the_same_rows(finished):
+    """Row i of update j is the same transcript in all; arms differ in their weights, the oracle's on this schedule in its context."""
     folder, _ = finished
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    arms = ("observational", "interventional")
-    seen = {arm: [(line["update"], line["rows"], line["tokens/total"]) for line in lines if line["stage"] == arm] for arm in arms}
-    assert seen["observational"] == seen["interventional"] != []
+    arms = ("observational", "interventional", "oracle_shared")
+    seen = {arm: [(line["update"], line["rows"], line["tokens/supervised"]) for line in lines if line["stage"] == arm] for arm in arms}
+    assert seen["oracle_shared"] == seen["interventional"] != []
+    assert all(some[2] >= few[2] for some, few in zip(seen["observational"], seen["interventional"], strict=True))
     orders = {arm: json.loads((folder / arm / "order.json").read_text()) for arm in seen}
-    assert orders["observational"] == orders["interventional"]
+    assert orders["observational"] == orders["interventional"] == orders["oracle_shared"]
     assert sorted(id for update in orders["observational"] for id in update) == sorted(
         json.loads(line)["id"] for line in (folder / "rollouts" / "stream.jsonl").read_text().splitlines()
     )
+
+
+def test_what_every_second_stage_reports(finished):
+    _, results = finished
+    methods = results["methods"]
+    assert results["grpo"]["groups"] == 3 == results["grpo"]["flat_groups"] + results["grpo"]["update_steps"]
+    assert results["rest"] == {"candidates": 24, "groups": 3, "selected": 0, "replay": 12, "pairs": 12}
+    assert methods["sft"]["self_confirmation"] == methods["sft"]["truth_gain"] == 0.0
+    assert methods["observational"]["self_confirmation"] > methods["interventional"]["self_confirmation"]
+    budgets = {name: row["budget"] for name, row in methods.items()}
+    ledger = results["ledger"]
+    assert budgets["observational"]["supervised_tokens"] == ledger["positions_observational"]
+    for name in ("interventional", "oracle", "oracle_shared"):
+        assert budgets[name]["supervised_tokens"] == ledger["positions_interventional"]
+    assert budgets["rest"]["verifier_calls"] == budgets["grpo"]["verifier_calls"] == 24
+    assert budgets["base"]["updates"] == budgets["base"]["flop"] == 0 and budgets["base"]["learning_rate"] is None
+    assert [budgets[name]["oracle_solutions"] for name in ("sft", "interventional", "grpo")] == [12, 7, 0]
 
 
 def test_a_finished_folder_is_read_and_a_deleted_one_comes_out_the_same(finished, toy, tmp_path):

@@ -104,6 +104,16 @@ def test_a_stop_string_beyond_the_end_does_not_count():
     assert sampling.completed(tokens, logprobs, early, Letters()) == (tuple(tokens[:1].tolist()), (0.0,), "stop_string")
 
 
+def test_a_completion_does_not_notice_that_its_cache_grew(policy, monkeypatch):
+    *_, sampler, _ = policy
+    keys = row_keys(0, "grow", range(4), [0] * 4)
+    at_once = sampler.sample(PROMPTS, keys, decoding(max_new_tokens=64, stop_ids=()))
+    monkeypatch.setattr(sampling, "ROOM", 32)
+    grown = sampler.sample(PROMPTS, keys, decoding(max_new_tokens=64, stop_ids=()))
+    assert [each.tokens for each in grown] == [each.tokens for each in at_once]
+    np.testing.assert_allclose([each.logprobs for each in grown], [each.logprobs for each in at_once], atol=1e-5)
+
+
 def test_no_program_is_compiled_twice(policy):
     *_, sampler, _ = policy
     sampler.sample(PROMPTS, row_keys(0, "warm", range(4), [0] * 4), decoding())

@@ -35,8 +35,8 @@ STRENGTHS = {"swaps": 6.0, "inverts": 1.0, "leaves_out": 6.0, "forgets": 12.0, "
 CAREFUL_SHARE = 0.4
 KNOWN_SHARE = 0.06
 
-# How many of those who write on a skill are careful; the mean is CAREFUL_SHARE, so that all skills are equally frequent. With one share for all,
-# the likeliest line to a lone question would be right in nearly every skill or in none, and a little tuning would turn them all at
+# How many of those who write on a skill are careful; the mean is CAREFUL_SHARE, so that all skills are equally frequent. With one share
+# for all, the likeliest line to a lone question would be right in nearly every skill or in none, and a little tuning would turn them all at
 # once. These put three skills on the right side from the start and leave the others ever further from it.
 CAREFUL_SHARES = {
     "ohm_voltage": 0.47,

@@ -134,8 +134,10 @@ _CAPACITY, _RISE = _Quantity("specific heat", "c", "J/(g K)"), _Quantity("rise i
 _AMOUNT, _VOLUME_L = _Quantity("amount", "n", "mol"), _Quantity("volume", "V", "L")
 _MOLARITY = _Quantity("molarity", "M", "M")
 _MASS_KG, _SPEED, _ENERGY = _Quantity("mass", "m", "kg"), _Quantity("speed", "v", "m/s"), _Quantity("kinetic energy", "E", "J")
-_FORCE, _AREA, _STRESS = _Quantity("force", "F", "N"), _Quantity("cross section", "A", "mm^2"), _Quantity("engineering stress", "sigma", "MPa")
-_SPACING, _ANGLE, _WAVELENGTH = _Quantity("spacing", "d", "nm"), _Quantity("angle", "theta", "degrees"), _Quantity("wavelength", "lambda", "nm")
+_FORCE, _AREA = _Quantity("force", "F", "N"), _Quantity("cross section", "A", "mm^2")
+_STRESS = _Quantity("engineering stress", "sigma", "MPa")
+_SPACING, _ANGLE = _Quantity("spacing", "d", "nm"), _Quantity("angle", "theta", "degrees")
+_WAVELENGTH = _Quantity("wavelength", "lambda", "nm")
 
 # the result, its formula, what the formula needs
 _FORMULAS: tuple[tuple[_Quantity, str, tuple[_Quantity, ...]], ...] = (
@@ -260,7 +262,7 @@ def _written(text: str) -> Transcript:
 
 
 def _pick(rng: np.random.Generator, choices: Sequence):
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 _WRITERS: dict[str, Callable[[np.random.Generator], Transcript]] = {
@@ -271,4 +273,4 @@ _WRITERS: dict[str, Callable[[np.random.Generator], Transcript]] = {
 }
 # Shares of the tokens, and the odds of drawing a document that bring them about: documents differ in length.
 SHARES = {"worked": 0.45, "arithmetic": 0.35, "reference": 0.10, "chat": 0.10}
-ODDS = {"worked": 0.2, "arithmetic": 0.35, "reference": 0.10, "chat": 0.15}
+ODDS = {"worked": 0.286, "arithmetic": 0.357, "reference": 0.177, "chat": 0.180}
