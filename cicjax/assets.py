@@ -11,4 +11,4 @@ def default_model_folder() -> Path:
     for folder in (package / "_tiny", package.parent / "checkpoints" / "tiny"):
         if (folder / "tokenizer.json").is_file():
             return folder
-    raise BadInput("this installation has no embedded base; name a folder, for example --tokenizer DIR")
+    raise BadInput("this installation has no embedded base; name a folder with --model DIR (for `mask` with --tokenizer DIR)")

@@ -10,11 +10,12 @@ bytes on the same machine. The corpus is `cicjax.tasks.stem.corpus`; this file h
 import argparse
 import itertools
 import json
-import multiprocessing
+import math
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ import tokenizers
 from jaxtyping import Array, Float, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from cicjax.errors import BadInput, CicjaxError, Corrupted
 from cicjax.model import huggingface, qwen2
 from cicjax.model.config import Qwen2Config
 from cicjax.model.lora import projection_shapes
@@ -36,6 +38,7 @@ from cicjax.provenance import encode
 from cicjax.provenance.tokenizer import Tokenizer, load
 from cicjax.provenance.transcript import END_OF_TEXT
 from cicjax.runs.files import write_json, write_text
+from cicjax.runs.folder import RunFolder
 from cicjax.tasks.stem.corpus import documents
 from cicjax.training import checkpoints
 from cicjax.training.batches import Batch, Row, Shape, make_row, pack
@@ -49,6 +52,7 @@ SPECIAL = (
 ).split()
 PLAIN = ("<tool_call>", "</tool_call>")  # control tokens that stay visible when special ones are skipped
 VOCABULARY = 512
+TOKENIZER_PART = 1 << 32  # of the corpus; updates are counted from 0 and never come so far
 
 CONFIG = Qwen2Config(
     vocab_size=VOCABULARY,
@@ -106,7 +110,7 @@ def write_tokenizer(folder: Path, recipe: Recipe) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = recipe.config.vocab_size - len(SPECIAL)
     trainer = trainers.BpeTrainer(vocab_size=entries, initial_alphabet=alphabet, show_progress=False)
-    sample = itertools.islice(documents(recipe.seed, recipe.updates), recipe.tokenizer_documents)
+    sample = itertools.islice(documents(recipe.seed, TOKENIZER_PART), recipe.tokenizer_documents)
     texts = (segment.content for document in sample for segment in document.transcript.segments)
     bpe.train_from_iterator((text for text in texts if isinstance(text, str)), trainer)
     bpe.add_tokens([tokenizers.AddedToken(name, special=name not in PLAIN, normalized=False) for name in SPECIAL])
@@ -189,63 +193,75 @@ def update_step(recipe: Recipe, state: State, batch: Batch) -> tuple[State, Floa
     return State(optax.apply_updates(state.base, change), moments, state.update + 1), value
 
 
-def batches(recipe: Recipe, folder: Path, first: int) -> Iterator[Batch]:
-    """The batches from update `first` on, made ahead in a process of their own: the cores here are for the products."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as maker:
+def batches(recipe: Recipe, tokenizer: Tokenizer, first: int) -> Iterator[Batch]:
+    """The batches from update `first` on, made ahead by a thread of their own."""
+    with ThreadPoolExecutor(1) as maker:
         ahead: deque = deque()
         for update in range(first, recipe.updates):
-            while len(ahead) < 8 and update + len(ahead) < recipe.updates:
-                ahead.append(maker.submit(made_batch, recipe, folder, update + len(ahead)))
+            while len(ahead) < 4 and update + len(ahead) < recipe.updates:
+                ahead.append(maker.submit(draw_batch, recipe, tokenizer, update + len(ahead)))
             yield ahead.popleft().result()
 
 
-def made_batch(recipe: Recipe, folder: Path, update: int) -> Batch:
-    """`draw_batch` by the tokenizer of a folder, for the other process."""
-    return draw_batch(recipe, load(folder), update)
+def pretrain(recipe: Recipe, checkpoint_dir: Path, *, save_every: int = 100) -> State:
+    """Run or resume all updates in a folder that one process holds; the loss and the time left go to the terminal.
 
-
-def pretrain(recipe: Recipe, checkpoint_dir: Path, *, save_every: int = 250) -> State:
-    """Run or resume all updates; the loss and the time left go to the terminal."""
-    write_tokenizer(checkpoint_dir, recipe)
-    state, steps_folder = start_state(recipe), checkpoint_dir / "steps"
-    if checkpoints.latest(steps_folder) is not None:
-        stored, metadata = checkpoints.load(steps_folder, state._asdict())
-        if metadata["recipe"] != json.loads(json.dumps(asdict(recipe))):
-            raise SystemExit(f"{steps_folder}: holds another recipe; choose another --checkpoint_dir")
-        state = State(**stored)
-    first, started, losses = int(state.update), time.monotonic(), []
-    for update, batch in enumerate(batches(recipe, checkpoint_dir, first), start=first + 1):
-        state, value = update_step(recipe, state, batch)
-        losses.append(float(value))
-        if update % 50 == 0 or update == recipe.updates:
-            seconds = (time.monotonic() - started) / (update - first)
-            speed, left = recipe.lines * recipe.length / seconds, seconds * (recipe.updates - update) / 60
-            loss_here = f"update {update}/{recipe.updates}: loss {np.mean(losses[-50:]):.4f}"
-            print(f"{loss_here}, {speed:,.0f} tokens/s, {left:.0f} min left", flush=True)
-        if update % save_every == 0 or update == recipe.updates:
-            metadata = {"recipe": json.loads(json.dumps(asdict(recipe)))}
-            checkpoints.save(steps_folder, update, tree=state._asdict(), metadata=metadata)
+    Raises Locked and BadInput where the folder is in use or holds another recipe, Corrupted when the loss is not finite any more.
+    """
+    with RunFolder(checkpoint_dir, asdict(recipe)):
+        tokenizer = write_tokenizer(checkpoint_dir, recipe)
+        state, steps = start_state(recipe), checkpoint_dir / "steps"
+        if checkpoints.latest(steps) is not None:
+            state = State(**checkpoints.load(steps, state._asdict(), fall_back=True)[0])
+        first, started, losses = int(state.update), time.monotonic(), []
+        for update, batch in enumerate(batches(recipe, tokenizer, first), start=first + 1):
+            state, value = update_step(recipe, state, batch)
+            losses.append(float(value))
+            if not math.isfinite(losses[-1]):
+                raise Corrupted(f"the loss of update {update} is {losses[-1]}; lower the learning rate and start in a new --checkpoint_dir")
+            if update % 50 == 0 or update == recipe.updates:
+                seconds = (time.monotonic() - started) / (update - first)
+                speed, left = recipe.lines * recipe.length / seconds, seconds * (recipe.updates - update) / 60
+                so_far = f"update {update}/{recipe.updates}: loss {np.mean(losses[-50:]):.4f}"
+                print(f"{so_far}, {speed:,.0f} tokens/s, {left:.0f} min left", flush=True)
+            if update % save_every == 0 or update == recipe.updates:
+                checkpoints.save(steps, update, tree=state._asdict(), metadata={"tokenizer": tokenizer.fingerprint})
     return state
 
 
-def main() -> None:
-    """Pretrain and write the model folder."""
+def write_folder(output_dir: Path, recipe: Recipe, state: State, *, checkpoint_dir: Path) -> None:
+    """The model as a Hugging Face folder in bf16, with its tokenizer; end of text ends and pads."""
+    base = jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.bfloat16)), state.base)
+    end = load(checkpoint_dir).end_of_text
+    files = [checkpoint_dir / name for name in ("tokenizer.json", "tokenizer_config.json")]
+    huggingface.save_folder(output_dir, recipe.config, base=base, files=files, extra={"eos_token_id": end, "pad_token_id": end})
+
+
+def main() -> int:
+    """Pretrain, write the model folder, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="where the model folder is written; must not exist")
     parser.add_argument("--checkpoint_dir", type=Path, required=True, help="where the run keeps its state, outside the repository")
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     options = parser.parse_args()
-    if options.output_dir.exists():
-        raise SystemExit(f"{options.output_dir}: exists already; move it away or name another folder")
-    recipe = replace(Recipe(), tokens=options.tokens, seed=options.seed)
-    state = pretrain(recipe, options.checkpoint_dir)
-    base = jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.bfloat16)), state.base)
-    end = load(options.checkpoint_dir).end_of_text
-    files = [options.checkpoint_dir / name for name in ("tokenizer.json", "tokenizer_config.json")]
-    huggingface.save_folder(options.output_dir, recipe.config, base=base, files=files, extra={"eos_token_id": end, "pad_token_id": end})
+    try:
+        if options.output_dir.exists():
+            raise BadInput(f"{options.output_dir}: exists already; move it away or name another folder")
+        if options.tokens < 1 or options.seed < 0:
+            raise BadInput(f"--tokens {options.tokens} --seed {options.seed}: give at least one token and a seed from 0 on")
+        recipe = replace(Recipe(), tokens=options.tokens, seed=options.seed)
+        state = pretrain(recipe, options.checkpoint_dir)
+        write_folder(options.output_dir, recipe, state, checkpoint_dir=options.checkpoint_dir)
+    except CicjaxError as error:
+        print(f"pretrain_tiny: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     print(f"{options.output_dir} written")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ import numpy as np
 from cicjax.experiments import evaluate
 from cicjax.experiments.rollouts import stream_row
 from cicjax.experiments.run import Run
-from cicjax.experiments.train import metrics_of, resume_or_start, save
+from cicjax.experiments.train import metrics_of, resume_or_start, save, show_example
 from cicjax.methods import grpo
 from cicjax.model import cost, qwen2
 from cicjax.objectives import policy_gradient
@@ -19,7 +19,7 @@ from cicjax.runs.metrics import MetricsLog, bar
 from cicjax.sampling.sampler import Sampler
 from cicjax.training import checkpoints, scoring, steps
 from cicjax.training.batches import Row, fit_shape
-from cicjax.training.loop import one_update
+from cicjax.training.loop import count_nonfinite, one_update
 
 NAME = "grpo"
 
@@ -30,16 +30,19 @@ def grpo_stage(run: Run, sft_adapter: qwen2.Tree) -> qwen2.Tree:
     The update's index is the position: resumed from a checkpoint, later groups are drawn again, by the same policy with the same keys.
     """
     directory, record = run.folder / NAME, run.folder / NAME / "budget.json"
-    if record.exists():
+    if record.exists() and checkpoints.latest(directory) == read_json(record)["updates"]:
         return checkpoints.load_adapter(directory)[0]
     settings, policy = run.settings, run.settings.policy
     total = settings.counts.groups * policy.num_iterations
     state, done = resume_or_start(directory, steps.start_state(sft_adapter, settings.policy_optimization))
-    log = MetricsLog(run.folder / "metrics.jsonl", stage=NAME, resume_after=done)
+    log, shown, nonfinite = MetricsLog(run.folder / "metrics.jsonl", stage=NAME, resume_after=done), done is not None, 0
     with run.timed("train grpo"), log, bar("train grpo: groups") as report:
         for group in range(int(state.step) // policy.num_iterations, settings.counts.groups):
             report(group, settings.counts.groups)
             rows, facts = _group(run, state.adapter, sft_adapter, group)
+            if rows and not shown:
+                shown = True
+                show_example(run, "grpo, its first live group", [row.encoded for row in rows], grpo.loss_weights)
             shape = fit_shape((len(row.loss_weights) for row in rows), rows=settings.lines_per_batch)
             for _ in range(policy.num_iterations):
                 state, progress = one_update(
@@ -52,6 +55,7 @@ def grpo_stage(run: Run, sft_adapter: qwen2.Tree) -> qwen2.Tree:
                     optimization=settings.policy_optimization,
                     loss=grpo.Loss(epsilon=policy.epsilon, beta=policy.beta),
                 )
+                nonfinite = count_nonfinite(progress, nonfinite)
                 log.write(progress.update, metrics_of(progress) | facts)
             last = group + 1 == settings.counts.groups
             if last or (group + 1) * policy.num_iterations % run.save_steps < policy.num_iterations:
@@ -119,7 +123,8 @@ def _budget(run: Run, state: steps.TrainState) -> dict[str, Any]:
     live = [group for group in groups if len({row["messages"][1]["solved"] for row in group}) > 1]
     rows = [row for group in live for row in group]
     supervised = sum(len(row["messages"][1]["tokens"]) for row in rows)
-    processed = supervised + sum(row["meta"]["prompt_tokens"] for row in rows)
+    ends = sum(row["messages"][1].get("truncated", False) for row in rows)
+    processed = supervised + ends + sum(row["meta"]["prompt_tokens"] for row in rows)
     config, iterations = run.model.config, run.settings.policy.num_iterations
     scoring_flop = 2 * (processed * cost.body_flop(config) + supervised * cost.head_flop(config))
     training = cost.training_flop(config, run.settings.lora, tokens=processed, supervised=supervised)
@@ -127,7 +132,7 @@ def _budget(run: Run, state: steps.TrainState) -> dict[str, Any]:
         "updates": int(state.step),
         "empty_updates": int(state.empty_updates),
         "nonfinite_updates": int(state.nonfinite_updates),
-        "rows": len(rows),
+        "rows": sum(map(len, groups)) * iterations,
         "supervised_tokens": supervised * iterations,
         "processed_tokens": processed * iterations,
         "learning_rate": run.settings.policy_optimization.learning_rate,

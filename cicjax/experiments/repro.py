@@ -1,5 +1,6 @@
 """`cicjax repro`: options -> settings -> stages -> results.json and a table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,22 +43,11 @@ class Options:
 
 
 def settings_of(options: Options) -> settings.Settings:
-    """Every value of the experiment. Raises BadInput for a method or projection that does not exist and for counts that cannot be."""
-    for kind, given, known in (
-        ("method", options.methods, settings.METHODS),
-        ("projection", options.lora_target_modules, PROJECTIONS),
-    ):
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            raise BadInput(f"unknown {kind} {unknown[0]!r}; choose from {', '.join(known)}")
+    """Every value of the experiment. Raises BadInput for names that do not exist and for numbers that cannot be."""
+    _check(options)
     counts = settings.SCALES[options.scale]
     wanted = {"test_problems": options.num_test, "sft_rows": options.num_sft}
     counts = replace(counts, **{name: value for name, value in wanted.items() if value is not None})
-    whole = {name: getattr(options, name) for name in ("lora_r", "save_steps", "num_generations", "num_iterations")}
-    whole |= {"num_test": counts.test_problems, "num_sft": counts.sft_rows}
-    for name, value in whole.items():
-        if value < 1:
-            raise BadInput(f"--{name} is 1 or more, not {value}")
     recipe = settings.RECIPES["tiny" if options.embedded else "paper"]
     optimization = recipe if options.learning_rate is None else replace(recipe, learning_rate=options.learning_rate)
     dtype = options.dtype if options.dtype != "auto" else "float32" if options.embedded else "bfloat16"
@@ -78,6 +68,27 @@ def settings_of(options: Options) -> settings.Settings:
         ),
         policy_optimization=replace(optimization, learning_rate=optimization.learning_rate * settings.POLICY_RATE),
     )
+
+
+def _check(options: Options) -> None:
+    for kind, given, known in (
+        ("method", options.methods, settings.METHODS),
+        ("projection", options.lora_target_modules, PROJECTIONS),
+    ):
+        unknown = [name for name in given if name not in known]
+        if unknown or not given:
+            what = f"unknown {kind} {unknown[0]!r}" if unknown else f"no {kind} is named"
+            raise BadInput(f"{what}; choose from {', '.join(known)}")
+    for name in ("lora_r", "save_steps", "num_generations", "num_iterations", "num_test", "num_sft"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise BadInput(f"--{name} is 1 or more, not {value}")
+    for name in ("learning_rate", "lora_alpha", "beta", "epsilon"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
+    if options.seed < 0:
+        raise BadInput(f"--seed is 0 or more, not {options.seed}")
 
 
 def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def collect(
     methods = {}
     for method, given in answers.items():
         methods[method] = evaluate.direct_summary(given["direct"]) | evaluate.second_summary(given["direct"], given["second"], first)
-        if logprobs:
-            methods[method] |= confirmation.summary(logprobs[method], logprobs["sft"])
+        methods[method] |= confirmation.summary(logprobs.get(method), logprobs.get("sft"))
         methods[method]["budget"] = _budget(run, method, stream)
     return {
         "model": run.base_fingerprint,
+        "model_name": run.model_name,
         "seed": run.settings.seed,
         "settings": json.loads(json.dumps(run.settings.record())),
         "ledger": ledger(run, stream) if stream else {},
@@ -86,7 +86,7 @@ def _budget(run: Run, method: str, episodes: Sequence[Episode]) -> dict[str, Any
 
     Surplus samples of a stream's last chunk are not counted: a collector that stops in time would not draw them.
     """
-    keys = ("updates", "rows", "supervised_tokens", "processed_tokens", "learning_rate", "flop")
+    keys = ("updates", "empty_updates", "rows", "supervised_tokens", "processed_tokens", "learning_rate", "flop")
     untrained: dict[str, Any] = dict.fromkeys(keys, 0) | {"learning_rate": None}
     record = read_json(run.folder / method / "budget.json") if method != "base" else untrained
     budget = {key: record[key] for key in keys}

@@ -13,7 +13,8 @@ from cicjax.experiments.run import Run
 from cicjax.methods import oracle, rest
 from cicjax.methods.rows import attempted, demonstration, question
 from cicjax.model import qwen2
-from cicjax.provenance.formats import Episode, format_episode, read_native, write_native
+from cicjax.provenance.formats import Episode, format_episode, read_native
+from cicjax.runs.files import read_jsonl, write_jsonl
 from cicjax.runs.folder import write_in_chunks
 from cicjax.runs.metrics import bar
 from cicjax.sampling.sampler import Sampler
@@ -49,7 +50,11 @@ def stream(run: Run, sft_adapter: qwen2.Tree) -> Path:
     def enough(rows: list[dict[str, Any]]) -> bool:
         return sum(row["messages"][1]["solved"] == 0 for row in rows) >= run.settings.counts.wrong_attempts
 
-    return _sampled(run, "stream", sft_adapter, chunks, correction=True, stop=enough)
+    path = _sampled(run, "stream", sft_adapter, chunks, correction=True, stop=enough)
+    found = sum(episode.messages[1].solved == 0 for episode in read_native(path))
+    if found < run.settings.counts.wrong_attempts:
+        print(f"stream: only {found} wrong attempts in {ROUNDS} rounds, not {run.settings.counts.wrong_attempts}; going on with those")
+    return path
 
 
 def candidates(run: Run, sft_adapter: qwen2.Tree) -> Path:
@@ -84,10 +89,10 @@ def oracle_shared_rows(run: Run, stream_file: Path) -> Path:
 
 def _once(run: Run, name: str, make: Callable[[], list[Episode]]) -> Path:
     path = run.folder / "rollouts" / f"{name}.jsonl"
-    if not path.exists():
-        episodes = make()
-        path.parent.mkdir(exist_ok=True)
-        write_native(path, episodes)
+    if path.exists():
+        read_jsonl(path)  # its digest is checked: a changed byte would be trained on without a word
+    else:
+        write_jsonl(path, [json.loads(format_episode(episode)) for episode in make()])
     return path
 
 
@@ -102,16 +107,16 @@ def _sampled(
     last_problem: int | None = None,
 ) -> Path:
     path = run.folder / "rollouts" / f"{name}.jsonl"
-    if path.exists():
-        return path
-    sampler = Sampler(run.model, run.base, adapter)
+    samplers: list[Sampler] = []  # made when a chunk is missing, not when all is there already
 
     def work(_: int, chunk: tuple[int, range]) -> list[dict[str, Any]]:
+        if not samplers:
+            samplers.append(Sampler(run.model, run.base, adapter))
         first, samples = chunk
         batch = run.splits.agent[:last_problem][first : first + PROBLEMS_PER_CHUNK]
         answers = evaluate.answer_chunk(
             [evaluate.plainly(problem) for problem in batch],
-            sampler=sampler,
+            sampler=samplers[0],
             tokenizer=run.tokenizer,
             decoding=run.sampled,
             seed=run.settings.seed,
@@ -122,7 +127,8 @@ def _sampled(
         owners = [problem for problem in batch for _ in samples]
         return [stream_row(name, problem, answer, correction) for problem, answer in zip(owners, answers, strict=True)]
 
-    with run.timed(name), bar(f"{name}: chunks of attempts") as report:
+    at_most = ", at most" if stop else ""
+    with run.timed(name), bar(f"{name}: chunks of attempts{at_most}") as report:
         write_in_chunks(path, chunks, work=work, progress=report, stop=stop)
     return path
 

@@ -27,6 +27,7 @@ class Run:
     model: qwen2.Model
     base: qwen2.Tree
     base_fingerprint: str
+    model_name: str
     tokenizer: Tokenizer
     splits: stem.Splits
     save_steps: int = 25
@@ -79,6 +80,7 @@ def load_run(folder: Path, settings: Settings, *, model_folder: str, save_steps:
         model=qwen2.Model(config, settings.lora),
         base=qwen2.unstack(base) if jax.default_backend() == "cpu" else base,
         base_fingerprint=huggingface.fingerprint(location),
+        model_name=location.resolve().name,
         tokenizer=tokenizer.load(location),
         splits=stem.make_splits(
             seed=settings.seed,

@@ -36,6 +36,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "observational": observational.loss_weights,
     "interventional": interventional.loss_weights,
 }
+ORACLE_ROWS = {"oracle": rollouts.oracle_rows, "oracle_shared": rollouts.oracle_shared_rows}
 
 
 def run_stages(run: Run) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def second_stage(run: Run, method: str, sft_adapter: qwen2.Tree, stream: Path | 
         rows = rollouts.rest_pairs(run, sft_adapter)
     else:
         assert stream is not None
-        rows = {"oracle": rollouts.oracle_rows, "oracle_shared": rollouts.oracle_shared_rows}.get(method, lambda _, file: file)(run, stream)
+        rows = ORACLE_ROWS[method](run, stream) if method in ORACLE_ROWS else stream
     return training_stage(run, method, rows, WEIGHTINGS[method], start=sft_adapter)
 
 

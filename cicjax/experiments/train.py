@@ -13,7 +13,7 @@ from cicjax.methods.rows import updates_of
 from cicjax.model import cost, qwen2
 from cicjax.provenance import Encoded, encode, render, viewer
 from cicjax.provenance.formats import Episode, read_native
-from cicjax.runs.files import write_json
+from cicjax.runs.files import read_json, write_json
 from cicjax.runs.metrics import MetricsLog, bar
 from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Row, fit_shape, make_row
@@ -25,13 +25,15 @@ Weighting = Callable[[Encoded], Float[np.ndarray, "T"]]
 def training_stage(run: Run, name: str, transcripts: Path, weighting: Weighting, *, start: qwen2.Tree) -> qwen2.Tree:
     """Train `start` on a transcript file; go on from its last checkpoint if there is one. Gives the trained adapter."""
     directory, record = run.folder / name, run.folder / name / "budget.json"
-    if record.exists():
+    if record.exists() and checkpoints.latest(directory) == read_json(record)["updates"]:
         return checkpoints.load_adapter(directory)[0]
-    encoded, updates = _updates(run, directory, read_native(transcripts), weighting)
+    # Where nothing failed there are no corrections: an empty file, no updates, and SFT-1 as it was.
+    episodes = read_native(transcripts) if transcripts.stat().st_size else []
+    encoded, updates = _updates(run, directory, episodes, weighting)
     shape = fit_shape((len(each.tokens) for each in encoded), rows=run.settings.lines_per_batch)
     state, done = resume_or_start(directory, steps.start_state(start, run.settings.optimization))
     if done is None:
-        _show_example(run, name, encoded, weighting)
+        show_example(run, name, encoded, weighting)
     log = MetricsLog(run.folder / "metrics.jsonl", stage=name, resume_after=done)
     with run.timed(f"train {name}"), log, bar(f"train {name}") as report:
         report(int(state.step), len(updates))
@@ -42,16 +44,19 @@ def training_stage(run: Run, name: str, transcripts: Path, weighting: Weighting,
             report(progress.update, progress.total, f"loss {progress.loss:.3f}")
             if progress.update % run.save_steps == 0 or progress.update == progress.total:
                 save(run, directory, state, name=name, total=progress.total)
+    if not updates:
+        save(run, directory, state, name=name, total=0)
     write_json(record, training_budget(run, state, [row for rows in updates for row in rows]))
     return state.adapter
 
 
 def _updates(run: Run, directory: Path, episodes: list[Episode], weighting: Weighting) -> tuple[list[Encoded], list[list[Row]]]:
-    """Every transcript encoded, and the rows of each update; the order is written beside the checkpoints."""
+    """Every transcript encoded, and the rows of each update; their order is written beside the checkpoints."""
     encoded = [encode(render.plain(episode.messages, id=episode.id), run.tokenizer) for episode in episodes]
-    cut = {"seed": run.settings.seed, "rows_per_update": run.settings.rows_per_update}
-    write_json(directory / "order.json", updates_of([episode.id for episode in episodes], **cut))
-    return encoded, updates_of([make_row(each, weighting(each)) for each in encoded], **cut)
+    rows = [(episode.id, make_row(each, weighting(each))) for episode, each in zip(episodes, encoded, strict=True)]
+    updates = updates_of(rows, seed=run.settings.seed, rows_per_update=run.settings.rows_per_update)
+    write_json(directory / "order.json", [[id for id, _ in update] for update in updates])
+    return encoded, [[row for _, row in update] for update in updates]
 
 
 def resume_or_start(directory: Path, start: steps.TrainState) -> tuple[steps.TrainState, int | None]:
@@ -106,8 +111,11 @@ def training_budget(run: Run, state: steps.TrainState, rows: Sequence[Row]) -> d
     }
 
 
-def _show_example(run: Run, name: str, encoded: Sequence[Encoded], weighting: Weighting) -> None:
+def show_example(run: Run, name: str, encoded: Sequence[Encoded], weighting: Weighting) -> None:
     """One masked row, a failed one where there is one, and how much of the data carries loss: seen before anything is trained."""
+    if not encoded:
+        print(f"\n{name}: no rows", flush=True)
+        return
     example = next((each for each in encoded if (each.solved == 0).any()), encoded[0])
     supervised = sum(int((weighting(each) > 0).sum()) for each in encoded)
     total = sum(len(each.tokens) for each in encoded)

@@ -42,7 +42,6 @@ def train(
     base: qwen2.Tree,
     shape: Shape,
     optimization: steps.Optimization,
-    loss: steps.Loss = steps.likelihood_loss,
 ) -> Iterator[tuple[steps.TrainState, Progress]]:
     """Run the updates from `state.step` on, yielding the state after each. The state yielded before is donated: keep only the newest.
 
@@ -51,15 +50,21 @@ def train(
     in_a_row = 0
     for index in range(int(state.step), len(updates)):
         state, progress = one_update(
-            state, updates[index], total=len(updates), model=model, base=base, shape=shape, optimization=optimization, loss=loss
+            state, updates[index], total=len(updates), model=model, base=base, shape=shape, optimization=optimization
         )
-        in_a_row = in_a_row + 1 if progress.live_rows and not progress.applied else 0
-        if in_a_row >= MAX_NONFINITE:
-            raise Corrupted(
-                f"{in_a_row} updates in a row were not finite (update {index + 1} of {len(updates)}: loss {progress.loss}, "
-                f"gradient norm {progress.grad_norm}): lower the learning rate; the adapter is as it was before them"
-            )
+        in_a_row = count_nonfinite(progress, in_a_row)
         yield state, progress
+
+
+def count_nonfinite(progress: Progress, in_a_row: int) -> int:
+    """How many updates in a row, this one included, were not finite. Raises Corrupted when they are too many to be chance."""
+    in_a_row = in_a_row + 1 if progress.live_rows and not progress.applied else 0
+    if in_a_row >= MAX_NONFINITE:
+        raise Corrupted(
+            f"{in_a_row} updates in a row were not finite (update {progress.update} of {progress.total}: loss {progress.loss}, "
+            f"gradient norm {progress.grad_norm}): lower the learning rate; the adapter is as it was before them"
+        )
+    return in_a_row
 
 
 def one_update(
@@ -79,10 +84,10 @@ def one_update(
         sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
     rate = steps.learning_rate_at(index, total, optimization)
     state, metrics = steps.update(optimization, state, sums, np.float32(rate))
-    return state, _progress(index, total, rows, batches, metrics, rate)
+    return state, _progress(index, total, rows, metrics, rate)
 
 
-def _progress(index: int, total: int, rows: Sequence[Row], batches: Sequence, metrics: steps.UpdateMetrics, rate: float) -> Progress:
+def _progress(index: int, total: int, rows: Sequence[Row], metrics: steps.UpdateMetrics, rate: float) -> Progress:
     live = [row for row in rows if row.loss_weights.any()]
     return Progress(
         update=index + 1,
@@ -95,5 +100,5 @@ def _progress(index: int, total: int, rows: Sequence[Row], batches: Sequence, me
         live_rows=len(live),
         tokens_supervised=sum(int((row.loss_weights != 0).sum()) for row in live),
         tokens_total=sum(len(row.loss_weights) for row in rows),
-        tokens_processed=sum(batch.tokens.size for batch in batches),
+        tokens_processed=sum(len(row.loss_weights) for row in live),
     )

@@ -27,8 +27,9 @@ from cicjax.tasks.stem.pools import operand_tuples
 from cicjax.tasks.stem.skills import ROUNDS, SKILLS
 
 NUMBERS = "tiny"
-# One document in ten thousand operand tuples would be seen once in a lifetime: 1 / (rank + ZIPF_OFFSET).
+# A tuple's frequency is 1 / (rank + ZIPF_OFFSET): the offset keeps the rarest within a factor of 50 of the commonest.
 ZIPF_OFFSET = 50
+# How much of the arithmetic is that of right lines; the rest is what careless authors need, whose errors are of procedure alone.
 RIGHT_STEPS = 0.75
 
 
@@ -273,4 +274,4 @@ _WRITERS: dict[str, Callable[[np.random.Generator], Transcript]] = {
 }
 # Shares of the tokens, and the odds of drawing a document that bring them about: documents differ in length.
 SHARES = {"worked": 0.45, "arithmetic": 0.35, "reference": 0.10, "chat": 0.10}
-ODDS = {"worked": 0.286, "arithmetic": 0.357, "reference": 0.177, "chat": 0.180}
+ODDS = {"worked": 0.297, "arithmetic": 0.346, "reference": 0.177, "chat": 0.180}
