@@ -1,11 +1,19 @@
-"""What every test runs under: a CPU unless told otherwise, and no silent broadcasting between ranks."""
+"""What every test runs under: a CPU unless told otherwise, no silent broadcasting between ranks, programs compiled once a session."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Read by jax when it is first imported, so that tests of rooms without jax stay free of it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Tests that kill and resume a run do so in other processes, which need not compile again what this one has.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cicjax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import pytest
 

@@ -41,7 +41,7 @@ SETTINGS = Settings(
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "model"
-    tiny_qwen2.write(folder, seed=4)
+    tiny_qwen2.write(folder, seed=4, num_hidden_layers=1)
     return folder
 
 
@@ -54,7 +54,11 @@ def run_all(folder: Path, toy: Path, settings: Settings = SETTINGS, verify=scrip
     with pytest.MonkeyPatch.context() as patch, RunFolder(folder, settings.record()):
         patch.setattr(evaluate.stem, "verify", verify)
         patch.setattr(rest, "is_clean", lambda answer: answer["solved"])
-        return stages.run_stages(load_run(folder, settings, model_folder=str(toy), save_steps=1))
+        run = load_run(folder, settings, model_folder=str(toy), save_steps=1)
+        before = leaf_digests(run.base)
+        results = stages.run_stages(run)
+        assert leaf_digests(run.base) == before  # no method touches the base
+        return results
 
 
 @pytest.fixture(scope="module")
