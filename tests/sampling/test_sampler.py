@@ -1,13 +1,11 @@
 """Completions: the training graph's log-probabilities, one row whatever its batch, stopping, and one program."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_qwen2
+from toy_policy import random_policy
 
-from cicjax.model import huggingface, lora, qwen2
-from cicjax.model.config import LoRAConfig
+from cicjax.model import qwen2
 from cicjax.objectives import likelihood
 from cicjax.provenance import tokenizer as tokenizers
 from cicjax.sampling import sampler as sampling
@@ -20,14 +18,7 @@ PROMPTS = [[5, 6, 7], [9] * 40, [11, 12, 13, 14, 15, 16], [200]]
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
-    tiny_qwen2.write(folder, seed=1)
-    config, base = huggingface.load_base(folder, jnp.float32)
-    settings = LoRAConfig(rank=4, alpha=8.0)
-    adapter = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
-        lora.init_adapter(config, settings, jax.random.key(0)),
-    )
-    model = qwen2.Model(config, settings)
+    model, base, adapter = random_policy(folder, seed=1)
     return model, base, adapter, Sampler(model, base, adapter), tokenizers.load(folder)
 
 

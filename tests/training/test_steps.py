@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_qwen2
+from toy_policy import random_policy
 
 from cicjax.methods import interventional, observational
-from cicjax.model import huggingface, lora, qwen2
-from cicjax.model.config import LoRAConfig
+from cicjax.model import qwen2
 from cicjax.objectives import likelihood
 from cicjax.provenance import Encoded, weights
 from cicjax.training import scoring, steps
@@ -25,15 +24,7 @@ SETTINGS = steps.Optimization(learning_rate=1e-2)
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy")
-    tiny_qwen2.write(folder, seed=2)
-    config, base = huggingface.load_base(folder, jnp.float32)
-    settings = LoRAConfig(rank=4, alpha=8.0)
-    adapter = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
-        lora.init_adapter(config, settings, jax.random.key(0)),
-    )
-    return qwen2.Model(config, settings), base, adapter
+    return random_policy(tmp_path_factory.mktemp("policy"), seed=2)
 
 
 def stream_row(seed, *, failed, corrected=None):
