@@ -128,6 +128,15 @@ def test_what_every_second_stage_reports(finished):
     assert [budgets[name]["oracle_solutions"] for name in ("sft", "interventional", "grpo")] == [12, 12, 0]
 
 
+def test_grpo_is_anchored_at_sft_1_and_samples_what_it_trains_on(finished):
+    folder, results = finished
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    live = [line for line in lines if line["stage"] == "grpo" and line["applied"]]
+    assert len(live) == results["grpo"]["update_steps"] >= 2
+    assert live[0]["kl"] == 0 < live[-1]["kl"]  # the policy starts at its reference and moves away from it
+    assert all(line["logprob_gap_max"] < 1e-4 for line in live)
+
+
 def test_self_confirmation_starts_from_the_probabilities_that_the_attempts_were_sampled_with(finished):
     folder, _ = finished
     rows = [json.loads(line) for line in (folder / "rollouts" / "stream.jsonl").read_text().splitlines()]
