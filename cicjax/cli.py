@@ -19,6 +19,7 @@ from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
 from cicjax.errors import BadInput, CicjaxError, OutOfResources
+from cicjax.runs import process
 
 INTERRUPTED = 130
 
@@ -95,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+        if arguments is None:  # the process is ours
+            process.prepare()
         parse(_with_config(sys.argv[1:] if arguments is None else arguments)).run()
         sys.stdout.flush()
     except BrokenPipeError:

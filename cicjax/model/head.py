@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK = 128
+CHUNK = 256
 
 
 def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) -> Float[Array, "B K D"]:
@@ -48,12 +48,15 @@ def _project(hidden_states, embedding, targets, used, chunk, *, with_gradient):
         start = number * width
         h = jax.lax.dynamic_slice_in_dim(states, start, width, axis=1).reshape(batch * width, size)
         scores = jnp.einsum("nd,vd->nv", h, embedding, preferred_element_type=jnp.float32)
-        normaliser = jax.nn.logsumexp(scores, axis=-1)
+        top = scores.max(axis=-1)
+        odds = jnp.exp(scores - top[:, None])
+        total = odds.sum(axis=-1)
+        normaliser = top + jnp.log(total)
         own = jax.lax.dynamic_slice_in_dim(target_scores, start, width, axis=1) - normaliser.reshape(batch, width)
         logprobs = jax.lax.dynamic_update_slice_in_dim(logprobs, own, start, axis=1)
         if with_gradient:
-            probabilities = jnp.exp(scores - normaliser[:, None]).astype(embedding.dtype)
-            mean_row = jnp.einsum("nv,vd->nd", probabilities, embedding, preferred_element_type=jnp.float32).reshape(batch, width, size)
+            mixed = jnp.einsum("nv,vd->nd", odds.astype(embedding.dtype), embedding, preferred_element_type=jnp.float32)
+            mean_row = (mixed / total[:, None]).reshape(batch, width, size)
             gradient = jax.lax.dynamic_update_slice_in_dim(gradient, mean_row, start, axis=1)
         return logprobs, gradient
 

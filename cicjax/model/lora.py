@@ -42,30 +42,41 @@ def _linear_backward(dtype, saved, cotangent):
 linear.defvjp(_linear_forward, _linear_backward)
 
 
+def linear_by_rows(x: Float[Array, "*B I"], kernel: Float[Array, "O I"], dtype: Any) -> Float[Array, "*B O"]:
+    """The same from a kernel that lies output by output, forward only. With few rows a CPU reads such a kernel as it lies, while an
+    (I, O) one is repacked at every product: two to three times the time at 16 to 128 rows."""
+    y = jnp.einsum("oi,...i->o...", kernel.astype(dtype), x.astype(dtype), preferred_element_type=jnp.float32)
+    return jnp.moveaxis(y, 0, -1)
+
+
 def on_last_axis(vector: Float[Array, "D"], rank: int) -> Float[Array, "..."]:
     """A vector with leading axes of 1, so that no rank is promoted silently."""
     return vector.reshape((1,) * (rank - 1) + vector.shape)
 
 
 class LoRALinear(nnx.Module):
-    """y = x W + b, plus (alpha / rank) (x A) B where the adapter targets this projection. Products run in W's dtype, sums in float32."""
+    """y = x W + b, plus (alpha / rank) (x A) B where the adapter targets this projection. Products run in W's dtype, sums in float32.
 
-    def __init__(self, inputs: int, outputs: int, *, use_bias: bool, rank: int | None, scaling: float, dtype: Any):
-        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), dtype))
+    `by_rows` says that the kernel is stored transposed, (outputs, inputs), for decoding.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, use_bias: bool, rank: int | None, scaling: float, dtype: Any, by_rows: bool = False):
+        self.kernel = nnx.Param(jnp.zeros((outputs, inputs) if by_rows else (inputs, outputs), dtype))
         self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if use_bias else None
         self.lora_a = LoRAParam(jnp.zeros((inputs, rank))) if rank else None
         self.lora_b = LoRAParam(jnp.zeros((rank, outputs))) if rank else None
         self.scaling = scaling
+        self.by_rows = by_rows
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         kernel = self.kernel[...]
-        y: Any = linear(x, kernel, kernel.dtype)
+        y: Any = linear_by_rows(x, kernel, kernel.dtype) if self.by_rows else linear(x, kernel, kernel.dtype)
         if self.bias is not None:
             y = y + on_last_axis(self.bias[...].astype(y.dtype), y.ndim)
         if self.lora_a is not None and self.lora_b is not None:
             low: Any = linear(x, self.lora_a[...], kernel.dtype)
-            update: Any = linear(low, self.lora_b[...], kernel.dtype)
-            y = y + self.scaling * update
+            update: Any = linear(self.scaling * low, self.lora_b[...], kernel.dtype)
+            y = y + update
         return y
 
 

@@ -5,7 +5,7 @@ that are merged back inside the trace. One `Block` serves training (layers stack
 apart, a Python loop). Activations, norms and softmax are float32; products run in the dtype of the base.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +60,7 @@ def rotate(x: Float[Array, "B T K H"], angles: Rotation) -> Float[Array, "B T K 
 
 
 class Cache(NamedTuple):
-    """Keys and values of one layer, each (B, K, S, H): slots beside each other, so that attention reads them as they lie."""
+    """Keys and values of one layer in the dtype of the base, each (B, K, S, H): slots beside each other, as attention reads them."""
 
     keys: Float[Array, "B K S H"]
     values: Float[Array, "B K S H"]
@@ -69,12 +69,12 @@ class Cache(NamedTuple):
 class Attention(nnx.Module):
     """Grouped-query causal attention with rotary positions."""
 
-    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool):
         self.config = config
-        self.q_proj = _projection("q_proj", config, lora, dtype)
-        self.k_proj = _projection("k_proj", config, lora, dtype)
-        self.v_proj = _projection("v_proj", config, lora, dtype)
-        self.o_proj = _projection("o_proj", config, lora, dtype)
+        self.q_proj = _projection("q_proj", config, lora, dtype, by_rows)
+        self.k_proj = _projection("k_proj", config, lora, dtype, by_rows)
+        self.v_proj = _projection("v_proj", config, lora, dtype, by_rows)
+        self.o_proj = _projection("o_proj", config, lora, dtype, by_rows)
 
     def __call__(
         self, x: Float[Array, "B T D"], angles: Rotation, attention_mask: Bool[Array, "B T S"], cache: Cache | None, slot: Any
@@ -84,16 +84,23 @@ class Attention(nnx.Module):
         keys = rotate(self.k_proj(x).reshape(heads), angles).swapaxes(1, 2)
         values = self.v_proj(x).reshape(heads).swapaxes(1, 2)
         if cache is not None:
-            keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, slot, axis=2)
-            values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, slot, axis=2)
+            keys, values = _written(cache.keys, keys, slot), _written(cache.values, values, slot)
         mixed = attend(queries, keys, values, attention_mask)
         return self.o_proj(mixed.reshape(*x.shape[:2], -1)), Cache(keys, values)
+
+
+def _written(cache: Float[Array, "B K S H"], new: Float[Array, "B K T H"], slot: Any) -> Float[Array, "B K S H"]:
+    """The cache with `new` at `slot`. bf16 is written by its bits: XLA on a CPU would convert the whole cache there and back."""
+    if cache.dtype != jnp.bfloat16:
+        return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), slot, axis=2)
+    bits, new_bits = (jax.lax.bitcast_convert_type(part, jnp.uint16) for part in (cache, new.astype(jnp.bfloat16)))
+    return jax.lax.bitcast_convert_type(jax.lax.dynamic_update_slice_in_dim(bits, new_bits, slot, axis=2), jnp.bfloat16)
 
 
 def attend(
     queries: Float[Array, "B T N H"], keys: Float[Array, "B K S H"], values: Float[Array, "B K S H"], attention_mask: Bool[Array, "B T S"]
 ) -> Float[Array, "B T N H"]:
-    """Softmax attention in float32; N / K query heads share one key-value head.
+    """Softmax attention in float32, products in the dtype of the keys; N / K query heads share one key-value head.
 
     The queries of a group lie behind each other, so that each key-value head is one product, and the sum of the softmax divides the
     mixed values instead of the weights: a third of the passes over arrays of (T, S).
@@ -101,35 +108,58 @@ def attend(
     batch, time, n, size = queries.shape
     heads = keys.shape[1]
     grouped = (queries * size**-0.5).reshape(batch, time, heads, n // heads, size).transpose(0, 2, 3, 1, 4)
-    scores = jnp.einsum("bkth,bksh->bkts", grouped.reshape(batch, heads, -1, size), keys)
+    scores = _product("bkth,bksh->bkts", grouped.reshape(batch, heads, -1, size), keys)
     scores = scores.reshape(batch, heads, n // heads, time, -1)
     scores = jnp.where(attention_mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    mixed = jnp.einsum("bkts,bksh->bkth", weights.reshape(batch, heads, n // heads * time, -1), values).reshape(grouped.shape)
+    mixed = _product("bkts,bksh->bkth", weights.reshape(batch, heads, n // heads * time, -1), values).reshape(grouped.shape)
     mixed = mixed / weights.sum(axis=-1, keepdims=True)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, time, n, size)
+
+
+def _product(spec: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(spec, x.astype(y.dtype), y, preferred_element_type=jnp.float32)
 
 
 class MLP(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
-        self.gate_proj = _projection("gate_proj", config, lora, dtype)
-        self.up_proj = _projection("up_proj", config, lora, dtype)
-        self.down_proj = _projection("down_proj", config, lora, dtype)
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool):
+        self.gate_proj = _projection("gate_proj", config, lora, dtype, by_rows)
+        self.up_proj = _projection("up_proj", config, lora, dtype, by_rows)
+        self.down_proj = _projection("down_proj", config, lora, dtype, by_rows)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        dtype = self.gate_proj.kernel[...].dtype
+        return self.down_proj(swiglu(self.gate_proj(x).astype(dtype), self.up_proj(x).astype(dtype)))
+
+
+@jax.custom_vjp
+def swiglu(gate: Float[Array, "*B F"], up: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
+    """silu(gate) * up, computed in float32. Its two inputs, in the dtype of the base, are all that the backward pass keeps of the
+    widest arrays of the model; autodiff alone would keep float32 sums and their parts, four times as many bytes."""
+    return _swiglu(gate, up).astype(gate.dtype)
+
+
+def _swiglu(gate: Float[Array, "*B F"], up: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
+    return jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)
+
+
+def _swiglu_backward(saved: tuple, cotangent: Float[Array, "*B F"]) -> tuple:
+    return jax.vjp(_swiglu, *saved)[1](cotangent.astype(jnp.float32))
+
+
+swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_backward)
 
 
 class Block(nnx.Module):
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool):
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
-        self.self_attn = Attention(config, lora, dtype)
+        self.self_attn = Attention(config, lora, dtype, by_rows)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
-        self.mlp = MLP(config, lora, dtype)
+        self.mlp = MLP(config, lora, dtype, by_rows)
 
     def __call__(
         self, x: Float[Array, "B T D"], angles: Rotation, attention_mask: Bool[Array, "B T S"], cache: Cache | None = None, slot: Any = 0
@@ -139,7 +169,7 @@ class Block(nnx.Module):
         return x + self.mlp(self.post_attention_layernorm(x)), cache
 
 
-def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any) -> LoRALinear:
+def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool) -> LoRALinear:
     _, inputs, outputs = projection_shapes(config)[name]
     targeted = lora is not None and name in lora.target_modules
     return LoRALinear(
@@ -149,25 +179,30 @@ def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: 
         rank=lora.rank if lora and targeted else None,
         scaling=lora.scaling if lora and targeted else 0.0,
         dtype=dtype,
+        by_rows=by_rows,
     )
 
 
 @lru_cache
-def graph(config: Qwen2Config, lora: LoRAConfig | None) -> nnx.GraphDef[Block]:
+def graph(config: Qwen2Config, lora: LoRAConfig | None, by_rows: bool) -> nnx.GraphDef[Block]:
     """The static half of a Block: what `nnx.merge` needs beside an adapter tree and a base tree of one layer."""
-    abstract = nnx.eval_shape(lambda: Block(config, lora, jnp.float32))
+    abstract = nnx.eval_shape(lambda: Block(config, lora, jnp.float32, by_rows))
     return nnx.split(abstract, LoRAParam, nnx.Param)[0]
 
 
 class Model(NamedTuple):
-    """The static half of a policy: architecture and, when an adapter is in play, its LoRA settings. Hashable, so jit can close over it."""
+    """The static half of a policy: architecture and, when an adapter is in play, its LoRA settings. Hashable, so jit can close over it.
+
+    `by_rows`: the kernels of the base are transposed, as `transpose_kernels` leaves them.
+    """
 
     config: Qwen2Config
     lora: LoRAConfig | None = None
+    by_rows: bool = False
 
     def block(self, base_layer: Tree, adapter_layer: Tree | None) -> Block:
         """One layer's module over its two trees."""
-        return nnx.merge(graph(self.config, self.lora), adapter_layer or {}, base_layer)
+        return nnx.merge(graph(self.config, self.lora, self.by_rows), adapter_layer or {}, base_layer)
 
 
 def hidden(
@@ -182,8 +217,7 @@ def hidden(
     attention_mask = causal_mask(segments)
 
     def body(x, layer):
-        base_layer, adapter_layer = layer
-        return model.block(base_layer, adapter_layer)(x, angles, attention_mask)[0], None
+        return _one_layer(model, *layer, x, angles, attention_mask), None
 
     adapter_layers = adapter["layers"] if adapter is not None else None
     if isinstance(base["layers"], tuple):
@@ -192,6 +226,12 @@ def hidden(
     else:
         x, _ = jax.lax.scan(body, x, (base["layers"], adapter_layers))
     return rms_norm(x, base["norm"]["scale"], model.config.rms_norm_eps)
+
+
+@partial(jax.jit, static_argnums=0)
+def _one_layer(model: Model, base_layer: Tree, adapter_layer: Tree | None, x: Array, angles: Rotation, attention_mask: Array) -> Array:
+    """One block. Jitted, so that a loop over layers traces it once."""
+    return model.block(base_layer, adapter_layer)(x, angles, attention_mask)[0]
 
 
 def layer_of(layers: Tree | None, number: int) -> Tree | None:
@@ -205,6 +245,16 @@ def unstack(base: Tree) -> Tree:
         return base
     count = jax.tree.leaves(base["layers"])[0].shape[0]
     return {**base, "layers": tuple(layer_of(base["layers"], number) for number in range(count))}
+
+
+@jax.jit
+def transpose_kernels(layers: Tree) -> Tree:
+    """Layers with every projection's kernel (outputs, inputs), for a `Model` with `by_rows`."""
+
+    def turned(path: tuple, leaf: Array) -> Array:
+        return leaf.swapaxes(-2, -1) if path[-1] == jax.tree_util.DictKey("kernel") else leaf
+
+    return jax.tree_util.tree_map_with_path(turned, layers)
 
 
 def embed(base: Tree, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:

@@ -55,13 +55,15 @@ class Rows(NamedTuple):
 
 
 class Sampler:
-    """A policy ready to sample: base and adapter merged once, layers taken apart. Make a new one when the adapter changes."""
+    """A policy ready to sample: base and adapter merged once, layers taken apart and, on a CPU, kernels turned to the layout that small
+    products want. Make a new one when the adapter changes."""
 
     def __init__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None = None):
         if adapter is not None and model.lora is not None:
             base = merge_layers(model, base, adapter)
-        self._model = qwen2.Model(model.config)
-        self._base = qwen2.unstack(base)
+        by_rows = jax.default_backend() == "cpu"
+        self._model, base = qwen2.Model(model.config, by_rows=by_rows), qwen2.unstack(base)
+        self._base = {**base, "layers": qwen2.transpose_kernels(base["layers"])} if by_rows else base
 
     def sample(
         self,
@@ -190,7 +192,7 @@ def prefill(
     stop_ids: tuple[int, ...],
 ) -> Rows:
     """Run each prompt once, hand its keys and values to its rows with room for `steps` more, and draw every row's first token."""
-    length = tokens.shape[1]
+    length, dtype = tokens.shape[1], base["embed_tokens"]["embedding"].dtype
     slots = jnp.arange(length)
     angles = qwen2.rotation(jnp.maximum(slots[None] - start[:, None], 0), model.config)
     attention_mask = (slots[:, None] >= slots[None, :])[None] & (slots[None, None, :] >= start[:, None, None])
@@ -198,7 +200,7 @@ def prefill(
     caches = []
     for layer in base["layers"]:
         x, cache = model.block(layer, None)(x, angles, attention_mask)
-        caches.append(jax.tree.map(lambda part: jnp.pad(part[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache))
+        caches.append(jax.tree.map(lambda part: jnp.pad(part.astype(dtype)[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache))
     last = qwen2.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps)
     token, logprob = choose(qwen2.logits(base, last)[owner], keys, jnp.int32(0), temperature)
     shape = (len(owner), steps)

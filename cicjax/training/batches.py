@@ -1,7 +1,8 @@
-"""Rows of tokens -> micro-batches of one fixed shape.
+"""Rows of tokens -> micro-batches of a few shapes.
 
-The rows of an update that carry loss are packed side by side, each a segment with positions of its own; rows without targets are left
-out, since they would add exact zeros. Facts (`gamma`, `is_target`, `solved`) travel with the weights that a method made of them.
+The rows of an update that carry loss are packed side by side, each a segment with positions of its own, and a micro-batch is cut where
+its longest line ends, rounded up to one of a few lengths; rows without targets are left out, since they would add exact zeros.
+Facts (`gamma`, `is_target`, `solved`) travel with the weights that a method made of them.
 Lengths, never token ids, say what is padding: end-of-text and padding share an id in Qwen2.5.
 """
 
@@ -24,7 +25,7 @@ class Row(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The one shape of a stage's micro-batches: `rows` lines of `length` tokens."""
+    """The largest micro-batch of a stage: `rows` lines of `length` tokens."""
 
     rows: int
     length: int
@@ -54,10 +55,15 @@ def make_row(encoded: Encoded, loss_weights: Float32[np.ndarray, "T"], **extras:
     return Row(encoded, weights, extras)
 
 
-def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 256, multiple: int = 128) -> Shape:
-    """The shape for rows of these lengths: `smallest` tokens a line, or more in steps of `multiple` when the longest needs it."""
-    longest = max(lengths, default=smallest)
-    return Shape(rows, max(smallest, -(-longest // multiple) * multiple))
+def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shape:
+    """The shape for rows of these lengths: room for `smallest` tokens a line, or for the longest row where it needs more."""
+    return Shape(rows, max(smallest, line_length(max(lengths, default=1))))
+
+
+def line_length(tokens: int) -> int:
+    """`tokens` rounded up to a multiple of 64, beyond 512 of an eighth of the next power of two: little padding, few programs."""
+    step = max(64, 2 ** (tokens - 1).bit_length() // 8)
+    return -(-tokens // step) * step
 
 
 def pack(rows: Sequence[Row], shape: Shape) -> list[Batch]:
@@ -83,7 +89,8 @@ def pack(rows: Sequence[Row], shape: Shape) -> list[Batch]:
 
 
 def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
-    size = tuple(shape)
+    longest = max(sum(len(row.loss_weights) for row in line) for line in lines)
+    size = (shape.rows, min(shape.length, line_length(longest)))
     batch = Batch(
         tokens=np.zeros(size, np.int32),
         positions=np.zeros(size, np.int32),
