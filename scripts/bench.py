@@ -1,12 +1,13 @@
 #!/usr/bin/env python
 """How fast each stage is, how far from the device's limit, and how it compares with PyTorch + peft and transformers on the same work.
 
-    python scripts/bench.py --model DIR                          everything that can be measured here
-    python scripts/bench.py --model DIR --stages train --pairs 5
+    python scripts/bench.py --model DIR --adapter RUN/sft            everything that can be measured here
+    python scripts/bench.py --model DIR --stages train --pairs 1     a first look
 
-Work is a fixed sample: stream rows with attempts and corrections for training, prompts for sampling, the same for everybody. Peers run
-in the same process, in alternating pairs, where torch is installed. The floor counts useful operations alone, from the configuration and
-the real number of tokens (`cicjax.model.cost`); "of the limit" is floor / (seconds x the product rate measured in this run).
+Work is a fixed sample: 64 stream rows with attempts and corrections for training, their prompts for sampling and for greedy answers (with
+--adapter as the policy, so that completions end as they do in a run). Peers do the same work in a process of their own, in alternating
+pairs, where torch is installed. The floor counts useful operations alone, from the configuration and the real number of tokens
+(`cicjax.model.cost`); "of the limit" is floor / (seconds x product rate), the rate that of jax's product in this very run.
 """
 
 import argparse
@@ -14,32 +15,47 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from bench_peers import Peer, Work
+
+from cicjax.runs import process
+
+if __name__ == "__main__":
+    process.prepare()  # before jax is imported, as the command line does
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cicjax.methods.rows import attempted
-from cicjax.model import cost
+from cicjax.model import cost, huggingface
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance import Author, Encoded, Message, encode, render, weights
 from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Decoding, Sampler
 from cicjax.tasks import stem
 from cicjax.training import steps
-from cicjax.training.batches import fit_shape, make_row
+from cicjax.training.batches import Row, fit_shape, make_row
 from cicjax.training.finetune import fresh_adapter
-from cicjax.training.loop import one_update
+from cicjax.training.loop import train
 from cicjax.training.policy import LoadedPolicy, load_policy
 
 WEIGHTINGS = {"interventional": weights.interventional, "observational": weights.observational}
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 ROWS_PER_UPDATE = 8
 NEW_TOKENS = 96
+
+Timed = Callable[[], tuple[float, Any]]
 
 
 def sample_rows(policy: LoadedPolicy, count: int) -> list[Encoded]:
@@ -55,9 +71,17 @@ def sample_rows(policy: LoadedPolicy, count: int) -> list[Encoded]:
     return rows
 
 
-def product_rate(dtype: Any, *, rows: int = 512, inputs: int = 896, outputs: int = 4864, seconds: float = 2.0) -> float:
-    """Operations a second of the product that training is made of, operands in `dtype`, sums in float32: the ceiling of this run."""
-    x, w = (jnp.ones(shape, dtype) for shape in ((rows, inputs), (inputs, outputs)))
+def updates_of(rows: Sequence[Encoded], objective: str) -> list[list[Row]]:
+    """The rows with the objective's weights, eight to an update."""
+    weighted = [make_row(row, WEIGHTINGS[objective](row.gamma, row.is_target)) for row in rows]
+    return [weighted[first : first + ROWS_PER_UPDATE] for first in range(0, len(weighted), ROWS_PER_UPDATE)]
+
+
+def product_rate(dtype: Any, *, inputs: int = 896, outputs: int = 4864, seconds: float = 1.0) -> float:
+    """Operations a second of the product that training is made of, operands in `dtype`, sums in float32: the ceiling of this run.
+
+    The best over 256, 512 and 1,024 rows, there and back.
+    """
 
     @jax.jit
     def products(x, w):
@@ -67,142 +91,82 @@ def product_rate(dtype: Any, *, rows: int = 512, inputs: int = 896, outputs: int
 
         return jax.lax.fori_loop(0, 10, body, x)
 
-    jax.block_until_ready(products(x, w))
-    best, until = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        started = time.perf_counter()
+    best = 0.0
+    for rows in (256, 512, 1024):
+        x, w = (jnp.ones(shape, dtype) for shape in ((rows, inputs), (inputs, outputs)))
         jax.block_until_ready(products(x, w))
-        best = max(best, 10 * 4 * rows * inputs * outputs / (time.perf_counter() - started))
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            started = time.perf_counter()
+            jax.block_until_ready(products(x, w))
+            best = max(best, 10 * 4 * rows * inputs * outputs / (time.perf_counter() - started))
     return best
 
 
-def our_training(policy: LoadedPolicy, rows: Sequence[Encoded], objective: str) -> Callable[[], float]:
-    """An epoch over the rows, to be timed; gives the last loss."""
-    weigh = WEIGHTINGS[objective]
-    weighted = [make_row(row, weigh(row.gamma, row.is_target)) for row in rows]
-    updates = [weighted[first : first + ROWS_PER_UPDATE] for first in range(0, len(weighted), ROWS_PER_UPDATE)]
+def timed(job: Callable[[], Any]) -> Timed:
+    """The job with its seconds."""
+
+    def run() -> tuple[float, Any]:
+        started = time.perf_counter()
+        result = job()
+        return time.perf_counter() - started, result
+
+    return run
+
+
+def our_training(policy: LoadedPolicy, rows: Sequence[Encoded], objective: str) -> Timed:
+    """An epoch over the rows; gives the last loss."""
+    updates, optimization = updates_of(rows, objective), steps.Optimization()
     shape = fit_shape((len(row.tokens) for row in rows), rows=1)
     start = fresh_adapter(policy.model, seed=0)
 
     def epoch() -> float:
-        state, loss = steps.start_state(start, steps.Optimization()), 0.0
-        for update in updates:
-            state, progress = one_update(
-                state, update, total=len(updates), model=policy.model, base=policy.base, shape=shape, optimization=steps.Optimization()
-            )
+        state, loss = steps.start_state(start, optimization), 0.0
+        for _, progress in train(state, updates, model=policy.model, base=policy.base, shape=shape, optimization=optimization):
             loss = progress.loss
         return loss
 
-    return epoch
+    return timed(epoch)
 
 
-def peft_training(policy: LoadedPolicy, rows: Sequence[Encoded], objective: str, *, filtered: bool) -> Callable[[], float]:
-    """The same epoch by PyTorch + peft: padded batches, labels -100, AdamW, clipping; rows without labels taken out when `filtered`."""
-    import torch  # pyright: ignore[reportMissingImports]
-    from peft import LoraConfig, get_peft_model  # pyright: ignore[reportMissingImports]
-    from transformers import AutoModelForCausalLM
-
-    assert policy.model.lora is not None
-    dtype = torch.bfloat16 if jax.tree.leaves(policy.base["layers"])[0].dtype == jnp.bfloat16 else torch.float32
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.location, dtype=dtype)
-    model = loaded.to(device)
-    lora = policy.model.lora
-    settings = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), task_type="CAUSAL_LM"  # pyright: ignore[reportArgumentType]
-    )
-    model = get_peft_model(model, settings)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0)
-    batches = [_padded(torch, rows[first : first + ROWS_PER_UPDATE], objective, filtered) for first in range(0, len(rows), ROWS_PER_UPDATE)]
-
-    def epoch() -> float:
-        loss = 0.0
-        for batch in batches:
-            if batch is None:
-                continue
-            result = model(**{name: column.to(device) for name, column in batch.items()})
-            result.loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            loss = float(result.loss.detach())
-        return loss
-
-    return epoch
-
-
-def _padded(torch: Any, rows: Sequence[Encoded], objective: str, filtered: bool) -> dict[str, Any] | None:
-    weigh = WEIGHTINGS[objective]
-    columns = [(row.tokens, np.where(weigh(row.gamma, row.is_target) > 0, row.tokens, -100)) for row in rows]
-    if filtered:
-        columns = [(tokens, labels) for tokens, labels in columns if (labels != -100).any()]
-    if not any((labels != -100).any() for _, labels in columns):
-        return None
-    length = max(len(tokens) for tokens, _ in columns)
-    size = (len(columns), length)
-    ids, attention, labels = np.zeros(size, np.int64), np.zeros(size, np.int64), np.full(size, -100, np.int64)
-    for number, (tokens, own) in enumerate(columns):
-        ids[number, : len(tokens)], attention[number, : len(tokens)], labels[number, : len(tokens)] = tokens, 1, own
-    return {name: torch.tensor(column) for name, column in (("input_ids", ids), ("attention_mask", attention), ("labels", labels))}
-
-
-def our_sampling(policy: LoadedPolicy, prompts: Sequence[list[int]]) -> Callable[[], int]:
-    """One completion a prompt at temperature 1, to be timed; gives the number of sampled tokens."""
-    sampler = Sampler(policy.model, policy.base)
-    decoding = Decoding(max_new_tokens=NEW_TOKENS, temperature=1.0, stop_ids=tuple(sorted(policy.tokenizer.stop_ids)))
+def our_sampling(policy: LoadedPolicy, prompts: Sequence[list[int]], temperature: float) -> Timed:
+    """One completion a prompt; gives the number of sampled tokens."""
+    sampler = Sampler(policy.model, policy.base, policy.adapter)
+    decoding = Decoding(max_new_tokens=NEW_TOKENS, temperature=temperature, stop_ids=tuple(sorted(policy.tokenizer.stop_ids)))
     keys = row_keys(0, "bench", list(range(len(prompts))), [0] * len(prompts))
-
-    def sample() -> int:
-        return sum(len(completion.tokens) for completion in sampler.sample(prompts, keys, decoding))
-
-    return sample
+    return timed(lambda: sum(len(completion.tokens) for completion in sampler.sample(prompts, keys, decoding)))
 
 
-def transformers_sampling(policy: LoadedPolicy, prompts: Sequence[list[int]]) -> Callable[[], int]:
-    """The same by transformers `generate`, left-padded, in one batch."""
-    import torch  # pyright: ignore[reportMissingImports]
-    from transformers import AutoModelForCausalLM
+def peer_training(policy: LoadedPolicy, rows: Sequence[Encoded], objective: str, dtype: str, *, filtered: bool) -> Work:
+    """The same epoch for peft; rows without labels taken out when `filtered`."""
+    updates = [[row for row in update if row.loss_weights.any() or not filtered] for update in updates_of(rows, objective)]
+    labelled = [[(row.encoded.tokens, np.where(row.loss_weights > 0, row.encoded.tokens, -100)) for row in update] for update in updates]
+    lora = policy.model.lora
+    assert lora is not None
+    settings = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": list(lora.target_modules)}
+    return Work(str(policy.location), dtype, "train", {"updates": labelled, "lora": settings})
 
-    dtype = torch.bfloat16 if jax.tree.leaves(policy.base["layers"])[0].dtype == jnp.bfloat16 else torch.float32
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.location, dtype=dtype)
-    model = loaded.to(device).eval()
-    length, end = max(map(len, prompts)), policy.tokenizer.end_of_text
-    ids = torch.tensor([[end] * (length - len(prompt)) + list(prompt) for prompt in prompts]).to(device)
-    attention = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(device)
+
+def peer_sampling(policy: LoadedPolicy, folder: Path, prompts: Sequence[list[int]], dtype: str, temperature: float) -> Work:
+    """The same prompts for transformers, from a folder with the adapter merged."""
     stops = sorted(policy.tokenizer.stop_ids)
-
-    def sample() -> int:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            out = model.generate(
-                ids, attention_mask=attention, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=NEW_TOKENS,
-                eos_token_id=stops, pad_token_id=end,
-            )  # fmt: skip
-        count = 0
-        for row in out[:, length:].tolist():
-            stop = next((place for place, token in enumerate(row) if token in stops), len(row) - 1)
-            count += stop + 1
-        return count
-
-    return sample
+    arguments = {"prompts": list(prompts), "stop_ids": stops, "temperature": temperature, "max_new_tokens": NEW_TOKENS}
+    return Work(str(folder), dtype, "sample", arguments)
 
 
-def alternate(ours: Callable[[], Any], peer: Callable[[], Any] | None, *, pairs: int) -> tuple[list[float], list[float], Any, Any]:
+def alternate(ours: Timed, work: Work | None, *, pairs: int) -> tuple[list[float], list[float], Any, Any]:
     """Seconds of each, in alternating pairs after one run of each that is not counted, and what they gave."""
-    found, theirs = ours(), peer() if peer else None
-    mine, others = [], []
-    for _ in range(pairs):
-        for job, times in ((ours, mine), (peer, others)):
-            if job is not None:
-                started = time.perf_counter()
-                job()
-                times.append(time.perf_counter() - started)
+    with Peer(work) if work is not None else nullcontext() as peer:
+        (_, found), theirs = ours(), peer()[1] if peer else None
+        mine, others = [], []
+        for _ in range(pairs):
+            mine.append(ours()[0])
+            if peer:
+                others.append(peer()[0])
     return mine, others, found, theirs
 
 
-def measure_training(policy: LoadedPolicy, rows: Sequence[Encoded], *, pairs: int, peers: bool, ceiling: float) -> list[dict[str, Any]]:
+def measure_training(policy: LoadedPolicy, rows: Sequence[Encoded], options: argparse.Namespace, ceiling: float) -> list[dict[str, Any]]:
     """Rows a second of each objective, beside peft with and without rows that carry no label."""
     found = []
     for objective, weigh in WEIGHTINGS.items():
@@ -211,26 +175,37 @@ def measure_training(policy: LoadedPolicy, rows: Sequence[Encoded], *, pairs: in
         assert policy.model.lora is not None
         flop = cost.training_flop(policy.model.config, policy.model.lora, tokens=sum(len(r.tokens) for r in live), supervised=supervised)
         ours = our_training(policy, rows, objective)
-        for filtered in (False, True) if peers and objective == "interventional" else (False,):
-            peer = peft_training(policy, rows, objective, filtered=filtered) if peers else None
-            mine, others, _, _ = alternate(ours, peer, pairs=pairs)
+        for filtered in (False, True) if options.peers and objective == "interventional" else (False,):
+            work = peer_training(policy, rows, objective, options.dtype, filtered=filtered) if options.peers else None
+            mine, others, _, _ = alternate(ours, work, pairs=options.pairs)
             name = f"{objective}, peft without empty rows" if filtered else objective
             found.append(_record(name, mine, others, work=len(rows), unit="rows", flop=flop, ceiling=ceiling))
     return found
 
 
-def measure_sampling(
-    policy: LoadedPolicy, prompts: Sequence[list[int]], *, pairs: int, peers: bool, ceiling: float
-) -> list[dict[str, Any]]:
-    """Sampled tokens a second, beside transformers `generate`."""
-    peer = transformers_sampling(policy, prompts) if peers else None
-    mine, others, tokens, theirs = alternate(our_sampling(policy, prompts), peer, pairs=pairs)
-    flop = cost.sampling_flop(policy.model.config, prompt_tokens=sum(map(len, prompts)), sampled_tokens=tokens)
-    record = _record("sampling", mine, others, work=tokens, unit="tokens", flop=flop, ceiling=ceiling)
-    if others:  # the two draw different numbers, so their lengths differ: compare tokens a second
-        record["peer_work"] = theirs
-        record["ratio"] = (tokens / record["seconds"]) / (theirs / record["peer_seconds"])
-    return [record]
+def measure_sampling(policy: LoadedPolicy, rows: Sequence[Encoded], options: argparse.Namespace, ceiling: float) -> list[dict[str, Any]]:
+    """Tokens a second of sampling and of greedy answers, beside transformers `generate`."""
+    prompts = [row.tokens[: int(np.argmax(row.gamma))].tolist() for row in rows]
+    found = []
+    with ExitStack() as opened:
+        folder = _merged_folder(policy, opened) if options.peers else policy.location
+        for name, temperature in (("sampling", 1.0), ("greedy answers", 0.0)):
+            work = peer_sampling(policy, folder, prompts, options.dtype, temperature) if options.peers else None
+            mine, others, tokens, theirs = alternate(our_sampling(policy, prompts, temperature), work, pairs=options.pairs)
+            flop = cost.sampling_flop(policy.model.config, prompt_tokens=sum(map(len, prompts)), sampled_tokens=tokens)
+            record = _record(name, mine, others, work=tokens, unit="tokens", flop=flop, ceiling=ceiling)
+            if others:  # the two draw different numbers, so their lengths differ: compare tokens a second
+                record |= {"peer_work": theirs, "ratio": (tokens / record["seconds"]) / (theirs / record["peer_seconds"])}
+            found.append(record)
+    return found
+
+
+def _merged_folder(policy: LoadedPolicy, opened: ExitStack) -> Path:
+    if policy.adapter is None or policy.model.lora is None:
+        return policy.location
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory())) / "merged"
+    huggingface.write_merged(folder, policy.location, adapter=policy.adapter, lora=policy.model.lora)
+    return folder
 
 
 def _record(stage: str, mine: list[float], others: list[float], *, work: int, unit: str, flop: int, ceiling: float) -> dict[str, Any]:
@@ -243,53 +218,116 @@ def _record(stage: str, mine: list[float], others: list[float], *, work: int, un
     return record
 
 
+def measure_compilation(options: argparse.Namespace) -> dict[str, Any]:
+    """Cold and warm: the same two rounds of both objectives and of sampling in a new process, first with no kept program, then with all."""
+    command = [sys.executable, __file__, "--model", options.model, "--dtype", options.dtype, "--stages", "rounds"]
+    if options.adapter:
+        command += ["--adapter", str(options.adapter)]
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        for name in ("cold", "warm"):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            found[name] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def rounds(policy: LoadedPolicy) -> dict[str, float]:
+    """Two rounds of both objectives and of sampling: seconds of tracing and compiling, programs not found, and what the second traced."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    events: Counter[str] = Counter()
+
+    def took(event: str, duration_secs: float, **_: Any) -> None:
+        seconds[event] += duration_secs
+
+    def happened(event: str, **_: Any) -> None:
+        events[event] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(took)
+    jax.monitoring.register_event_listener(happened)
+    traced = "/jax/core/compile/jaxpr_trace_duration"
+    rows = sample_rows(policy, 64)
+    prompts = [row.tokens[: int(np.argmax(row.gamma))].tolist() for row in rows]
+    jobs = [our_training(policy, rows, objective) for objective in WEIGHTINGS] + [our_sampling(policy, prompts, 1.0)]
+    found: dict[str, float] = {}
+    for name in ("first", "second"):
+        before = seconds[traced]
+        for job in jobs:
+            job()
+        found[f"traced_in_{name}_round_s"] = seconds[traced] - before
+    found["compile_s"] = sum(value for name, value in seconds.items() if name.startswith("/jax/core/compile/"))
+    found["compiled"] = events["/jax/compilation_cache/cache_misses"]
+    found["found_compiled"] = events["/jax/compilation_cache/cache_hits"]
+    return found
+
+
 def print_table(report: dict[str, Any]) -> None:
     """The records as a table."""
-    print(f"\n{report['device']}, {report['dtype']}; product rate {report['ceiling'] / 1e9:,.0f} GFLOP/s; peak {report['peak_gb']:.1f} GB")
-    print(f"{'stage':<44}{'seconds':>9}{'per second':>16}{'of the limit':>14}{'times the peer':>16}")
+    print(f"\n{report['device']}, {report['cores']} cores, {report['dtype']}; peak memory {report['peak_gb']:.1f} GB")
+    torch_rate = f", torch's {report['torch_ceiling'] / 1e9:,.0f}" if "torch_ceiling" in report else ""
+    print(f"product rate {report['ceiling'] / 1e9:,.0f} GFLOP/s (after: {report['ceiling_after'] / 1e9:,.0f}){torch_rate}")
+    if report["stages"]:
+        print(f"{'stage':<44}{'seconds':>9}{'per second':>16}{'of the limit':>14}{'times the peer':>16}")
     for record in report["stages"]:
         speed, ratio = f"{record['per_second']:,.1f} {record['unit']}", f"{record['ratio']:.2f}" if "ratio" in record else "-"
         print(f"{record['stage']:<44}{record['seconds']:>9.2f}{speed:>16}{record['of_the_limit']:>13.0%} {ratio:>16}")
+    by_name = {record["stage"]: record["seconds"] for record in report["stages"]}
+    if {"interventional", "observational"} <= by_name.keys():
+        print(f"an interventional epoch takes {by_name['interventional'] / by_name['observational']:.2f} of an observational one")
+    for name, found in report.get("compilation", {}).items():
+        print(
+            f"{name}: {found['compile_s']:.1f} s of tracing and compiling, {found['compiled']} programs compiled, "
+            f"{found['found_compiled']} found compiled; the second round traced for {found['traced_in_second_round_s']:.2f} s"
+        )
 
 
 def main() -> int:
     """Measure, print, and write the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a Qwen2 folder or a hub id")
-    parser.add_argument("--stages", nargs="+", choices=("train", "sample"), default=["train", "sample"])
+    parser.add_argument("--adapter", type=Path, help="the policy that samples: RUN/METHOD or a peft folder; without one, the base")
+    parser.add_argument("--stages", nargs="+", choices=("train", "sample", "compile", "rounds"), default=["train", "sample", "compile"])
     parser.add_argument("--rows", type=int, default=64, help="stream rows, and prompts")
     parser.add_argument("--pairs", type=int, default=5, help="timed runs of each; medians count")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16")
     parser.add_argument("--no_peers", action="store_true", help="leave PyTorch out")
     parser.add_argument("--json", type=Path, help="also write the records here")
     options = parser.parse_args()
-    policy = load_policy(options.model, dtype=options.dtype, lora=LoRAConfig())
-    peers = not options.no_peers and _has_peers()
-    ceiling = product_rate({"bfloat16": jnp.bfloat16, "float32": jnp.float32}[options.dtype])
-    report: dict[str, Any] = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "dtype": options.dtype, "ceiling": ceiling}
-    report["stages"] = []
-    rows = sample_rows(policy, options.rows)
-    if "train" in options.stages:
-        report["stages"] += measure_training(policy, rows, pairs=options.pairs, peers=peers, ceiling=ceiling)
-    if "sample" in options.stages:
-        prompts = [row.tokens[: int(np.argmax(row.gamma))].tolist() for row in rows]
-        report["stages"] += measure_sampling(policy, prompts, pairs=options.pairs, peers=peers, ceiling=ceiling)
-    report["ceiling_after"] = product_rate({"bfloat16": jnp.bfloat16, "float32": jnp.float32}[options.dtype])
-    report["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    options.peers = not options.no_peers and _has_peers()
+    policy = load_policy(options.model, dtype=options.dtype, adapter=options.adapter, lora=LoRAConfig())
+    if options.stages == ["rounds"]:
+        print(json.dumps(rounds(policy)))
+        return 0
+    report = measure(policy, options)
     print_table(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
+def measure(policy: LoadedPolicy, options: argparse.Namespace) -> dict[str, Any]:
+    """All records of the stages asked for."""
+    dtype = DTYPES[options.dtype]
+    ceiling = product_rate(dtype)
+    report: dict[str, Any] = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "dtype": options.dtype, "ceiling": ceiling}
+    if options.peers:
+        with Peer(Work(str(policy.location), options.dtype, "multiply", {"shape": (512, 896, 4864)})) as peer:
+            report["torch_ceiling"] = peer()[1]
+    rows = sample_rows(policy, options.rows)
+    report["stages"] = measure_training(policy, rows, options, ceiling) if "train" in options.stages else []
+    report["stages"] += measure_sampling(policy, rows, options, ceiling) if "sample" in options.stages else []
+    report["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    report["ceiling_after"] = product_rate(dtype)
+    if "compile" in options.stages:
+        report["compilation"] = measure_compilation(options)
+    return report
+
+
 def _has_peers() -> bool:
-    try:
-        import peft  # noqa: F401  # pyright: ignore[reportMissingImports]
-        import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        print("no torch or peft here: peers are left out", file=sys.stderr)
-        return False
-    return True
+    missing = [name for name in ("torch", "peft") if find_spec(name) is None]
+    if missing:
+        print(f"no {' and no '.join(missing)} here: peers are left out", file=sys.stderr)
+    return not missing
 
 
 if __name__ == "__main__":

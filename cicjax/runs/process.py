@@ -28,6 +28,7 @@ def keep_compiled_programs() -> None:
         return
     if private and os.access(folder, os.W_OK):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def keep_freed_memory() -> None:

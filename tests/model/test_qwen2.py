@@ -149,3 +149,44 @@ def test_a_bf16_base_agrees_with_float32_and_gives_float32_gradients(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients[0])} == {jnp.dtype(jnp.float32)}
     for coarse, fine in zip(*map(jax.tree.leaves, gradients), strict=True):
         assert np.linalg.norm(coarse - fine) < 0.1 * np.linalg.norm(fine)
+
+
+def test_kernels_by_rows_give_the_same(tmp_path):
+    model, base, adapter = random_model(tmp_path)
+    turned = {**base, "layers": qwen2.transpose_kernels(base["layers"])}
+    tokens = jnp.arange(12)[None]
+    for static, tree in ((model, adapter), (qwen2.Model(model.config), None)):
+        ours = qwen2.apply(static._replace(by_rows=True), turned, tree, tokens)
+        np.testing.assert_allclose(ours, qwen2.apply(static, base, tree, tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_swiglu_is_silu_times_up_and_keeps_its_inputs_alone(dtype):
+    gate, up, cotangent = (jax.random.normal(jax.random.key(n), (3, 40)).astype(dtype) for n in range(3))
+
+    def plain(gate, up):
+        gate, up = gate.astype(jnp.float32), up.astype(jnp.float32)
+        return (gate / (1 + jnp.exp(-gate)) * up).astype(dtype)
+
+    value, pull = jax.vjp(qwen2.swiglu, gate, up)
+    expected, pull_plain = jax.vjp(plain, gate, up)
+    accuracy = {jnp.float32: 1e-6, jnp.bfloat16: 2e-2}[dtype]
+    np.testing.assert_allclose(value.astype(jnp.float32), expected.astype(jnp.float32), atol=accuracy, rtol=accuracy)
+    for ours, theirs in zip(pull(cotangent), pull_plain(cotangent), strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=accuracy, rtol=accuracy)
+    assert {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(pull)} == {(gate.shape, jnp.dtype(dtype))}
+
+
+def test_one_trace_serves_all_layers(tmp_path):
+    model, base, adapter = random_model(tmp_path, num_hidden_layers=6)
+    calls = []
+
+    class Counting(qwen2.Model):
+        def block(self, *trees):
+            calls.append(trees)
+            return super().block(*trees)
+
+    counting = Counting(*model)
+    qwen2.apply(counting, qwen2.unstack(base), adapter, jnp.arange(8)[None])
+    assert len(calls) == 1
