@@ -92,12 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted.
     """
+    if arguments is None:  # the process is ours
+        process.prepare()
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-        if arguments is None:  # the process is ours
-            process.prepare()
         parse(_with_config(sys.argv[1:] if arguments is None else arguments)).run()
         sys.stdout.flush()
     except BrokenPipeError:

@@ -39,9 +39,7 @@ def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
     return weights.policy(encoded.gamma, encoded.is_target)
 
 
-def group_rows(
-    group: list[Encoded], rewards: list[float], old_logprobs: list[np.ndarray], ref_logprobs: list[np.ndarray]
-) -> list[Row]:
+def group_rows(group: list[Encoded], rewards: list[float], old_logprobs: list[np.ndarray], ref_logprobs: list[np.ndarray]) -> list[Row]:
     """The rows of one group with the columns of (11), or none where the group is flat: equal rewards prefer nothing."""
     advantages = np.asarray(policy_gradient.group_advantages(np.asarray([rewards], np.float32)))[0]
     if not advantages.any():

@@ -52,9 +52,7 @@ def token_logprobs(logits: Float[ArrayLike, "B T V"], tokens: Int[ArrayLike, "B 
     return jnp.pad(scored, ((0, 0), (1, 0)))
 
 
-def weighted_nll(
-    logprobs: Float[ArrayLike, "B T"], loss_weights: Float[ArrayLike, "B T"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def weighted_nll(logprobs: Float[ArrayLike, "B T"], loss_weights: Float[ArrayLike, "B T"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Negative log-likelihood in nats as (sum, weight) = (-(logprobs * loss_weights).sum(), loss_weights.sum()).
 
     A position of weight 0 may hold anything, nan and -inf too: it adds exactly 0 to the sum and receives a gradient of
@@ -83,4 +81,3 @@ def per_dialogue(loss_weights: Float[ArrayLike, "*B T"]) -> Float[ArrayLike, "*B
         raise ValueError(f"loss_weights must have shape (T,) or (B, T), not {tuple(loss_weights.shape)}")
     totals = loss_weights.sum(axis=-1, keepdims=True)
     return loss_weights / xp.where(totals != 0, totals, xp.ones_like(totals))
-

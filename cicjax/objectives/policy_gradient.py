@@ -62,9 +62,7 @@ ESTIMATORS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def kl(
-    policy_logprobs: Float[ArrayLike, "B T"], ref_logprobs: Float[ArrayLike, "B T"], estimator: str = "k3"
-) -> Float[Array, "B T"]:
+def kl(policy_logprobs: Float[ArrayLike, "B T"], ref_logprobs: Float[ArrayLike, "B T"], estimator: str = "k3") -> Float[Array, "B T"]:
     """Estimate of KL(policy || reference) in nats at each sampled token, unweighted; with d = ref - policy, k3 = exp(d) - d - 1.
 
     Over tokens sampled from the policy, k1 = -d and k3 have the exact divergence as their mean, and k3 is never negative.

@@ -59,11 +59,11 @@ class Sampler:
     products want. Make a new one when the adapter changes."""
 
     def __init__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None = None):
-        if adapter is not None and model.lora is not None:
-            base = merge_layers(model, base, adapter)
         by_rows = jax.default_backend() == "cpu"
         self._model, base = qwen2.Model(model.config, by_rows=by_rows), qwen2.unstack(base)
-        self._base = {**base, "layers": qwen2.transpose_kernels(base["layers"])} if by_rows else base
+        adapters = [qwen2.layer_of(adapter, number) if adapter else None for number in range(len(base["layers"]))]
+        layers = (_ready(model, by_rows, *layer) for layer in zip(base["layers"], adapters, strict=True))
+        self._base = {**base, "layers": tuple(layers)}
 
     def sample(
         self,
@@ -165,18 +165,13 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
-@partial(jax.jit, static_argnums=0)
-def merge_layers(model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree) -> qwen2.Tree:
-    """The base with the adapter folded into its kernels, stacked or apart as it came."""
-    assert model.lora is not None
-    if not isinstance(base["layers"], tuple):
-        return merge_adapter(base, adapter, model.lora)
-    merged = []
-    for number, layer in enumerate(base["layers"]):
-        stacked = jax.tree.map(lambda leaf: leaf[None], {"layers": layer})
-        own = jax.tree.map(lambda leaf, number=number: leaf[number : number + 1], adapter)
-        merged.append(jax.tree.map(lambda leaf: leaf[0], merge_adapter(stacked, own, model.lora)["layers"]))
-    return {**base, "layers": tuple(merged)}
+@partial(jax.jit, static_argnums=(0, 1))
+def _ready(model: qwen2.Model, by_rows: bool, layer: qwen2.Tree, adapter: qwen2.Tree | None) -> qwen2.Tree:
+    """One layer with its adapter folded in and its kernels turned. Layer by layer, so that no second copy of all is ever held."""
+    if adapter is not None and model.lora is not None:
+        stacked = jax.tree.map(lambda leaf: leaf[None], ({"layers": layer}, adapter))
+        layer = qwen2.layer_of(merge_adapter(*stacked, model.lora)["layers"], 0)
+    return qwen2.transpose_kernels(layer) if by_rows else layer
 
 
 @partial(jax.jit, static_argnums=(0, 6, 7, 8))

@@ -41,9 +41,7 @@ class Trainer:
     save_steps: int = 25
 
 
-def fine_tune(
-    trainer: Trainer, name: str, rows: Sequence[tuple[str, Encoded]], weighting: Weighting, *, start: qwen2.Tree
-) -> qwen2.Tree:
+def fine_tune(trainer: Trainer, name: str, rows: Sequence[tuple[str, Encoded]], weighting: Weighting, *, start: qwen2.Tree) -> qwen2.Tree:
     """Train `start` on (id, arrays) rows and give the adapter, which FOLDER/NAME keeps; go on from its last checkpoint if there is one.
 
     Raises Corrupted after several non-finite updates in a row.

@@ -34,9 +34,7 @@ def precision(dtype: Dtype, *, embedded: bool) -> Literal["bfloat16", "float32"]
     return dtype if dtype != "auto" else "float32" if embedded else "bfloat16"
 
 
-def load_policy(
-    name: str | None, *, dtype: Dtype = "auto", adapter: Path | None = None, lora: LoRAConfig | None = None
-) -> LoadedPolicy:
+def load_policy(name: str | None, *, dtype: Dtype = "auto", adapter: Path | None = None, lora: LoRAConfig | None = None) -> LoadedPolicy:
     """Read a model folder or hub id (None: the embedded base) and an adapter over it, whose LoRA settings then replace `lora`.
 
     Raises BadInput for a model or adapter that cannot be used, or that do not belong together; Corrupted for damaged bytes.

@@ -100,9 +100,7 @@ def accumulate(loss: Loss, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.
 
 
 @partial(jax.jit, static_argnums=(0,), donate_argnums=(1,))
-def update(
-    optimization: Optimization, state: TrainState, sums: Sums, learning_rate: Float[Array, ""]
-) -> tuple[TrainState, UpdateMetrics]:
+def update(optimization: Optimization, state: TrainState, sums: Sums, learning_rate: Float[Array, ""]) -> tuple[TrainState, UpdateMetrics]:
     """Divide once, clip, step. Without any weight, or with anything non-finite, adapter and optimizer stay as they are; it is counted."""
     empty = sums.weight == 0
     divisor = jnp.where(empty, 1.0, sums.weight) if optimization.mean else 1.0
@@ -112,9 +110,7 @@ def update(
     adapter = jax.tree.map(lambda p, d: p - learning_rate * d, state.adapter, direction)
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(adapter))
     applied = finite & ~empty
-    adapter, optimizer = jax.tree.map(
-        lambda new, old: jnp.where(applied, new, old), (adapter, optimizer), (state.adapter, state.optimizer)
-    )
+    adapter, optimizer = jax.tree.map(lambda new, old: jnp.where(applied, new, old), (adapter, optimizer), (state.adapter, state.optimizer))
     metrics = UpdateMetrics(sums.loss / jnp.where(empty, 1.0, sums.weight), norm, sums.weight, applied)
     counters = (state.step + 1, state.empty_updates + empty, state.nonfinite_updates + (~finite & ~empty))
     return TrainState(adapter, optimizer, *counters), metrics

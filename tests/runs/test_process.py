@@ -1,9 +1,10 @@
-"""What a process sets for itself: a private folder of compiled programs, and memory that is reused instead of returned."""
+"""What a process sets for itself: a private folder of compiled programs, and memory in large pages."""
 
 import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,27 +46,50 @@ def test_the_environments_own_folder_stands(environment, monkeypatch):
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere" and not environment.exists()
 
 
-FAULTS = """
-import resource, sys
-import numpy as np
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", None),
+    ],
+)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_large_pages_are_asked_for_unless_the_environment_decides(monkeypatch, present, expected):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if present is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", present)
+    assert process.large_pages() == expected
+
+
+PROGRAM = """
+import os, resource, sys
+before = os.getpid()
 from cicjax.runs import process
-if sys.argv[1] == "kept":
-    process.keep_freed_memory()
+process.prepare()
+import numpy as np
 for _ in range(3):
     np.ones(8_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     np.ones(8_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
 """
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
-def test_freed_memory_is_reused_without_fresh_pages():
-    # Without huge pages, or they would hide the difference.
-    environment = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
-    faults = {
-        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=environment).stdout)
-        for how in ("kept", "returned")
-    }
-    assert faults["returned"] > 10_000 and faults["kept"] < 1_000
+def test_the_process_starts_once_more_with_its_arguments_and_with_large_pages(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+
+    def run(**environment):
+        command = [sys.executable, str(program), "--flag", "a b"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=plain | environment).stdout.split("\n")[0]
+
+    ours, theirs = run(), run(GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
+    assert ours.startswith("glibc.malloc.hugetlb=1 ['--flag', 'a b'] ")
+    assert theirs.startswith("glibc.malloc.hugetlb=0 ['--flag', 'a b'] ")
+    if PAGES.exists() and "[madvise]" in PAGES.read_text():
+        assert int(ours.split()[-1]) < 0.2 * int(theirs.split()[-1])
