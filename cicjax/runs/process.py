@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -15,9 +16,10 @@ def prepare() -> None:
     """
     keep_compiled_programs()
     settings = large_pages()
-    if settings is not None:
+    if settings is not None and sys.executable:
         os.environ["GLIBC_TUNABLES"] = settings
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with suppress(OSError):
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def keep_compiled_programs() -> None:
