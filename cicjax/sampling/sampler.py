@@ -61,7 +61,7 @@ class Sampler:
     def __init__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None = None):
         by_rows = jax.default_backend() == "cpu"
         self._model, base = qwen2.Model(model.config, by_rows=by_rows), qwen2.unstack(base)
-        adapters = [qwen2.layer_of(adapter, number) if adapter else None for number in range(len(base["layers"]))]
+        adapters = [qwen2.layer_of(adapter["layers"], number) if adapter else None for number in range(len(base["layers"]))]
         layers = (_ready(model, by_rows, *layer) for layer in zip(base["layers"], adapters, strict=True))
         self._base = {**base, "layers": tuple(layers)}
 
@@ -169,8 +169,8 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
 def _ready(model: qwen2.Model, by_rows: bool, layer: qwen2.Tree, adapter: qwen2.Tree | None) -> qwen2.Tree:
     """One layer with its adapter folded in and its kernels turned. Layer by layer, so that no second copy of all is ever held."""
     if adapter is not None and model.lora is not None:
-        stacked = jax.tree.map(lambda leaf: leaf[None], ({"layers": layer}, adapter))
-        layer = qwen2.layer_of(merge_adapter(*stacked, model.lora)["layers"], 0)
+        base, own = jax.tree.map(lambda leaf: leaf[None], ({"layers": layer}, {"layers": adapter}))
+        layer = jax.tree.map(lambda leaf: leaf[0], merge_adapter(base, own, model.lora)["layers"])
     return qwen2.transpose_kernels(layer) if by_rows else layer
 
 
