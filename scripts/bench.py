@@ -294,7 +294,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the records here")
     options = parser.parse_args()
     options.peers = not options.no_peers and _has_peers()
-    policy = load_policy(options.model, dtype=options.dtype, adapter=options.adapter, lora=LoRAConfig())
+    policy = load_policy(options.model, dtype=options.dtype, adapter=options.adapter, lora=LoRAConfig(), training=True)
     if options.stages == ["rounds"]:
         print(json.dumps(rounds(policy)))
         return 0

@@ -34,7 +34,7 @@ class Score:
         from cicjax.provenance import formats, protocol
         from cicjax.training.policy import load_policy
 
-        policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
+        policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter, training=True)
         episodes = formats.read_native(self.file)
         render = protocol.renderer(self.format, ("teacher",), episodes, policy.tokenizer)
         rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=self.file))

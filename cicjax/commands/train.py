@@ -129,7 +129,7 @@ class Train:
         from cicjax.training.policy import load_policy
 
         lora = LoRAConfig(rank=self.lora_r, alpha=self.lora_alpha, target_modules=tuple(self.lora_target_modules))
-        return load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.start_adapter, lora=lora)
+        return load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.start_adapter, lora=lora, training=True)
 
     def _rows(self, policy: "LoadedPolicy", path: Path) -> "Rows":
         from cicjax.provenance import formats, protocol

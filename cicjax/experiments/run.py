@@ -85,7 +85,7 @@ class Run:
 
 def load_run(folder: Path, settings: Settings, *, model_folder: str, save_steps: int = 25) -> Run:
     """Read base and tokenizer and draw the problems; touches nothing. Raises BadInput for a model that cannot be used."""
-    policy = load_policy(model_folder, dtype=settings.dtype, lora=settings.lora)
+    policy = load_policy(model_folder, dtype=settings.dtype, lora=settings.lora, training=True)
     counts = settings.counts
     return Run(
         folder=folder,

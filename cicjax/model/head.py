@@ -27,15 +27,17 @@ def target_logprobs(
     targets: Int[Array, "B K"],
     used: Int[Array, ""],
     chunk: int = CHUNK,
+    unembedding: Float[Array, "D V"] | None = None,
 ) -> Float[Array, "B K"]:
     """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are padding.
 
-    `chunk` bounds the number of positions projected at once; the work is proportional to `used`. No gradient reaches `embedding`.
+    `chunk` bounds the number of positions projected at once; the work is proportional to `used`. `unembedding` is the
+    embedding's transpose, which a CPU wants for the gradient. No gradient reaches either.
     """
-    return _project(hidden_states, embedding, targets, used, chunk, with_gradient=False)[0]
+    return _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=False)[0]
 
 
-def _project(hidden_states, embedding, targets, used, chunk, *, with_gradient):
+def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, with_gradient):
     batch, columns, size = hidden_states.shape
     width = min(max(chunk // batch, 1), columns)
     padding = -columns % width
@@ -55,7 +57,8 @@ def _project(hidden_states, embedding, targets, used, chunk, *, with_gradient):
         own = jax.lax.dynamic_slice_in_dim(target_scores, start, width, axis=1) - normaliser.reshape(batch, width)
         logprobs = jax.lax.dynamic_update_slice_in_dim(logprobs, own, start, axis=1)
         if with_gradient:
-            mixed = jnp.einsum("nv,vd->nd", odds.astype(embedding.dtype), embedding, preferred_element_type=jnp.float32)
+            spec, rows = ("nv,vd->nd", embedding) if unembedding is None else ("nv,dv->nd", unembedding)
+            mixed = jnp.einsum(spec, odds.astype(embedding.dtype), rows, preferred_element_type=jnp.float32)
             mean_row = (mixed / total[:, None]).reshape(batch, width, size)
             gradient = jax.lax.dynamic_update_slice_in_dim(gradient, mean_row, start, axis=1)
         return logprobs, gradient
@@ -71,14 +74,15 @@ def _project(hidden_states, embedding, targets, used, chunk, *, with_gradient):
     return logprobs, gradient
 
 
-def _forward(hidden_states, embedding, targets, used, chunk):
-    logprobs, gradient = _project(hidden_states, embedding, targets, used, chunk, with_gradient=True)
-    return logprobs, (gradient, jnp.zeros((0,), hidden_states.dtype), embedding)
+def _forward(hidden_states, embedding, targets, used, chunk, unembedding):
+    logprobs, gradient = _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=True)
+    return logprobs, (gradient, jnp.zeros((0,), hidden_states.dtype), (embedding, unembedding))
 
 
 def _backward(chunk, saved, cotangent):
-    gradient, like, embedding = saved
-    return (cotangent[..., None] * gradient).astype(like.dtype), jnp.zeros_like(embedding), None, None
+    gradient, like, frozen = saved
+    of_embedding, of_unembedding = jax.tree.map(jnp.zeros_like, frozen)
+    return (cotangent[..., None] * gradient).astype(like.dtype), of_embedding, None, None, of_unembedding
 
 
 target_logprobs.defvjp(_forward, _backward)

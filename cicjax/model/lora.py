@@ -13,40 +13,47 @@ from jaxtyping import Array, Float, Key
 
 from cicjax.model.config import LoRAConfig, Qwen2Config
 
+Layouts = tuple[str, ...]
+
 
 class LoRAParam(nnx.Variable):
     """A trainable low-rank factor."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def linear(x: Float[Array, "*B I"], kernel: Float[Array, "I O"], dtype: Any) -> Float[Array, "*B O"]:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def linear(
+    x: Float[Array, "*B I"], kernel: Float[Array, "I O"] | None, turned: Float[Array, "O I"] | None, dtype: Any
+) -> Float[Array, "*B O"]:
     """x @ kernel with both operands rounded to `dtype` and float32 sums; so are its two backward products.
 
-    Autodiff alone would hand the backward products a float32 cotangent, which a bf16 matrix unit cannot use.
+    Autodiff alone would hand the backward products a float32 cotangent, which a bf16 matrix unit cannot use. `turned` is the transposed
+    kernel, beside it or in its place: a CPU multiplies along rows as they lie and repacks what lies across, in up to twice the time, so
+    the forward product takes `turned` where there is one and the backward product `kernel`. The gradient goes to one of the two.
     """
-    return jnp.einsum("...i,io->...o", x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    if turned is None:
+        return jnp.einsum("...i,io->...o", x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum("...i,oi->...o", x.astype(dtype), turned.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _linear_forward(x, kernel, dtype):
-    return linear(x, kernel, dtype), (x.astype(dtype), kernel, jnp.zeros((0,), x.dtype))
+def _linear_forward(x, kernel, turned, dtype):
+    return linear(x, kernel, turned, dtype), (x.astype(dtype), kernel, turned, jnp.zeros((0,), x.dtype))
 
 
 def _linear_backward(dtype, saved, cotangent):
-    x, kernel, like = saved
+    x, kernel, turned, like = saved
     cotangent = cotangent.astype(dtype)
-    dx = jnp.einsum("...o,io->...i", cotangent, kernel.astype(dtype), preferred_element_type=jnp.float32)
-    dkernel = jnp.einsum("...i,...o->io", x, cotangent, preferred_element_type=jnp.float32)
-    return dx.astype(like.dtype), dkernel.astype(kernel.dtype)
+    weight, spec = (kernel, "...o,io->...i") if kernel is not None else (turned, "...o,oi->...i")
+    dx = jnp.einsum(spec, cotangent, weight.astype(dtype), preferred_element_type=jnp.float32).astype(like.dtype)
+    if kernel is None:
+        return dx, None, _outer(cotangent, x).astype(turned.dtype)
+    return dx, _outer(x, cotangent).astype(kernel.dtype), None if turned is None else jnp.zeros_like(turned)
+
+
+def _outer(x: Float[Array, "*B I"], y: Float[Array, "*B O"]) -> Float[Array, "I O"]:
+    return jnp.einsum("...i,...o->io", x, y, preferred_element_type=jnp.float32)
 
 
 linear.defvjp(_linear_forward, _linear_backward)
-
-
-def linear_by_rows(x: Float[Array, "*B I"], kernel: Float[Array, "O I"], dtype: Any) -> Float[Array, "*B O"]:
-    """The same from a kernel that lies output by output, forward only. With few rows a CPU reads such a kernel as it lies, while an
-    (I, O) one is repacked at every product: two to three times the time at 16 to 128 rows."""
-    y = jnp.einsum("oi,...i->o...", kernel.astype(dtype), x.astype(dtype), preferred_element_type=jnp.float32)
-    return jnp.moveaxis(y, 0, -1)
 
 
 def on_last_axis(vector: Float[Array, "D"], rank: int) -> Float[Array, "..."]:
@@ -57,27 +64,36 @@ def on_last_axis(vector: Float[Array, "D"], rank: int) -> Float[Array, "..."]:
 class LoRALinear(nnx.Module):
     """y = x W + b, plus (alpha / rank) (x A) B where the adapter targets this projection. Products run in W's dtype, sums in float32.
 
-    `by_rows` says that the kernel is stored transposed, (outputs, inputs), for decoding.
+    `layouts` names what holds W: "kernel" (inputs, outputs), "turned" (outputs, inputs), or both beside each other.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, use_bias: bool, rank: int | None, scaling: float, dtype: Any, by_rows: bool = False):
-        self.kernel = nnx.Param(jnp.zeros((outputs, inputs) if by_rows else (inputs, outputs), dtype))
+    def __init__(
+        self, inputs: int, outputs: int, *, use_bias: bool, rank: int | None, scaling: float, dtype: Any, layouts: Layouts = ("kernel",)
+    ):
+        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), dtype)) if "kernel" in layouts else None
+        self.turned = nnx.Param(jnp.zeros((outputs, inputs), dtype)) if "turned" in layouts else None
         self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if use_bias else None
         self.lora_a = LoRAParam(jnp.zeros((inputs, rank))) if rank else None
         self.lora_b = LoRAParam(jnp.zeros((rank, outputs))) if rank else None
         self.scaling = scaling
-        self.by_rows = by_rows
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        kernel = self.kernel[...]
-        y: Any = linear_by_rows(x, kernel, kernel.dtype) if self.by_rows else linear(x, kernel, kernel.dtype)
+        kernel, turned = (None if weight is None else weight[...] for weight in (self.kernel, self.turned))
+        y: Any = linear(x, kernel, turned, self.dtype)
         if self.bias is not None:
             y = y + on_last_axis(self.bias[...].astype(y.dtype), y.ndim)
         if self.lora_a is not None and self.lora_b is not None:
-            low: Any = linear(x, self.lora_a[...], kernel.dtype)
-            update: Any = linear(self.scaling * low, self.lora_b[...], kernel.dtype)
+            low: Any = linear(x, self.lora_a[...], None, self.dtype)
+            update: Any = linear(self.scaling * low, self.lora_b[...], None, self.dtype)
             y = y + update
         return y
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of W, in which products run."""
+        weight = self.turned if self.kernel is None else self.kernel
+        assert weight is not None
+        return weight[...].dtype
 
 
 def projection_shapes(config: Qwen2Config) -> dict[str, tuple[str, int, int]]:
@@ -110,11 +126,14 @@ def init_adapter(config: Qwen2Config, lora: LoRAConfig, key: Key[Array, ""]) -> 
 
 
 def merge_adapter(base: dict, adapter: dict, lora: LoRAConfig) -> dict:
-    """The base with W + (alpha / rank) A B in place of W, computed in float32, stored in W's dtype. The given tree stays as it is."""
+    """The base with W + (alpha / rank) A B in place of W, computed in float32, stored in W's dtype; W's transposes are left out.
+
+    The given tree stays as it is.
+    """
     layers = {name: dict(module) for name, module in base["layers"].items()}
     for module, projections in adapter["layers"].items():
         for name, factors in projections.items():
-            kernel = layers[module][name]["kernel"]
+            rest = {key: leaf for key, leaf in layers[module][name].items() if key != "turned"}
             update = lora.scaling * jnp.einsum("lir,lro->lio", factors["lora_a"], factors["lora_b"])
-            layers[module][name] = {**layers[module][name], "kernel": (kernel.astype(jnp.float32) + update).astype(kernel.dtype)}
+            layers[module][name] = {**rest, "kernel": (rest["kernel"].astype(jnp.float32) + update).astype(rest["kernel"].dtype)}
     return {**base, "layers": layers}

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from cicjax.model.config import LoRAConfig, Qwen2Config
-from cicjax.model.lora import LoRALinear, LoRAParam, on_last_axis, projection_shapes
+from cicjax.model.lora import Layouts, LoRALinear, LoRAParam, on_last_axis, projection_shapes
 
 Tree = dict[str, Any]
 
@@ -69,12 +69,12 @@ class Cache(NamedTuple):
 class Attention(nnx.Module):
     """Grouped-query causal attention with rotary positions."""
 
-    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool):
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, layouts: Layouts):
         self.config = config
-        self.q_proj = _projection("q_proj", config, lora, dtype, by_rows)
-        self.k_proj = _projection("k_proj", config, lora, dtype, by_rows)
-        self.v_proj = _projection("v_proj", config, lora, dtype, by_rows)
-        self.o_proj = _projection("o_proj", config, lora, dtype, by_rows)
+        self.q_proj = _projection("q_proj", config, lora, dtype, layouts)
+        self.k_proj = _projection("k_proj", config, lora, dtype, layouts)
+        self.v_proj = _projection("v_proj", config, lora, dtype, layouts)
+        self.o_proj = _projection("o_proj", config, lora, dtype, layouts)
 
     def __call__(
         self, x: Float[Array, "B T D"], angles: Rotation, attention_mask: Bool[Array, "B T S"], cache: Cache | None, slot: Any
@@ -124,13 +124,13 @@ def _product(spec: str, x: Array, y: Array) -> Array:
 class MLP(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool):
-        self.gate_proj = _projection("gate_proj", config, lora, dtype, by_rows)
-        self.up_proj = _projection("up_proj", config, lora, dtype, by_rows)
-        self.down_proj = _projection("down_proj", config, lora, dtype, by_rows)
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, layouts: Layouts):
+        self.gate_proj = _projection("gate_proj", config, lora, dtype, layouts)
+        self.up_proj = _projection("up_proj", config, lora, dtype, layouts)
+        self.down_proj = _projection("down_proj", config, lora, dtype, layouts)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dtype = self.gate_proj.kernel[...].dtype
+        dtype = self.gate_proj.dtype
         return self.down_proj(swiglu(self.gate_proj(x).astype(dtype), self.up_proj(x).astype(dtype)))
 
 
@@ -155,11 +155,11 @@ swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_backward)
 class Block(nnx.Module):
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool):
+    def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, layouts: Layouts):
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
-        self.self_attn = Attention(config, lora, dtype, by_rows)
+        self.self_attn = Attention(config, lora, dtype, layouts)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
-        self.mlp = MLP(config, lora, dtype, by_rows)
+        self.mlp = MLP(config, lora, dtype, layouts)
 
     def __call__(
         self, x: Float[Array, "B T D"], angles: Rotation, attention_mask: Bool[Array, "B T S"], cache: Cache | None = None, slot: Any = 0
@@ -169,7 +169,7 @@ class Block(nnx.Module):
         return x + self.mlp(self.post_attention_layernorm(x)), cache
 
 
-def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, by_rows: bool) -> LoRALinear:
+def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any, layouts: Layouts) -> LoRALinear:
     _, inputs, outputs = projection_shapes(config)[name]
     targeted = lora is not None and name in lora.target_modules
     return LoRALinear(
@@ -179,30 +179,27 @@ def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: 
         rank=lora.rank if lora and targeted else None,
         scaling=lora.scaling if lora and targeted else 0.0,
         dtype=dtype,
-        by_rows=by_rows,
+        layouts=layouts,
     )
 
 
 @lru_cache
-def graph(config: Qwen2Config, lora: LoRAConfig | None, by_rows: bool) -> nnx.GraphDef[Block]:
+def graph(config: Qwen2Config, lora: LoRAConfig | None, layouts: Layouts) -> nnx.GraphDef[Block]:
     """The static half of a Block: what `nnx.merge` needs beside an adapter tree and a base tree of one layer."""
-    abstract = nnx.eval_shape(lambda: Block(config, lora, jnp.float32, by_rows))
+    abstract = nnx.eval_shape(lambda: Block(config, lora, jnp.float32, layouts))
     return nnx.split(abstract, LoRAParam, nnx.Param)[0]
 
 
 class Model(NamedTuple):
-    """The static half of a policy: architecture and, when an adapter is in play, its LoRA settings. Hashable, so jit can close over it.
-
-    `by_rows`: the kernels of the base are transposed, as `transpose_kernels` leaves them.
-    """
+    """The static half of a policy: architecture and, when an adapter is in play, its LoRA settings. Hashable, so jit can close over it."""
 
     config: Qwen2Config
     lora: LoRAConfig | None = None
-    by_rows: bool = False
 
     def block(self, base_layer: Tree, adapter_layer: Tree | None) -> Block:
         """One layer's module over its two trees."""
-        return nnx.merge(graph(self.config, self.lora, self.by_rows), adapter_layer or {}, base_layer)
+        layouts = tuple(sorted(base_layer["mlp"]["down_proj"]))
+        return nnx.merge(graph(self.config, self.lora, layouts), adapter_layer or {}, base_layer)
 
 
 def hidden(
@@ -247,14 +244,19 @@ def unstack(base: Tree) -> Tree:
     return {**base, "layers": tuple(layer_of(base["layers"], number) for number in range(count))}
 
 
-@jax.jit
-def transpose_kernels(layers: Tree) -> Tree:
-    """Layers with every projection's kernel (outputs, inputs), for a `Model` with `by_rows`."""
+def both_ways(base: Tree) -> Tree:
+    """The base unstacked, with every kernel and the vocabulary head beside their transposes. For training on a CPU, which multiplies along
+    rows as they lie: the forward product wants one, the backward product the other. Twice the memory."""
+    base = unstack(base)
+    return {**base, "layers": tuple(map(turn_kernels, base["layers"])), "unembedding": output_embedding(base).T}
 
-    def turned(path: tuple, leaf: Array) -> Array:
-        return leaf.swapaxes(-2, -1) if path[-1] == jax.tree_util.DictKey("kernel") else leaf
 
-    return jax.tree_util.tree_map_with_path(turned, layers)
+def turn_kernels(tree: Tree, *, keep: bool = True) -> Tree:
+    """One layer with `turned` kernels, (outputs, inputs), beside its kernels or, without `keep`, in their place."""
+    if "kernel" not in tree:
+        return {name: turn_kernels(part, keep=keep) if isinstance(part, dict) else part for name, part in tree.items()}
+    rest = {name: leaf for name, leaf in tree.items() if keep or name != "kernel"}
+    return {**rest, "turned": tree["turned"] if "turned" in tree else tree["kernel"].T}
 
 
 def embed(base: Tree, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -278,9 +280,15 @@ def output_embedding(base: Tree) -> Float[Array, "V D"]:
 
 
 def logits(base: Tree, hidden_states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-    """Scores of the next token in float32. For the last position when sampling, and for tests and tiny models."""
+    """Scores of the next token in float32, for tests and tiny models."""
     embedding = output_embedding(base)
     return jnp.einsum("...d,vd->...v", hidden_states.astype(embedding.dtype), embedding, preferred_element_type=jnp.float32)
+
+
+def next_scores(base: Tree, hidden_states: Float[Array, "B D"]) -> Float[Array, "V B"]:
+    """`logits` of one position a row, entry by entry: a CPU multiplies the embedding as it lies with few rows."""
+    embedding = output_embedding(base)
+    return jnp.einsum("vd,bd->vb", embedding, hidden_states.astype(embedding.dtype), preferred_element_type=jnp.float32)
 
 
 def apply(

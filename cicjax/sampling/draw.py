@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 BLOCK = 128
 
@@ -29,44 +29,52 @@ def uniforms(keys: UInt32[Array, "B 2"], step: Int[Array, ""]) -> Float[Array, "
     return jax.vmap(one)(keys)
 
 
-def inverse_cdf(weights: Float[Array, "B V"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
+def inverse_cdf(weights: Float[Array, "V B"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
     """The index whose stretch of the cumulative weights holds uniform * total. Never an index of weight 0.
 
     First the block of 128 entries, then the entry inside it: two short sums instead of one long one.
     """
-    batch, size = weights.shape
-    blocks = jnp.pad(weights, ((0, 0), (0, -size % BLOCK))).reshape(batch, -1, BLOCK)
-    block, remainder = _crossing(blocks.sum(axis=-1), uniform * weights.sum(axis=-1))
-    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    size, batch = weights.shape
+    blocks = jnp.pad(weights, ((0, -size % BLOCK), (0, 0))).reshape(-1, BLOCK, batch)
+    sums = blocks.sum(axis=1)
+    block, remainder = _crossing(sums, uniform * sums.sum(axis=0))
+    inside = jnp.take_along_axis(blocks, block[None, None], axis=0)[0]
     entry, _ = _crossing(inside, remainder)
     return block * BLOCK + entry
 
 
-def _crossing(weights: Float[Array, "B N"], threshold: Float[Array, "B"]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+def _crossing(weights: Float[Array, "N B"], threshold: Float[Array, "B"]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The first index of positive weight whose running sum exceeds the threshold, and what remains of the threshold there.
 
     Rounding may leave the threshold at or above the last sum; then it is the last index of positive weight.
     """
-    running = jnp.cumsum(weights, axis=-1)
+    running = jnp.cumsum(weights, axis=0)
     positive = weights > 0
-    last = weights.shape[-1] - 1 - jnp.argmax(positive[:, ::-1], axis=-1)
-    crossed = (running > threshold[:, None]) & positive
-    index = jnp.where(crossed.any(axis=-1), jnp.argmax(crossed, axis=-1), last)
-    before = jnp.take_along_axis(running - weights, index[:, None], axis=-1)[:, 0]
+    last = weights.shape[0] - 1 - jnp.argmax(positive[::-1], axis=0)
+    crossed = (running > threshold[None]) & positive
+    index = jnp.where(crossed.any(axis=0), jnp.argmax(crossed, axis=0), last)
+    before = jnp.take_along_axis(running - weights, index[None], axis=0)[0]
     return index, jnp.maximum(threshold - before, 0.0)
 
 
 def choose(
-    scores: Float[Array, "B V"], keys: UInt32[Array, "B 2"], step: Int[Array, ""], temperature: float
+    scores: Float[Array, "V B"], keys: UInt32[Array, "B 2"], step: Int[Array, ""], temperature: float
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next token of each row and its log-probability under the distribution it was drawn from.
 
-    Temperature 0 is greedy, its log-probability that of temperature 1.
+    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. Scores lie entry by entry, as the product
+    of the embedding with few rows leaves them: a CPU goes over them row by row in twice the time.
     """
     if temperature > 0:
         scores = scores / temperature
-    top = scores.max(axis=-1, keepdims=True)
+    top = scores.max(axis=0, keepdims=True)
     weights = jnp.exp(scores - top)
-    tokens = jnp.argmax(scores, axis=-1) if temperature == 0 else inverse_cdf(weights, uniforms(keys, step))
-    chosen = jnp.take_along_axis(scores - top, tokens[:, None], axis=-1)[:, 0]
-    return tokens.astype(jnp.int32), chosen - jnp.log(weights.sum(axis=-1))
+    tokens = _first(scores == top) if temperature == 0 else inverse_cdf(weights, uniforms(keys, step))
+    chosen = (jnp.take_along_axis(scores, tokens[None], axis=0) - top)[0]
+    return tokens.astype(jnp.int32), chosen - jnp.log(weights.sum(axis=0))
+
+
+def _first(true: Bool[Array, "V B"]) -> Int[Array, "B"]:
+    """The first index that is true: a plain minimum, where XLA on a CPU makes a slow loop of argmax."""
+    index = jnp.arange(len(true), dtype=jnp.int32)[:, None]
+    return jnp.where(true, index, len(true) - 1).min(axis=0)

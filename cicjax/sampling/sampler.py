@@ -19,8 +19,8 @@ from cicjax.model import qwen2
 from cicjax.model.lora import merge_adapter
 from cicjax.sampling.draw import choose
 
-SEGMENT = 32
-ROOM = 96  # steps that the cache has room for at first; the few rows that need more get it later
+SEGMENT = 16
+ROOM = 64  # steps that the cache has room for at first; the few rows that need more get it later
 ROWS = (16, 32, 64, 128, 256)
 
 
@@ -59,10 +59,9 @@ class Sampler:
     products want. Make a new one when the adapter changes."""
 
     def __init__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None = None):
-        by_rows = jax.default_backend() == "cpu"
-        self._model, base = qwen2.Model(model.config, by_rows=by_rows), qwen2.unstack(base)
+        self._model, base = qwen2.Model(model.config), qwen2.unstack(base)
         adapters = [qwen2.layer_of(adapter["layers"], number) if adapter else None for number in range(len(base["layers"]))]
-        layers = (_ready(model, by_rows, *layer) for layer in zip(base["layers"], adapters, strict=True))
+        layers = (_ready(model, *layer) for layer in zip(base["layers"], adapters, strict=True))
         self._base = {**base, "layers": tuple(layers)}
 
     def sample(
@@ -90,7 +89,7 @@ class Sampler:
         return [results[row] for row in range(len(owner))]
 
     def _start(self, prompts: list[Sequence[int]], owner: np.ndarray, keys: np.ndarray, decoding: Decoding) -> tuple[Rows, int]:
-        length = bucket(max(map(len, prompts)), 32)
+        length = bucket(max(map(len, prompts)), 16)
         count = bucket(len(prompts), 16) if len(prompts) > 1 else 1
         tokens = np.zeros((count, length), np.int32)
         start = np.full(count, length - 1, np.int32)
@@ -165,13 +164,13 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _ready(model: qwen2.Model, by_rows: bool, layer: qwen2.Tree, adapter: qwen2.Tree | None) -> qwen2.Tree:
+@partial(jax.jit, static_argnums=0)
+def _ready(model: qwen2.Model, layer: qwen2.Tree, adapter: qwen2.Tree | None) -> qwen2.Tree:
     """One layer with its adapter folded in and its kernels turned. Layer by layer, so that no second copy of all is ever held."""
     if adapter is not None and model.lora is not None:
         base, own = jax.tree.map(lambda leaf: leaf[None], ({"layers": layer}, {"layers": adapter}))
         layer = jax.tree.map(lambda leaf: leaf[0], merge_adapter(base, own, model.lora)["layers"])
-    return qwen2.transpose_kernels(layer) if by_rows else layer
+    return qwen2.turn_kernels(layer, keep=False) if jax.default_backend() == "cpu" else layer
 
 
 @partial(jax.jit, static_argnums=(0, 6, 7, 8))
@@ -197,7 +196,7 @@ def prefill(
         x, cache = model.block(layer, None)(x, angles, attention_mask)
         caches.append(jax.tree.map(lambda part: jnp.pad(part.astype(dtype)[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache))
     last = qwen2.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps)
-    token, logprob = choose(qwen2.logits(base, last)[owner], keys, jnp.int32(0), temperature)
+    token, logprob = choose(qwen2.next_scores(base, last)[:, owner], keys, jnp.int32(0), temperature)
     shape = (len(owner), steps)
     return Rows(
         caches=tuple(caches),
@@ -227,7 +226,7 @@ def decode_rows(
     def one_step(carry: tuple[Rows, Any]) -> tuple[Rows, Any]:
         rows, step = carry
         slot = prompt_length + step - 1
-        angles = qwen2.rotation((slot - rows.start)[:, None], model.config)
+        angles = jax.lax.optimization_barrier(qwen2.rotation((slot - rows.start)[:, None], model.config))
         attention_mask = ((slots[None] <= slot) & (slots[None] >= rows.start[:, None]))[:, None]
         x = qwen2.embed(base, rows.token[:, None])
         caches = []
@@ -235,7 +234,7 @@ def decode_rows(
             x, cache = model.block(layer, None)(x, angles, attention_mask, cache, slot)
             caches.append(cache)
         last = qwen2.rms_norm(x[:, 0], base["norm"]["scale"], model.config.rms_norm_eps)
-        token, logprob = choose(qwen2.logits(base, last), rows.keys, step, temperature)
+        token, logprob = choose(qwen2.next_scores(base, last), rows.keys, step, temperature)
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
         tokens = jax.lax.dynamic_update_slice_in_dim(rows.tokens, token[:, None], step, axis=1)
         logprobs = jax.lax.dynamic_update_slice_in_dim(rows.logprobs, logprob[:, None], step, axis=1)

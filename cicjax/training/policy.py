@@ -34,8 +34,12 @@ def precision(dtype: Dtype, *, embedded: bool) -> Literal["bfloat16", "float32"]
     return dtype if dtype != "auto" else "float32" if embedded else "bfloat16"
 
 
-def load_policy(name: str | None, *, dtype: Dtype = "auto", adapter: Path | None = None, lora: LoRAConfig | None = None) -> LoadedPolicy:
+def load_policy(
+    name: str | None, *, dtype: Dtype = "auto", adapter: Path | None = None, lora: LoRAConfig | None = None, training: bool = False
+) -> LoadedPolicy:
     """Read a model folder or hub id (None: the embedded base) and an adapter over it, whose LoRA settings then replace `lora`.
+
+    With `training`, a CPU gets the layouts that training and scoring want (`qwen2.both_ways`).
 
     Raises BadInput for a model or adapter that cannot be used, or that do not belong together; Corrupted for damaged bytes.
     """
@@ -48,8 +52,12 @@ def load_policy(name: str | None, *, dtype: Dtype = "auto", adapter: Path | None
     return LoadedPolicy(
         location=location,
         model=qwen2.Model(config, lora),
-        base=qwen2.unstack(base) if jax.default_backend() == "cpu" else base,
+        base=_laid_out(base, training=training) if jax.default_backend() == "cpu" else base,
         adapter=tree,
         tokenizer=tokenizer.load(location),
         fingerprint=fingerprint,
     )
+
+
+def _laid_out(base: qwen2.Tree, *, training: bool) -> qwen2.Tree:
+    return qwen2.both_ways(base) if training else qwen2.unstack(base)

@@ -73,7 +73,8 @@ def gathered_logprobs(model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree 
     """log p of the tokens at `batch.indices`, each given the tokens before it in its own segment; 0.0 in padding columns."""
     states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments)
     targets = jnp.take_along_axis(batch.tokens, batch.indices, axis=1)
-    return head.target_logprobs(head.gather_positions(states, batch.indices), qwen2.output_embedding(base), targets, batch.used, head.CHUNK)
+    states = head.gather_positions(states, batch.indices)
+    return head.target_logprobs(states, qwen2.output_embedding(base), targets, batch.used, head.CHUNK, base.get("unembedding"))
 
 
 def start_state(adapter: qwen2.Tree, optimization: Optimization) -> TrainState:

@@ -15,9 +15,9 @@ TOKENS = jax.random.randint(jax.random.fold_in(KEY, 2), (2, 11), 0, 50)
 INDICES = jnp.asarray([[1, 4, 10, 0], [2, 3, 9, 0]])
 
 
-def gathered(states, *, used=3, chunk=4, embedding=EMBEDDING):
+def gathered(states, *, used=3, chunk=4, embedding=EMBEDDING, unembedding=None):
     targets = jnp.take_along_axis(TOKENS, INDICES, axis=1)
-    return head.target_logprobs(head.gather_positions(states, INDICES), embedding, targets, jnp.int32(used), chunk)
+    return head.target_logprobs(head.gather_positions(states, INDICES), embedding, targets, jnp.int32(used), chunk, unembedding)
 
 
 def full(states):
@@ -25,11 +25,12 @@ def full(states):
     return jnp.take_along_axis(logprobs, INDICES, axis=1).at[:, 3].set(0.0)
 
 
+@pytest.mark.parametrize("unembedding", [None, EMBEDDING.T])
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6, 128])
-def test_values_and_gradients_equal_the_full_head(chunk):
-    np.testing.assert_allclose(gathered(STATES, chunk=chunk), full(STATES), atol=1e-5)
+def test_values_and_gradients_equal_the_full_head(chunk, unembedding):
+    np.testing.assert_allclose(gathered(STATES, chunk=chunk, unembedding=unembedding), full(STATES), atol=1e-5)
     weights = jnp.asarray([[1.0, -2.0, 0.5, 7.0], [0.0, 3.0, 1.0, 7.0]])
-    ours = jax.grad(lambda states: (gathered(states, chunk=chunk) * weights).sum())(STATES)
+    ours = jax.grad(lambda states: (gathered(states, chunk=chunk, unembedding=unembedding) * weights).sum())(STATES)
     np.testing.assert_allclose(ours, jax.grad(lambda states: (full(states) * weights).sum())(STATES), atol=1e-5)
 
 

@@ -151,13 +151,34 @@ def test_a_bf16_base_agrees_with_float32_and_gives_float32_gradients(tmp_path):
         assert np.linalg.norm(coarse - fine) < 0.1 * np.linalg.norm(fine)
 
 
-def test_kernels_by_rows_give_the_same(tmp_path):
+@pytest.mark.parametrize("keep", [True, False])
+def test_turned_kernels_give_the_same_values_and_gradients(tmp_path, keep):
     model, base, adapter = random_model(tmp_path)
-    turned = {**base, "layers": qwen2.transpose_kernels(base["layers"])}
+    apart = qwen2.unstack(base)
+    turned = {**apart, "layers": tuple(qwen2.turn_kernels(layer, keep=keep) for layer in apart["layers"])}
+    assert ("kernel" in turned["layers"][0]["mlp"]["up_proj"]) == keep
     tokens = jnp.arange(12)[None]
+
+    def loss(trees, model):
+        return (qwen2.apply(model, *trees, tokens) ** 2).mean()
+
     for static, tree in ((model, adapter), (qwen2.Model(model.config), None)):
-        ours = qwen2.apply(static._replace(by_rows=True), turned, tree, tokens)
-        np.testing.assert_allclose(ours, qwen2.apply(static, base, tree, tokens), atol=1e-5)
+        np.testing.assert_allclose(qwen2.apply(static, turned, tree, tokens), qwen2.apply(static, apart, tree, tokens), atol=1e-5)
+        (of_turned, ours), (of_apart, theirs) = (jax.grad(loss)((base, tree), static) for base in (turned, apart))
+        for one, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+        for one, other in zip(of_turned["layers"], of_apart["layers"], strict=True):
+            gradient, expected = one["mlp"]["down_proj"], other["mlp"]["down_proj"]["kernel"]
+            np.testing.assert_allclose(gradient["kernel"] if keep else gradient["turned"].T, expected, atol=1e-5)
+
+
+def test_both_ways_holds_every_kernel_and_the_head_with_their_transposes(tmp_path):
+    _, base, _ = random_model(tmp_path)
+    both = qwen2.both_ways(base)
+    np.testing.assert_array_equal(both["unembedding"].T, qwen2.output_embedding(base))
+    for layer in both["layers"]:
+        for module, name in (("self_attn", "q_proj"), ("mlp", "down_proj")):
+            np.testing.assert_array_equal(layer[module][name]["turned"].T, layer[module][name]["kernel"])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

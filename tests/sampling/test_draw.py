@@ -16,7 +16,7 @@ def test_the_index_is_where_the_running_sum_crosses(weights, uniform):
     array = np.asarray(weights, np.float32)
     if array.sum() == 0:
         array[0] = 1.0
-    index = int(draw.inverse_cdf(jnp.asarray(array[None]), jnp.asarray([uniform], jnp.float32))[0])
+    index = int(draw.inverse_cdf(jnp.asarray(array[:, None]), jnp.asarray([uniform], jnp.float32))[0])
     assert array[index] > 0
     threshold = np.float32(uniform) * array.sum()
     before, after = array[:index].sum(), array[: index + 1].sum()
@@ -24,29 +24,29 @@ def test_the_index_is_where_the_running_sum_crosses(weights, uniform):
 
 
 def test_an_index_of_weight_zero_is_never_drawn():
-    weights = jnp.zeros((4, 1000)).at[:, 700].set(1.0).at[:, 701].set(1e-30)
+    weights = jnp.zeros((1000, 4)).at[700].set(1.0).at[701].set(1e-30)
     uniform = jnp.asarray([0.0, 0.5, 0.999999, 1.0])
     assert set(draw.inverse_cdf(weights, uniform).tolist()) <= {700, 701}
     assert draw.inverse_cdf(weights, uniform)[:3].tolist() == [700] * 3
 
 
 def test_frequencies_and_logprobs_are_those_of_the_softmax():
-    scores = jnp.asarray([[0.0, 1.0, 2.0, -jnp.inf]])
+    scores = jnp.asarray([0.0, 1.0, 2.0, -jnp.inf])
     count = 4000
     keys = draw.row_keys(0, "frequencies", range(count), [0] * count)
     for temperature in (1.0, 0.5):
-        tokens, logprobs = draw.choose(jnp.tile(scores, (count, 1)), jnp.asarray(keys), jnp.int32(3), temperature)
-        expected = np.asarray(jax.nn.softmax(scores[0] / temperature))
+        tokens, logprobs = draw.choose(jnp.tile(scores[:, None], count), jnp.asarray(keys), jnp.int32(3), temperature)
+        expected = np.asarray(jax.nn.softmax(scores / temperature))
         shares = np.bincount(tokens, minlength=4) / count
         assert np.abs(shares - expected).max() < 4 * 0.5 / np.sqrt(count)
         np.testing.assert_allclose(np.exp(logprobs), expected[np.asarray(tokens)], rtol=1e-5)
 
 
 def test_greedy_takes_the_top_and_reports_temperature_one():
-    scores = jnp.asarray([[0.0, 3.0, 1.0]])
-    tokens, logprobs = draw.choose(scores, jnp.zeros((1, 2), jnp.uint32), jnp.int32(0), 0.0)
+    scores = jnp.asarray([0.0, 3.0, 3.0, 1.0])
+    tokens, logprobs = draw.choose(scores[:, None], jnp.zeros((1, 2), jnp.uint32), jnp.int32(0), 0.0)
     assert tokens.tolist() == [1]
-    np.testing.assert_allclose(logprobs[0], jax.nn.log_softmax(scores[0])[1], rtol=1e-6)
+    np.testing.assert_allclose(logprobs[0], jax.nn.log_softmax(scores)[1], rtol=1e-6)
 
 
 def test_a_rows_numbers_depend_on_seed_stage_problem_sample_and_step_alone():
@@ -61,5 +61,5 @@ def test_a_rows_numbers_depend_on_seed_stage_problem_sample_and_step_alone():
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 151_936])
 def test_any_vocabulary_size(size):
-    index = draw.inverse_cdf(jnp.ones((1, size)), jnp.asarray([0.999999]))
+    index = draw.inverse_cdf(jnp.ones((size, 1)), jnp.asarray([0.999999]))
     assert int(index[0]) >= int(0.99 * size) - 1 and int(index[0]) < size
