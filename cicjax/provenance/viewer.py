@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from cicjax.errors import BadInput
 from cicjax.provenance.encode import Encoded, encode
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Author, Transcript
@@ -98,7 +99,13 @@ def record(id: str | None, encoded: Encoded, tokenizer: Tokenizer, loss_weights:
 
 
 def labels(encoded: Encoded, loss_weights: Float[np.ndarray, " T"]) -> dict[str, list[int]]:
-    """One row for other trainers: labels are the tokens themselves, -100 where the weight is 0; the shift is the trainer's."""
+    """One row for other trainers: labels are the tokens themselves, -100 where the weight is 0; the shift is the trainer's.
+
+    Raises BadInput for a weight that is neither 0 nor 1.
+    """
+    broken = loss_weights[~np.isin(loss_weights, (0, 1))]
+    if broken.size:
+        raise BadInput(f"labels know only the weights 0 and 1, not {broken[0]:g}; use --json for weights")
     return {
         "input_ids": encoded.tokens.tolist(),
         "attention_mask": [1] * len(encoded.tokens),
