@@ -170,7 +170,10 @@ def _leaves(config: Qwen2Config) -> list[_Leaf]:
 
 
 def read_base(folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike) -> dict[str, Any]:
-    """The base tree of a folder whose config is known. Takes the memory of the model and of its largest array besides."""
+    """The base tree of a folder whose config is known, in bfloat16 or float32. Takes the memory of the model and its largest array besides.
+
+    Raises BadInput for another dtype, and for weights that are absent, damaged, or not those that the config calls for.
+    """
     target = jnp.dtype(dtype)
     if target not in (jnp.bfloat16, jnp.float32):
         raise BadInput(f"{folder}: a base is held in bfloat16 or float32, not in {target}")
@@ -259,7 +262,10 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def fingerprint(base_folder: str | Path) -> str:
-    """SHA-256 in hexadecimal over what config.json means and every byte of the weights. Digests of unchanged files are remembered."""
+    """SHA-256 in hexadecimal over what config.json means and every byte of the weights. Digests of unchanged files are remembered.
+
+    Raises BadInput where there is no such model.
+    """
     folder = resolve(base_folder)
     digest = hashlib.sha256(json.dumps(asdict(read_config(folder)), sort_keys=True).encode())
     for file in weight_files(folder):
@@ -327,7 +333,7 @@ def write_merged(
 
 
 def stored_dtype(folder: str | Path, config: Qwen2Config) -> np.dtype:
-    """The dtype that holds every tensor of a folder unchanged: their own where they share one, else float32."""
+    """The dtype that holds every tensor of a folder unchanged: their own where they share one, else float32. Raises BadInput as `read_base`."""
     with ExitStack() as opened:
         tensors = open_tensors(weight_files(folder), opened)
         _check_tensors(Path(folder), config, tensors)
