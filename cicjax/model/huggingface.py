@@ -333,7 +333,7 @@ def write_merged(
 
 
 def stored_dtype(folder: str | Path, config: Qwen2Config) -> np.dtype:
-    """The dtype that holds every tensor of a folder unchanged: their own where they share one, else float32. Raises BadInput as `read_base`."""
+    """The dtype that holds every tensor of a folder unchanged: their own if they share one, else float32. BadInput as in `read_base`."""
     with ExitStack() as opened:
         tensors = open_tensors(weight_files(folder), opened)
         _check_tensors(Path(folder), config, tensors)

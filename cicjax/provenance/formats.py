@@ -103,7 +103,7 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
 
 
 def refuse_same(*paths: Path | None) -> None:
-    """Raise BadInput where two of the files that a command reads and writes are one, under whatever names; inputs first, None is no file."""
+    """Raise BadInput where two of a command's files are one, under whatever names: inputs first, then outputs; None is no file."""
     for one, other in itertools.combinations(filter(None, paths), 2):
         there = os.path.exists(one) and os.path.exists(other)
         if os.path.samefile(one, other) if there else os.path.realpath(one) == os.path.realpath(other):
