@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cicjax.errors import BadInput
 from cicjax.provenance.encode import Encoded, encode
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import Author, Transcript
+from cicjax.provenance.transcript import Author, Transcript, printable
 
 IGNORED = -100
 EOS = "<eos>"
@@ -57,7 +57,7 @@ def lines(subject: Transcript | Encoded, tokenizer: Tokenizer, loss_weights: Flo
             continue
         for text in tokenizer.decode(ids).split("\n"):
             if text.strip():
-                found.append(Line(label, names.sub(r"\\\g<0>", _printable(text)), author))
+                found.append(Line(label, names.sub(r"\\\g<0>", printable(text)), author))
     return found
 
 
@@ -131,9 +131,3 @@ def _label(weight: float) -> str:
     if weight in (0.0, 1.0):
         return "[LOSS]" if weight else "[MASK]"
     return f"[{weight:.2f}]"
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)

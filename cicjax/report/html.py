@@ -8,7 +8,7 @@ import hashlib
 import html
 from collections.abc import Iterable, Sequence
 
-from cicjax.provenance.page import printable
+from cicjax.provenance.transcript import printable
 from cicjax.report.style import SCRIPT, STYLE
 
 
