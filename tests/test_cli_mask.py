@@ -137,7 +137,8 @@ def test_labels_refuse_weights_that_they_cannot_hold(folder, log, tmp_path, caps
 def test_no_output_replaces_the_log_or_another_output(folder, log, tmp_path, capsys, flags):
     before = log.read_bytes()
     (tmp_path / "link").symlink_to(log)
-    for output in (tmp_path / "new",) if len(flags) == 2 else (log, tmp_path / "link", tmp_path / "." / "link"):
+    (tmp_path / "second").hardlink_to(log)
+    for output in (tmp_path / "new",) if len(flags) == 2 else (log, tmp_path / "link", tmp_path / "second"):
         assert _mask(log, "--tokenizer", folder, *(word for flag in flags for word in (flag, output))) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and f"{output}: is the same file as " in err

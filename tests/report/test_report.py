@@ -21,7 +21,7 @@ from cicjax.methods.rows import attempted, question
 from cicjax.provenance import Author, Message, encode, render, weights
 from cicjax.provenance import tokenizer as tokenizers
 from cicjax.provenance.formats import format_episode
-from cicjax.report import claims, document, drawing, figures, runs, sections, tables, transcripts
+from cicjax.report import accounts, claims, document, drawing, figures, runs, sections, tables, transcripts
 from cicjax.runs.files import write_json, write_jsonl
 from cicjax.tasks import stem
 
@@ -421,7 +421,7 @@ def test_seconds_have_a_row_a_method():
         "score sft-logprobs-attempts": 3.0,
         "score sft-logprobs-corrections": 4.0,
     }
-    rows = table_after(f"<main>{tables.seconds_table(spent)}", "Seconds by stage, over interruptions too: 20 in all")
+    rows = table_after(f"<main>{accounts.seconds_table(spent)}", "Seconds by stage, over interruptions too: 20 in all")
     assert rows == [["stage", "train", "direct", "scoring", "other"], ["SFT-1", "1.5", "2.0", "7.0", ""], ["stream", "", "", "", "9.0"]]
 
 
