@@ -188,6 +188,7 @@ def loss(recipe: Recipe, base: qwen2.Tree, batch: Batch) -> Float[Array, ""]:
 
 @partial(jax.jit, static_argnums=(0,), donate_argnums=(1,))
 def update_step(recipe: Recipe, state: State, batch: Batch) -> tuple[State, Float[Array, ""]]:
+    """One AdamW update: the next state, and the loss before it, in nats a token. `state` is donated."""
     value, gradient = jax.value_and_grad(partial(loss, recipe))(state.base, batch)
     change, moments = optimizer(recipe).update(gradient, state.optimizer, state.base)
     return State(optax.apply_updates(state.base, change), moments, state.update + 1), value

@@ -124,7 +124,7 @@ assert gradient[predicts_agent].max() == 0.0
 # %%
 from cicjax.experiments import repro
 
-folder = Path(os.environ.get("CICJAX_WALKTHROUGH", tempfile.mkdtemp())) / "run"
+folder = Path(os.environ.get("CICJAX_WALKTHROUGH") or tempfile.mkdtemp()) / "run"
 options = repro.Options(
     model_name_or_path=str(default_model_folder()),
     embedded=True,

@@ -170,5 +170,15 @@ def test_a_log_that_breaks_off_leaves_the_file_of_yesterday(log, capsys):
 def test_the_log_itself_is_never_written_over(log, capsys):
     before = log.read_text()
     assert cli.main(["convert", str(log), "--assistant_author", "agent", "--corrections", "edited", "--output", str(log)]) == 2
-    assert "is the file that is read" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"cicjax: error: {log}: is the same file as {log}, which would be lost; name another\n"
     assert log.read_text() == before
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_key_of_corrections_beyond_ascii(log, ascii_only):
+    turns = [{"role": "assistant", "content": "5", "édité": "4"}]
+    log.write_text(json.dumps({"messages": turns}, ensure_ascii=ascii_only), encoding="utf-8")
+    assert _convert(log, "--assistant_author", "agent", "--corrections", "édité") == 0
+    (episode,) = formats.read_native(log.with_name("out.jsonl"))
+    assert [message.author for message in episode.messages] == [Author.AGENT, Author.TEACHER]
+    assert _convert(log, "--assistant_author", "agent", "--corrections", "édit") == 2

@@ -122,6 +122,29 @@ def test_labels_for_other_trainers(folder, log, tmp_path, capsys):
     assert [sum(label != -100 for label in row["labels"]) for row in rows] == [0, 2]
 
 
+def test_labels_refuse_weights_that_they_cannot_hold(folder, log, tmp_path, capsys):
+    labels, page = tmp_path / "labels.jsonl", tmp_path / "page.html"
+    stream = ["--tokenizer", folder, "--objective", "stream", "--labels", labels, "--wrong"]
+    assert _mask(log, *stream, "0.1", "--html", page) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "cicjax: error: labels know only the weights 0 and 1, not 0.1; use --json for weights\n")
+    assert list(tmp_path.iterdir()) == [log]
+    assert _mask(log, *stream, "1") == 0
+    assert labels.exists()
+
+
+@pytest.mark.parametrize("flags", [("--labels",), ("--html",), ("--labels", "--html")])
+def test_no_output_replaces_the_log_or_another_output(folder, log, tmp_path, capsys, flags):
+    before = log.read_bytes()
+    (tmp_path / "link").symlink_to(log)
+    (tmp_path / "second").hardlink_to(log)
+    for output in (tmp_path / "new",) if len(flags) == 2 else (log, tmp_path / "link", tmp_path / "second"):
+        assert _mask(log, "--tokenizer", folder, *(word for flag in flags for word in (flag, output))) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and f"{output}: is the same file as " in err
+    assert log.read_bytes() == before and not (tmp_path / "new").exists()
+
+
 def test_a_page_instead_of_boxes(folder, log, tmp_path, capsys):
     page = tmp_path / "out.html"
     assert _mask(log, "--tokenizer", folder, "--html", page) == 0

@@ -40,12 +40,20 @@ def test_a_run_and_the_same_elsewhere(capsys, run, tmp_path):
 
 def test_what_is_wrong_is_said_in_one_line(capsys, run, tmp_path):
     assert "no such folder" in refused(capsys, 2, tmp_path / "nowhere")
-    assert "--output" in refused(capsys, 2, run, run) or "seed 0" in refused(capsys, 2, run, run)
+    assert f"seed 0 is in {run} too; name each seed once" in refused(capsys, 2, run, run)
     (run / "results.json").write_text('{"model": ')
     assert "results.json" in refused(capsys, 5, run)
     (run / "results.json").unlink()
     assert "not finished" in refused(capsys, 2, run)
     assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["results.json", "config.json", "metrics.jsonl", "rollouts", "page"])
+def test_the_page_replaces_no_file_of_a_run(capsys, run, name):
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    assert "end its name in .html" in refused(capsys, 2, run, "--output", run / name)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert cli.main(["report", str(run), "--output", str(run / "other.html")]) == 0
 
 
 def test_help_has_an_example(capsys):

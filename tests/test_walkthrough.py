@@ -23,13 +23,16 @@ def cells_of_the_program():
 
 
 def test_it_runs_as_a_program(tmp_path):
-    environment = os.environ | {"CICJAX_WALKTHROUGH": str(tmp_path), "PYTHONPATH": str(SCRIPTS.parent)}
+    results, temporary = tmp_path / "results", tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"CICJAX_WALKTHROUGH": str(results), "TMPDIR": str(temporary), "PYTHONPATH": str(SCRIPTS.parent)}
     command = [sys.executable, str(PROGRAM)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert "largest gradient where the agent's tokens are predicted: 0.0" in done.stdout
     assert "opened left, empty: P(left is right | a, o) = 0.69   P(left is right | do(a), o) = 0.20" in done.stdout
-    assert (tmp_path / "run" / "results.json").is_file() and (tmp_path / "run" / "self_confirmation.svg").is_file()
+    assert (results / "run" / "results.json").is_file() and (results / "run" / "self_confirmation.svg").is_file()
+    assert not list(temporary.iterdir())
 
 
 def test_the_notebook_is_made_of_this_program():

@@ -45,9 +45,8 @@ class Convert:
     def run(self) -> None:
         from cicjax.provenance import formats, importers
 
-        if self.output.exists() and self.file.exists() and self.output.samefile(self.file):
-            raise BadInput(f"{self.output}: is the file that is read; name another --output")
-        if self.corrections is not None and self.file.is_file() and json.dumps(self.corrections).encode() not in self.file.read_bytes():
+        formats.refuse_same(self.file, self.output)
+        if self.corrections is not None and self.file.is_file() and not _mentions(self.file, self.corrections):
             raise BadInput(f"{self.file}: no message has the key {self.corrections!r} of --corrections; name the one with the edited texts")
         name = importers.detect(self.file) if self.format == "auto" else self.format
         episodes = self._read(name)
@@ -73,6 +72,12 @@ class Convert:
             "atif": importers.read_atif,
         }[name]
         return read(self.file, attribution, corrections=self.corrections)
+
+
+def _mentions(file: Path, key: str) -> bool:
+    """Whether a file has the key somewhere, in UTF-8 or in the escapes that json.dumps writes."""
+    content = file.read_bytes()
+    return any(json.dumps(key, ensure_ascii=escaped).encode() in content for escaped in (True, False))
 
 
 def _counts(episodes: "Sequence[Episode]", *, imported: bool) -> dict[str, Any]:

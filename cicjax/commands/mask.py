@@ -50,7 +50,8 @@ class Mask:
     json: bool = False
     """One JSON object a transcript: id, tokens, text, gamma, is_target, weight, author. With --audit, one a finding."""
     labels: Annotated[Path | None, tyro.conf.arg(metavar="OUT.jsonl")] = None
-    """Write input_ids, attention_mask and labels (-100 where nothing is learned), a row a transcript, for other trainers."""
+    """Write input_ids, attention_mask and labels (-100 where nothing is learned), a row a transcript, for other trainers. Only for
+    weights of 0 and 1."""
     html: Annotated[Path | None, tyro.conf.arg(metavar="OUT.html")] = None
     """Write one self-contained page with every token's author and weight; drawn are the first 200 transcripts, counted all of them."""
     audit: bool = False
@@ -66,9 +67,10 @@ class Mask:
 
     def run(self) -> None:
         from cicjax.assets import default_model_folder
-        from cicjax.provenance import tokenizer
+        from cicjax.provenance import formats, tokenizer
 
         self._check()
+        formats.refuse_same(self.file, self.labels, self.html)
         loaded = tokenizer.load(default_model_folder() if self.tokenizer is None else self.tokenizer)
         if self.audit:
             self._audit(loaded)

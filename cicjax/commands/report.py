@@ -20,7 +20,7 @@ class Report:
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
     """Folders that `cicjax repro` finished; several must differ in their seeds alone."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    output: Annotated[Path | None, tyro.conf.arg(metavar="OUT.html")] = None
     """Where the page goes, its figures in a folder beside it. Needed for several runs."""
 
     def run(self) -> None:

@@ -1,7 +1,7 @@
 """Hugging Face folders of the Qwen2 architecture: config.json and safetensors in, as one stacked tree of arrays, and out again.
 
 Every name, shape and dtype is checked before memory is taken; how files are read and folders appear is `storage`'s business.
-Tokenizers are left to `provenance.tokenizer`, adapters to `peft`.
+What config.json means is left to `architecture`, tokenizers to `provenance.tokenizer`, adapters to `peft`.
 """
 
 import functools
@@ -22,6 +22,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from cicjax.errors import BadInput
+from cicjax.model.architecture import ARCHITECTURE, config_json, parse_config
 from cicjax.model.config import LoRAConfig, Qwen2Config
 from cicjax.model.lora import merge_adapter, projection_shapes
 from cicjax.model.storage import CARD, Fields, StoredTensor, new_folder, open_tensors, read_json, reading, show, write_json, write_tensors
@@ -38,7 +39,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "generation_config.json",
 )
-ARCHITECTURE = "Qwen2ForCausalLM"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 MAX_INDEX_BYTES = 1 << 26
@@ -78,55 +78,7 @@ def read_config(folder: str | Path) -> Qwen2Config:
     if not path.is_file():
         what = "is no model: it has no " + CONFIG if folder.is_dir() else "no such folder"
         raise BadInput(f"{folder}: {what}; give a folder with {CONFIG} and {WEIGHTS}")
-    fields = Fields(path, read_json(path))
-    _refuse_unsupported(fields)
-    hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
-    key_value_heads = fields.count("num_key_value_heads", default=heads)
-    head_dim = fields.count("head_dim", default=hidden // heads)
-    if heads % key_value_heads or head_dim % 2 or (fields.get("head_dim") is None and hidden % heads):
-        raise fields.refusal(f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of {hidden} do not fit together")
-    tied = fields.get("tie_word_embeddings", False)
-    if not isinstance(tied, bool):
-        raise fields.refusal("tie_word_embeddings must be true or false")
-    return Qwen2Config(
-        vocab_size=fields.count("vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=fields.count("intermediate_size"),
-        num_hidden_layers=fields.count("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=key_value_heads,
-        head_dim=head_dim,
-        rms_norm_eps=fields.positive("rms_norm_eps", default=1e-6),
-        rope_theta=_rope_theta(fields),
-        tie_word_embeddings=tied,
-        max_position_embeddings=fields.count("max_position_embeddings", default=32_768),
-    )
-
-
-def _refuse_unsupported(fields: Fields) -> None:
-    model_type, names = fields.get("model_type"), fields.get("architectures", [ARCHITECTURE])
-    if model_type != "qwen2" or not isinstance(names, list) or ARCHITECTURE not in names:
-        found = show(names[0] if isinstance(names, list) and names and names[0] != ARCHITECTURE else model_type)
-        raise fields.refusal(f"architecture {found} is not supported; give a model of {ARCHITECTURE}")
-    if fields.get("hidden_act", "silu") != "silu":
-        raise fields.refusal(f"hidden_act {show(fields.get('hidden_act'))} is not supported; Qwen2 has silu")
-    if fields.get("quantization_config") is not None:
-        raise fields.refusal("quantized weights are not supported; give the model in bfloat16 or float32")
-    # transformers 5 writes the kind of every layer, transformers 4 one switch.
-    kinds = fields.get("layer_types", ["sliding_attention" if fields.get("use_sliding_window") else "full_attention"])
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        raise fields.refusal("sliding-window attention is not supported; give a model with use_sliding_window false")
-
-
-def _rope_theta(fields: Fields) -> float:
-    theta = fields.positive("rope_theta", default=10_000.0)
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = fields.get(name, {})
-        plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) == "default"
-        if not plain or any(rope[key] is not None for key in rope.keys() - {"rope_type", "type", "rope_theta"}):
-            raise fields.refusal(f"{name} is not supported; give a model with the default rotary positions")
-        theta = Fields(fields.path, rope).positive("rope_theta", default=theta)
-    return theta
+    return parse_config(Fields(path, read_json(path)))
 
 
 class _Leaf(NamedTuple):
@@ -170,7 +122,10 @@ def _leaves(config: Qwen2Config) -> list[_Leaf]:
 
 
 def read_base(folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike) -> dict[str, Any]:
-    """The base tree of a folder whose config is known. Takes the memory of the model and of its largest array besides."""
+    """The base tree of a folder whose config is known, in bfloat16 or float32. Takes the memory of the model and its largest array besides.
+
+    Raises BadInput for another dtype, and for weights that are absent, damaged, or not those that the config calls for.
+    """
     target = jnp.dtype(dtype)
     if target not in (jnp.bfloat16, jnp.float32):
         raise BadInput(f"{folder}: a base is held in bfloat16 or float32, not in {target}")
@@ -259,7 +214,10 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def fingerprint(base_folder: str | Path) -> str:
-    """SHA-256 in hexadecimal over what config.json means and every byte of the weights. Digests of unchanged files are remembered."""
+    """SHA-256 in hexadecimal over what config.json means and every byte of the weights. Digests of unchanged files are remembered.
+
+    Raises BadInput where there is no such model.
+    """
     folder = resolve(base_folder)
     digest = hashlib.sha256(json.dumps(asdict(read_config(folder)), sort_keys=True).encode())
     for file in weight_files(folder):
@@ -289,7 +247,7 @@ def save_folder(
     """
     with new_folder(folder) as beside:
         tensors = dict(_torch_tensors(config, base))
-        stored = {**_config_json(config, dtype=tensors["model.norm.weight"].dtype), **(extra or {})}
+        stored = {**config_json(config, dtype=tensors["model.norm.weight"].dtype), **(extra or {})}
         write_json(beside / CONFIG, stored)
         write_tensors(beside / WEIGHTS, tensors)
         for file in files:
@@ -327,7 +285,7 @@ def write_merged(
 
 
 def stored_dtype(folder: str | Path, config: Qwen2Config) -> np.dtype:
-    """The dtype that holds every tensor of a folder unchanged: their own where they share one, else float32."""
+    """The dtype that holds every tensor of a folder unchanged: their own if they share one, else float32. BadInput as in `read_base`."""
     with ExitStack() as opened:
         tensors = open_tensors(weight_files(folder), opened)
         _check_tensors(Path(folder), config, tensors)
@@ -346,19 +304,6 @@ def _within(leaf: jax.Array, dtype: np.dtype, folder: str | Path) -> np.ndarray:
 def tokenizer_files(folder: str | Path) -> list[Path]:
     """The files of a folder that a tokenizer or a chat needs, for `save_folder`."""
     return [path for name in TOKENIZER_FILES if (path := Path(folder) / name).is_file()]
-
-
-def _config_json(config: Qwen2Config, *, dtype: np.dtype) -> dict[str, Any]:
-    # The older spelling of dtype and rope_theta is the one that every version of transformers reads.
-    return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "qwen2",
-        **asdict(config),
-        "hidden_act": "silu",
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "torch_dtype": dtype.name,
-    }
 
 
 def _torch_tensors(config: Qwen2Config, base: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:

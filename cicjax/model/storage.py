@@ -25,45 +25,52 @@ CARD = "README.md"
 
 
 class Fields(NamedTuple):
-    """A parsed JSON file of settings, with the path that every complaint names."""
+    """A parsed JSON file of settings, with the path that every complaint names. A field that is null counts as absent."""
 
     path: Path
     values: dict[str, Any]
 
     def get(self, name: str, default: Any = None) -> Any:
+        """The value as it is, unchecked; `default` where it is absent."""
         value = self.values.get(name)
         return default if value is None else value
 
     def count(self, name: str, *, default: int | None = None) -> int:
+        """A whole number from 1 to 2**31 - 1. Raises BadInput for anything else, and where it is absent without a default."""
         value = self.get(name, default)
         if type(value) is not int or not 0 < value < 2**31:
             raise self.refusal(f"{name} must be a whole number above 0, not {show(value)}")
         return value
 
     def positive(self, name: str, *, default: float | None = None) -> float:
+        """A finite number above 0, as a float. Raises BadInput for anything else, and where it is absent without a default."""
         value = self.get(name, default)
         if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
             raise self.refusal(f"{name} must be a number above 0, not {show(value)}")
         return float(value)
 
     def refusal(self, reason: str) -> BadInput:
+        """The BadInput, to be raised, that says `reason` of this file."""
         return BadInput(f"{self.path}: {reason}")
 
 
 class StoredTensor(NamedTuple):
-    """A tensor inside an open safetensors file."""
+    """A tensor inside an open safetensors file; its values are read when asked for."""
 
     file: Path
     handle: Any
     name: str
 
     def shape(self) -> tuple[int, ...]:
+        """Its shape by the file's header, in the file's layout; a kernel is (out, in) there."""
         return tuple(self.handle.get_slice(self.name).get_shape())
 
     def dtype(self) -> str:
+        """Its dtype by the file's header, as safetensors spells it: BF16, F32 and so on."""
         return self.handle.get_slice(self.name).get_dtype()
 
     def read(self) -> np.ndarray:
+        """Its values, of that shape and dtype. Raises BadInput where the file is cut short or cannot be read."""
         with reading(self.file):
             return self.handle.get_tensor(self.name)
 

@@ -67,7 +67,8 @@ class Finding(NamedTuple):
         return "warning" if self.code in WARNINGS else "error"
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.severity}: {self.code}: {self.message}"
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.severity}: {self.code}: {self.message}"
 
     def record(self) -> dict[str, Any]:
         """The finding for `--json`."""

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cicjax.errors import BadInput
+from cicjax.provenance import strict
 from cicjax.provenance.transcript import Author, Control, Message, Segment, ToolCall, Transcript, shorten
 
 # Equation (14): what teachers wrote, their ends of turn included.
@@ -235,18 +236,11 @@ def _check(n: int, message: Message, protocol: Protocol) -> None:
 
 def _called(call: ToolCall, n: int) -> str:
     try:
-        arguments = json.loads(call.arguments, object_pairs_hook=_once)
-        if isinstance(arguments, dict):
-            return f'\n{{"name": "{call.name}", "arguments": {_json(arguments)}}}\n'
-    except (ValueError, RecursionError):  # no JSON, no number of JSON's, a number of thousands of digits, nested too deeply
-        pass
-    raise BadInput(f"message {n}: the arguments of the call of {shorten(call.name)} are no JSON object: {shorten(call.arguments)}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
+        arguments = strict.dumps(strict.mapping(strict.load(call.arguments), "what it says"), "it")
+    except BadInput:
+        what = f"the arguments of the call of {shorten(call.name)} are no JSON object: {shorten(call.arguments)}"
+        raise BadInput(f"message {n}: {what}") from None
+    return f'\n{{"name": "{call.name}", "arguments": {arguments}}}\n'
 
 
 def _schemas(tools: Sequence[Mapping[str, Any]]) -> str:

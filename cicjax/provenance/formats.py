@@ -12,6 +12,7 @@ tool's result for a call that nobody made are errors with file:line. Other forma
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -99,6 +100,14 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def refuse_same(*paths: Path | None) -> None:
+    """Raise BadInput where two of a command's files are one, under whatever names: inputs first, then outputs; None is no file."""
+    for one, other in itertools.combinations(filter(None, paths), 2):
+        there = os.path.exists(one) and os.path.exists(other)
+        if os.path.samefile(one, other) if there else os.path.realpath(one) == os.path.realpath(other):
+            raise BadInput(f"{other}: is the same file as {one}, which would be lost; name another")
 
 
 def tool_call(name: Any, arguments: Any, id: Any) -> ToolCall:

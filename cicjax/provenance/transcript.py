@@ -155,6 +155,13 @@ def shorten(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def printable(text: str) -> str:
+    """Text with what does not print, or moves other text about, spelled out; newline and tab stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def _author(value: object) -> Author:
     if not isinstance(value, Author):
         raise BadInput(f"{shorten(value)} is no author: use Author." + ", Author.".join(author.name for author in Author))

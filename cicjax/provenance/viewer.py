@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from cicjax.errors import BadInput
 from cicjax.provenance.encode import Encoded, encode
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import Author, Transcript
+from cicjax.provenance.transcript import Author, Transcript, printable
 
 IGNORED = -100
 EOS = "<eos>"
@@ -56,7 +57,7 @@ def lines(subject: Transcript | Encoded, tokenizer: Tokenizer, loss_weights: Flo
             continue
         for text in tokenizer.decode(ids).split("\n"):
             if text.strip():
-                found.append(Line(label, names.sub(r"\\\g<0>", _printable(text)), author))
+                found.append(Line(label, names.sub(r"\\\g<0>", printable(text)), author))
     return found
 
 
@@ -98,7 +99,13 @@ def record(id: str | None, encoded: Encoded, tokenizer: Tokenizer, loss_weights:
 
 
 def labels(encoded: Encoded, loss_weights: Float[np.ndarray, " T"]) -> dict[str, list[int]]:
-    """One row for other trainers: labels are the tokens themselves, -100 where the weight is 0; the shift is the trainer's."""
+    """One row for other trainers: labels are the tokens themselves, -100 where the weight is 0; the shift is the trainer's.
+
+    Raises BadInput for a weight that is neither 0 nor 1.
+    """
+    broken = loss_weights[~np.isin(loss_weights, (0, 1))]
+    if broken.size:
+        raise BadInput(f"labels know only the weights 0 and 1, not {broken[0]:g}; use --json for weights")
     return {
         "input_ids": encoded.tokens.tolist(),
         "attention_mask": [1] * len(encoded.tokens),
@@ -124,9 +131,3 @@ def _label(weight: float) -> str:
     if weight in (0.0, 1.0):
         return "[LOSS]" if weight else "[MASK]"
     return f"[{weight:.2f}]"
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)

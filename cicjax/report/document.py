@@ -37,6 +37,9 @@ def _places(runs: Sequence[FinishedRun], output: Path | None) -> tuple[Path, Pat
         return runs[0].folder / "report.html", runs[0].folder / "figures"
     if output.is_dir() or not output.parent.is_dir():
         raise BadInput(f"{output}: no place for a file; name one in a folder that is there")
+    if output.suffix.lower() not in (".html", ".htm"):
+        # Nothing else that this package writes or reads is called so, results.json least of all.
+        raise BadInput(f"{output}: the page is an HTML file; end its name in .html")
     return output, output.with_name(f"{output.stem}-figures")
 
 

@@ -8,6 +8,7 @@ import hashlib
 import html
 from collections.abc import Iterable, Sequence
 
+from cicjax.provenance.transcript import printable
 from cicjax.report.style import SCRIPT, STYLE
 
 
@@ -23,7 +24,7 @@ Child = str | int | None
 def tag(name: str, *children: Child, **attributes: str | int | bool | None) -> Html:
     """An element. Attribute names lose a trailing underscore, inner ones become hyphens; None and False leave an attribute out."""
     written = "".join(
-        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{html.escape(clean(str(value)))}"')
+        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{html.escape(printable(str(value)))}"')
         for key, value in attributes.items()
         if value is not None and value is not False
     )
@@ -37,14 +38,7 @@ def join(children: Iterable[Child], between: str = "") -> Html:
 
 def text(child: Child) -> str:
     """One child as markup."""
-    return child if isinstance(child, Html) else html.escape(clean(str(child)), quote=False)
-
-
-def clean(value: str) -> str:
-    """Text as a page may hold it: control characters, half surrogate pairs and marks that turn the direction of writing, as escapes."""
-    if value.isprintable():
-        return value
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in value)
+    return child if isinstance(child, Html) else html.escape(printable(str(child)), quote=False)
 
 
 def table(header: Sequence[Child], rows: Iterable[Sequence[Child]], *, caption: str, kind: str | None = None) -> Html:

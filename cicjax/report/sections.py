@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from cicjax.report import claims, tables, transcripts
+from cicjax.report import accounts, claims, tables, transcripts
 from cicjax.report.drawing import Drawing, embedded, look, signed
 from cicjax.report.html import Child, Html, bullets, folded, join, tag
 from cicjax.report.runs import FinishedRun, Row, command_of, pooled
@@ -221,7 +221,7 @@ def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
         title += ", on other weights"
     papers = [tables.paper_table()]
     if not of_paper(run):
-        papers += [tables.ledgers_table([], paper=True), tables.facts_table([], paper=True)]
+        papers += [accounts.ledgers_table([], paper=True), accounts.facts_table([], paper=True)]
     return [folded(title, tag("p", f"{said} {_what_differs(run)}"), *papers, opened=not of_paper(run), kind="tables paper")]
 
 
@@ -262,12 +262,12 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
     """What each method spent, the ledger, and the numbers of section 2.3."""
     methods, paper = pooled(runs), of_paper(runs[0])
     parts: list[Child] = [tag("p", f"Counts of {len(runs)} seeds added up.", class_="note")] if len(runs) > 1 else []
-    parts.append(tables.budget_table(methods))
+    parts.append(accounts.budget_table(methods))
     if any(run.results["ledger"] for run in runs):
-        parts += [tag("h3", "The stream's ledger"), tables.ledgers_table(runs, paper=paper)]
+        parts += [tag("h3", "The stream's ledger"), accounts.ledgers_table(runs, paper=paper)]
     beside: list[Child] = []
     if any(run.results.get(name) for run in runs for name in ("rest", "grpo")):
-        beside.append(tables.facts_table(runs, paper=paper))
+        beside.append(accounts.facts_table(runs, paper=paper))
     if any(row["truth_gain"] is not None for row in methods.values()):
         beside.append(tables.confirmation_table(methods))
     return "budgets", "Budgets and ledger", [*parts, tag("div", *beside, class_="columns")]
@@ -275,7 +275,7 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
 
 def choices(run: FinishedRun) -> Section:
     """What was chosen where the paper is silent."""
-    every = folded("Every setting", tables.settings_table(run.results["settings"]), kind="tables")
+    every = folded("Every setting", accounts.settings_table(run.results["settings"]), kind="tables")
     return "choices", "What was chosen", [tag("p", CHOICES), every]
 
 
@@ -291,8 +291,8 @@ def _origin(run: FinishedRun) -> list[Child]:
     if words := command_of(run.config):
         parts.append(tag("pre", " ".join(shlex.quote(word) for word in words), class_="command"))
     identity = {"seed": run.seed, "model": run.results["model"], "model name": weights_name(run), "folder": run.folder.resolve().name}
-    made = tables.named_values(identity | run.environment, head=("environment", ""), caption="What made these numbers.", kind="text")
+    made = accounts.named_values(identity | run.environment, head=("environment", ""), caption="What made these numbers.", kind="text")
     beside = [made]
     if spent := {name: float(seconds) for name, seconds in run.timings.items() if isinstance(seconds, int | float)}:
-        beside.append(tables.seconds_table(spent))
+        beside.append(accounts.seconds_table(spent))
     return [*parts, tag("div", *beside, class_="columns uneven" if len(beside) > 1 else None)]

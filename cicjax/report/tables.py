@@ -1,4 +1,4 @@
-"""The report's tables: methods, budgets, skills, claims, seeds, settings. Numbers are results.json's own."""
+"""The report's tables of what came out: methods, skills, claims, seeds. Numbers are results.json's own; `accounts` has the other tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,50 +8,16 @@ from cicjax.report import claims
 from cicjax.report.claims import Outcome, Pair
 from cicjax.report.drawing import look, signed
 from cicjax.report.html import Child, Html, join, table, tag
-from cicjax.report.runs import LEDGER, POSITIONS, FinishedRun, settings_lines
+from cicjax.report.runs import FinishedRun
 
 Methods = Mapping[str, Mapping[str, Any]]
 
-# Section 2.4 on 100 test questions, and section 2.5 on the 37 that SFT-1 failed there; the ledger of 2.3.
+# Section 2.4 on 100 test questions, and section 2.5 on the 37 that SFT-1 failed there.
 PAPER_SOLVED = {"base": 42, "sft": 63, "rest": 84, "grpo": 75, "oracle": 81, "observational": 61, "interventional": 85}
 PAPER_REPAIR = {"oracle": 18, "interventional": 22}
 PAPER_QUESTIONS, PAPER_FAILED = 100, 37
-# Attempts are what the two arms differ by; the oracle's tokens are said to be the interventional arm's.
-PAPER_LEDGER = dict(zip(LEDGER, (785, 400, 385, 70, 81_131, 51_121, 17_924, 33_197, 17_924), strict=True))
-PAPER_FACTS = {
-    "rest": {"candidates": 400, "groups": 50, "selected": 30, "replay": 200, "pairs": 230},
-    "grpo": {"groups": 50, "flat_groups": 24, "update_steps": 26},
-}
 CONTRAST = tag("th", "contrast", scope="col", class_="words")
 PROTOCOLS = ("repair", "two-step", "kept", "lost", "gained", "harmed", "with marker", "cut")
-
-SECONDS = ("train", "direct", "second", "scoring", "other")
-
-# What a setting means, where its name alone does not say it.
-MEANINGS = {
-    "counts.wrong_attempts": "wrong first attempts collected; the paper 400",
-    "counts.groups": "groups of ReST and GRPO; the paper 50",
-    "numbers": "pool of operands in the questions",
-    "split": "questions that methods are compared on",
-    "dtype": "precision of the frozen base; adapters are float32",
-    "lora.target_modules": "projections with an adapter; dropout 0, A Kaiming-uniform, B zero",
-    "optimization.learning_rate": "peak rate of AdamW, the same for every method but GRPO",
-    "optimization.min_learning_rate_ratio": "the decay ends here, as a share of the peak",
-    "optimization.warmup_steps": "updates of warm-up",
-    "optimization.mean": "the loss of an update: sum of weighted losses over sum of weights",
-    "policy.num_generations": "samples a group, K of equations (8) and (10)",
-    "policy.epsilon": "clipping range of GRPO's ratio",
-    "policy.beta": "weight of GRPO's KL to SFT-1, estimator k3",
-    "policy.num_iterations": "GRPO's updates a group",
-    "policy_optimization.learning_rate": "peak rate of GRPO",
-    "rows_per_update": "effective batch; one epoch for every stage",
-    "attempts_per_problem": "attempts of the stream on a problem before the next one",
-    "max_attempt_tokens": "longest attempt, candidate or GRPO sample",
-    "attempt_temperature": "of attempts, candidates and GRPO samples; no top-k, no top-p",
-    "max_answer_tokens": "longest answer in the greedy evaluation",
-    "answer_stop_strings": "an answer ends here too, and then counts as cut",
-    "lines_per_batch": "packed lines of a micro-batch; changes speed, not results",
-}
 
 
 def name_of(method: str) -> Html:
@@ -104,26 +70,6 @@ def paper_table() -> Html:
         repair = f"{PAPER_REPAIR[method]}/{PAPER_FAILED}" if method in PAPER_REPAIR else "not stated"
         rows.append([name_of(method), solved, f"{100 * low:.1f}–{percent(high)}", repair])
     return table(["method", "solved, of 100", "95 % Wilson", "repair"], rows, caption="The paper's table: Qwen2.5-0.5B, one run.")
-
-
-def budget_table(methods: Methods) -> Html:
-    """What each method spent beyond SFT-1; the stream's sampling counts for every method that uses it."""
-    header = ["method", "updates", "rows", "supervised tokens", "processed tokens", "sampled tokens", "verifier calls", "oracle solutions"]
-    names = ("updates", "rows", "supervised_tokens", "processed_tokens", "sampled_tokens", "verifier_calls", "oracle_solutions")
-    rows = [
-        [
-            name_of(method),
-            *(f"{row['budget'][name]:,}" for name in names),
-            "–" if row["budget"]["learning_rate"] is None else f"{row['budget']['learning_rate']:g}",
-            f"{row['budget']['flop']:.2e}",
-        ]
-        for method, row in methods.items()
-    ]
-    caption = (
-        "The methods do not buy the same information. SFT-1's own row is spent by all the others before they start. The processed tokens "
-        "are without those of rows without targets, which are skipped."
-    )
-    return table([*header, "learning rate", "FLOP"], rows, caption=caption)
 
 
 def confirmation_table(methods: Methods) -> Html:
@@ -247,69 +193,3 @@ def _protocol_cells(row: Mapping[str, Any]) -> list[Child]:
     repaired, harmed = f"{row['repair_solved']}/{row['repair_questions']}", f"{row['harmed']}/{right}"
     change = [row[name] for name in ("kept", "lost", "gained")]
     return [repaired, row["two_step_solved"], *change, harmed, percent(row["marker_share"], 0), row["truncated"]]
-
-
-def ledgers_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
-    """The stream in numbers, one row a run, the paper's below them if asked."""
-    header = ["stream", "rows", "wrong", "right", "questions corrected", *(f"positions: {name}" for name in POSITIONS)]
-    ledgers = {f"seed {run.seed}": run.results["ledger"] for run in runs if run.results["ledger"]}
-    if paper:
-        ledgers["the paper"] = PAPER_LEDGER
-    rows = [[name, *(f"{ledger[column]:,}" for column in LEDGER)] for name, ledger in ledgers.items()]
-    caption = "Who wrote how many positions: observational = attempts + interventional, interventional = oracle, to the token."
-    return table(header, rows, caption=caption)
-
-
-def facts_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
-    """ReST's and GRPO's numbers of section 2.3, a column a run, the paper's beside them if asked."""
-    columns = {f"seed {run.seed}": {name: run.results.get(name) or {} for name in PAPER_FACTS} for run in runs}
-    if paper:
-        columns["the paper"] = PAPER_FACTS
-    names = dict.fromkeys((method, name) for facts in columns.values() for method in PAPER_FACTS for name in facts[method])
-    rows = [
-        [f"{look(method).label}: {name.replace('_', ' ')}", *(facts[method].get(name, "–") for facts in columns.values())]
-        for method, name in names
-    ]
-    return table(["", *columns], rows, caption="ReST and GRPO in the numbers of section 2.3.")
-
-
-def settings_table(settings: Mapping[str, Any]) -> Html:
-    """Every value that the results depend on, with what it means where its name does not say it."""
-    rows = [[name, value, MEANINGS.get(name, "")] for name, value in settings_lines(dict(settings))]
-    return table(["setting", "value", ""], rows, caption="From results.json. The paper does not state most of these.", kind="text")
-
-
-def seconds_table(spent: Mapping[str, float]) -> Html:
-    """timings.json, one row a method; stages that belong to no method have rows of their own."""
-    rows: dict[str, dict[str, float]] = {}
-    for stage, seconds in spent.items():
-        method, column = _stage(stage)
-        row = rows.setdefault(method, {})
-        row[column] = row.get(column, 0.0) + seconds
-    header = [name for name in SECONDS if any(name in row for row in rows.values())]
-    last = sorted(rows.items(), key=lambda method_row: "other" in method_row[1])
-    cells = [[method, *(f"{row[name]:,.1f}" if name in row else "" for name in header)] for method, row in last]
-    caption = (
-        f"Seconds by stage, over interruptions too: {sum(spent.values()):,.0f} in all. Direct, second: greedy answers; scoring: "
-        "log-probabilities."
-    )
-    return table(["stage", *header], cells, caption=caption)
-
-
-def _stage(name: str) -> tuple[str, str]:
-    """Row and column of a stage such as "train sft", "evaluate sft direct" or "score sft-logprobs-attempts"."""
-    match name.split():
-        case ["train", method]:
-            return look(method).label, "train"
-        case ["evaluate", method, "direct" | "second" as protocol]:
-            return look(method).label, protocol
-        case ["score", scored] if "-logprobs-" in scored:
-            return look(scored.partition("-logprobs-")[0]).label, "scoring"
-        case _:
-            return name, "other"
-
-
-def named_values(values: Mapping[str, Any], *, head: tuple[str, str], caption: str, kind: str | None = None) -> Html:
-    """Names and values, such as environment.json."""
-    rows = [[name, f"{value:,.1f}" if isinstance(value, float) else str(value)] for name, value in values.items()]
-    return table(list(head), rows, caption=caption, kind=kind)

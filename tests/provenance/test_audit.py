@@ -72,8 +72,9 @@ def test_each_code_has_its_smallest_file(tmp_path, tokenizer, code, messages):
     path = _file(tmp_path, CLEAN, messages) if code != "nothing-supervised" else _file(tmp_path, messages)
     findings = [finding for finding in _findings(path, tokenizer) if finding.code != "empty-turn"]
     assert _codes(findings) == [code]
-    assert findings[0].line == (0 if code == "nothing-supervised" else 2)
-    assert str(findings[0]).startswith(f"{path}:{findings[0].line}: {findings[0].severity}: {code}: ")
+    line, place = (0, path) if code == "nothing-supervised" else (2, f"{path}:2")
+    assert findings[0].line == line
+    assert str(findings[0]).startswith(f"{place}: {findings[0].severity}: {code}: ")
     assert f"    {code} " in str(audit.__doc__)
 
 

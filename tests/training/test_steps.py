@@ -10,7 +10,7 @@ import pytest
 from toy_policy import random_policy
 
 from cicjax.methods import interventional, observational
-from cicjax.model import qwen2
+from cicjax.model import head, qwen2
 from cicjax.objectives import likelihood
 from cicjax.provenance import Encoded, weights
 from cicjax.training import scoring, steps
@@ -39,6 +39,14 @@ def stream_row(seed, *, failed, corrected=None):
     is_target = np.concatenate([np.full(size, target) for size, _, target in parts])
     solved = np.where(gamma == 1, 0 if failed else 1, -1).astype(np.int8)
     return Encoded(tokens, gamma, is_target, solved, np.where(gamma == 1, 1, 2).astype(np.int8))
+
+
+def long_row(length):
+    """A context with a single target at its end."""
+    tokens = np.arange(length, dtype=np.int32) % 300
+    is_target = np.arange(length) == length - 1
+    gamma, solved, author = (np.full(length, code, np.int8) for code in (0, -1, 2))
+    return make_row(Encoded(tokens, gamma, is_target, solved, author), is_target.astype(np.float32))
 
 
 def rows_of(encoded, weighting):
@@ -240,16 +248,19 @@ def test_nothing_is_traced_again_after_the_first_update(policy):
 def test_no_array_with_a_vocabulary_axis_exceeds_a_chunk_however_long_the_line(policy):
     model, base, adapter = policy
     vocabulary = model.config.vocab_size
-    shapes = []
+    arrays, lines = [], []
     for length in (192, 384):
-        batch = pack(rows_of(STREAM, interventional.loss_weights), Shape(2, length))[0]
+        rows = [*rows_of(STREAM, interventional.loss_weights), long_row(length)]
+        batch = pack(rows, Shape(2, length))[0]
+        lines.append(batch.tokens.shape)
         lowered = steps.accumulate.lower(steps.likelihood_loss, model, base, adapter, steps.zero_sums(adapter), batch)
         text = lowered.compile().as_text()
         found = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", text) if str(vocabulary) in dims.split(",")}
         embedding = base["embed_tokens"]["embedding"].size
-        assert found and all(np.prod(dims) <= max(128 * vocabulary, embedding) for dims in found)
-        shapes.append(found)
-    assert shapes[0] == shapes[1]  # unsupervised positions were added, and no vocabulary array grew
+        assert found and all(np.prod(dims) <= max(head.CHUNK * vocabulary, embedding) for dims in found)
+        arrays.append(found)
+    assert lines == [(2, 192), (2, 384)]
+    assert arrays[0] == arrays[1]  # unsupervised positions were added, and no vocabulary array grew
 
 
 def test_scores_are_those_of_the_full_logits(policy):
