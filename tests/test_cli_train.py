@@ -173,3 +173,13 @@ def test_eval_grades_a_task(toy, capsys):
     *answers, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert len(answers) == 3 and last["summary"]["questions"] == 3
     assert {"prompt", "completion", "value", "solved", "reason"} <= answers[0].keys()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+@pytest.mark.parametrize("verb", ["repro", "train", "generate", "eval"])
+def test_a_seed_that_jax_would_cut_is_refused(toy, log, tmp_path, capsys, verb, seed):
+    run = ("--output_dir", tmp_path / "run")
+    needed = {"repro": run, "train": (log, *run), "generate": ("--prompts", log), "eval": ()}[verb]
+    assert cli.main([str(argument) for argument in (verb, *needed, "--model", toy, "--seed", seed)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cicjax: error: --seed is from 0 to 4294967295") and error.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -1,18 +1,24 @@
 """`cicjax eval`: a model on a task, under its verifier."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from cicjax.errors import BadInput
 
+if TYPE_CHECKING:
+    from cicjax.experiments.settings import Settings
+    from cicjax.tasks.stem import Problem
+
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
     """Ask a model a task's questions in the plain protocol, greedily, and let the verifier grade the answers.
+
+    An adapter inside a run of `cicjax repro` is asked that run's questions: none that it was trained on.
 
     Example: cicjax eval --model Qwen2.5-0.5B --adapter runs/small/interventional --task stem
     """
@@ -25,12 +31,13 @@ class Eval:
     """Section 2.1's worked problems."""
     split: Literal["test", "dev"] = "test"
     """Which questions of the seed."""
-    num_test: int = 100
-    """How many."""
-    seed: int = 0
-    """Decides the questions: those of `cicjax repro` at that seed."""
-    max_new_tokens: int = 256
-    """Longest answer."""
+    num_test: int | None = None
+    """How many; by default as many as the adapter's run has, else 100 of test and 200 of dev."""
+    seed: int | None = None
+    """Decides the questions: by default the seed of the adapter's run, else 0. Without a run they are those of `cicjax repro` at this
+    seed and with its 200 teacher rows."""
+    max_new_tokens: int | None = None
+    """Longest answer; by default the run's, else 256."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the base."""
     json: bool = False
@@ -39,27 +46,23 @@ class Eval:
     def run(self) -> None:
         from cicjax.experiments import evaluate
         from cicjax.sampling.sampler import Decoding, Sampler
-        from cicjax.tasks import stem
         from cicjax.training.policy import load_policy
 
-        if self.num_test < 1 or self.seed < 0 or self.max_new_tokens < 1:
-            raise BadInput("--num_test and --max_new_tokens are 1 or more, --seed 0 or more")
+        settings = self._settings()
+        problems = self._problems(settings)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
-        numbers = "tiny" if self.model_name_or_path is None else "paper"
-        splits = stem.make_splits(seed=self.seed, test=self.num_test, dev=max(self.num_test, 200), numbers=numbers)
-        problems = splits.test if self.split == "test" else splits.dev[: self.num_test]
         decoding = Decoding(
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=settings.max_answer_tokens,
             temperature=0.0,
             stop_ids=tuple(sorted(policy.tokenizer.stop_ids)),
-            stop_strings=("\nQuestion:",),
+            stop_strings=settings.answer_stop_strings,
         )
         answers = evaluate.answer_chunk(
             [evaluate.plainly(problem) for problem in problems],
             sampler=Sampler(policy.model, policy.base, policy.adapter),
             tokenizer=policy.tokenizer,
             decoding=decoding,
-            seed=self.seed,
+            seed=settings.seed,
             stage="evaluate direct",
             first_problem=0,
         )
@@ -68,7 +71,48 @@ class Eval:
             for line in [*answers, {"summary": summary}]:
                 print(json.dumps(line, ensure_ascii=False))
             return
-        low, high = 100 * summary["wilson_low"], 100 * summary["wilson_high"]
-        print(f"solved {summary['solved']} of {summary['questions']} ({low:.1f}-{high:.1f} %, Wilson 95 %)")
-        for skill, (solved, asked) in summary["by_skill"].items():
-            print(f"  {skill:<20} {solved:>4} of {asked}")
+        _print(summary)
+
+    def _settings(self) -> "Settings":
+        """What the adapter's run asked, or what the paper's counts ask, with these flags over it."""
+        from cicjax.experiments.settings import PAPER, Settings, asked_in
+        from cicjax.runs.seeds import check_seed
+        from cicjax.training.adapters import run_config
+
+        given = {"num_test": self.num_test, "max_new_tokens": self.max_new_tokens}
+        for name, value in given.items():
+            if value is not None and value < 1:
+                raise BadInput(f"--{name} is 1 or more, not {value}")
+        run = asked_in(run_config(self.adapter), where=self.adapter) if self.adapter is not None else None
+        if run is not None and self.seed not in (None, run.seed):
+            raise BadInput(
+                f"{self.adapter}: its run has seed {run.seed}, and with --seed {self.seed} it may know the answers; leave --seed out"
+            )
+        check_seed(self.seed or 0)
+        numbers = "tiny" if self.model_name_or_path is None else "paper"
+        settings = run or Settings(seed=self.seed or 0, methods=(), counts=PAPER, numbers=numbers)
+        return replace(settings, max_answer_tokens=self.max_new_tokens or settings.max_answer_tokens)
+
+    def _problems(self, settings: "Settings") -> "tuple[Problem, ...]":
+        """The questions. The other splits keep the run's sizes, so that none of theirs is among them."""
+        from cicjax.tasks import stem
+
+        counts = settings.counts
+        if self.split == "dev" and (self.num_test or 0) > counts.dev_problems:
+            raise BadInput(f"--split dev has {counts.dev_problems} questions, --num_test asks for {self.num_test}; ask for fewer")
+        splits = stem.make_splits(
+            seed=settings.seed,
+            sft=counts.sft_rows,
+            agent=counts.agent_problems,
+            dev=counts.dev_problems,
+            test=self.num_test or counts.test_problems,
+            numbers=settings.numbers,
+        )
+        return splits.test if self.split == "test" else splits.dev[: self.num_test]
+
+
+def _print(summary: dict[str, Any]) -> None:
+    low, high = 100 * summary["wilson_low"], 100 * summary["wilson_high"]
+    print(f"solved {summary['solved']} of {summary['questions']} ({low:.1f}-{high:.1f} %, Wilson 95 %)")
+    for skill, (solved, asked) in summary["by_skill"].items():
+        print(f"  {skill:<20} {solved:>4} of {asked}")

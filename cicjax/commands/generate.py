@@ -40,12 +40,14 @@ class Generate:
     """The input object plus completion, tokens, logprobs, finish_reason, one a line."""
 
     def run(self) -> None:
+        from cicjax.runs.seeds import check_seed
         from cicjax.sampling.draw import row_keys
         from cicjax.sampling.sampler import Decoding, Sampler
         from cicjax.training.policy import load_policy
 
-        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf") or self.seed < 0:
-            raise BadInput("--max_new_tokens is 1 or more, --temperature and --seed are from 0 on")
+        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf"):
+            raise BadInput("--max_new_tokens is 1 or more, --temperature a finite number from 0 on")
+        check_seed(self.seed)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         asked = list(self._prompts(policy.tokenizer))
         if not asked:

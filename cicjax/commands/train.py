@@ -105,6 +105,8 @@ class Train:
         self._print(results)
 
     def _check(self) -> None:
+        from cicjax.runs.seeds import check_seed
+
         positive = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "lora_r")
         for name in positive:
             value = getattr(self, name)
@@ -116,8 +118,9 @@ class Train:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
-        if self.seed < 0 or self.warmup_steps < 0:
-            raise BadInput("--seed and --warmup_steps are 0 or more")
+        if self.warmup_steps < 0:
+            raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
+        check_seed(self.seed)
         unknown = [name for name in self.lora_target_modules if name not in PROJECTIONS]
         if unknown or not self.lora_target_modules:
             raise BadInput(f"unknown projection {unknown[:1]}; choose from {', '.join(PROJECTIONS)}")

@@ -13,6 +13,7 @@ from cicjax.methods import grpo
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 from cicjax.runs.files import write_json
 from cicjax.runs.folder import RunFolder
+from cicjax.runs.seeds import check_seed
 from cicjax.training.steps import Optimization
 
 OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps")
@@ -87,8 +88,7 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
-    if options.seed < 0:
-        raise BadInput(f"--seed is 0 or more, not {options.seed}")
+    check_seed(options.seed)
 
 
 def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> dict[str, Any]:
