@@ -1,11 +1,13 @@
 """The command line: verbs, `--config`, and errors for users, which end here in one line."""
 
 import errno
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
 
@@ -44,21 +46,67 @@ VERBS = {
 
 
 def _with_config(arguments: Sequence[str]) -> list[str]:
-    """The arguments with those of `--config FILE` put before them, as flags, so that they are parsed and cast like any other.
+    """The arguments with those of `--config FILE` put before them, so that they are parsed and cast like any other.
 
-    Nested mappings, such as the resolved settings of a run's config.json, are no flags and are passed over.
+    What stands in no flag's place, such as a transcript file, comes from the file where the command line has none. Nested mappings, such
+    as the resolved settings of a run's config.json, are no flags and are passed over.
     """
-    arguments = list(arguments)
-    name = next((n for n, argument in enumerate(arguments) if argument == "--config" or argument.startswith("--config=")), None)
-    if name is None or (arguments[name] == "--config" and name + 1 == len(arguments)):
-        return arguments
-    path = Path(arguments[name].removeprefix("--config=") if arguments[name] != "--config" else arguments[name + 1])
-    flags: list[str] = []
-    for key, value in _read_config(path).items():
-        if value is None or isinstance(value, dict):
-            continue
-        flags += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    return [*arguments[:1], *flags, *arguments[1:]]
+    verb, *rest = arguments or [""]
+    kinds = {field.name: _kind(field.type) for field in fields(VERBS[verb])} if verb in VERBS else {}
+    path = _config_path(rest)
+    if path is None or "config" not in kinds:
+        return list(arguments)
+    given: dict[str, list[str]] = {"positional": [], "list": [], "switch": [], "value": []}
+    for name, value in _read_config(path).items():
+        kind = kinds.get(name, "value")
+        given[kind] += _as_arguments(name, value, kind, path)
+    positional = [] if _has_positional(rest, kinds) else given["positional"]
+    # A list takes all that follows it, so each is followed by a flag: at the end by --config, which is there anyhow.
+    return [verb, *positional, *given["list"], *given["switch"], *given["value"], "--config", str(path), *rest]
+
+
+def _kind(hint: Any) -> str:
+    """Of a verb's field: "positional", "list" (all values up to the next flag), "switch" (none) or "value" (one)."""
+    if get_origin(hint) is Annotated:
+        hint, *marks = get_args(hint)
+        if tyro.conf.Positional in marks:
+            return "positional"
+    return "switch" if hint is bool else "list" if get_origin(hint) is tuple else "value"
+
+
+def _config_path(arguments: Sequence[str]) -> Path | None:
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+        if argument == "--config" and following is not None:
+            return Path(following)
+    return None
+
+
+def _as_arguments(name: str, value: object, kind: str, path: Path) -> list[str]:
+    """One line of a configuration as it would stand on the command line."""
+    if value is None or isinstance(value, dict):
+        return []
+    if kind == "switch":
+        if not isinstance(value, bool):
+            raise BadInput(f"{path}: {name} is true or false, not {ascii(value)[:80]}")
+        return [f"--{name}"] if value else []
+    values = [str(item) for item in (value if isinstance(value, list) else [value])]
+    return values if kind == "positional" else [f"--{name}", *values]
+
+
+def _has_positional(arguments: Sequence[str], kinds: Mapping[str, str]) -> bool:
+    """Whether any argument is neither a flag nor a flag's value."""
+    values = 0.0  # that the last flag still takes
+    for argument in arguments:
+        if argument.startswith("--"):
+            kind = kinds.get(argument[2:].replace("-", "_"), "value")
+            values = 0 if "=" in argument else {"switch": 0, "list": math.inf}.get(kind, 1)
+        elif not values:
+            return True
+        else:
+            values -= 1
+    return False
 
 
 def _read_config(path: Path) -> dict[str, object]:

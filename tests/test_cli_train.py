@@ -7,6 +7,8 @@ import pytest
 import tiny_qwen2
 
 from cicjax import cli
+from cicjax.commands.train import Train
+from cicjax.errors import BadInput
 from cicjax.training.checkpoints import leaf_digests, load_adapter
 
 QUESTION = {"role": "user", "author": "user", "content": "A force of 12 N acts on 3 kg."}
@@ -59,6 +61,34 @@ def test_training_makes_held_out_corrections_likelier_and_repeats_for_free(toy, 
     assert (run / "results.json").read_bytes() == bytes_before
     assert train(toy, log, run, *more[:-4], "--num_train_epochs", 2) == 2
     assert "another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--keep_echoes", "--targets", "teacher", "environment", "--max_steps", 2)])
+def test_a_run_repeats_through_its_own_configuration(toy, log, tmp_path, capsys, more):
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert train(toy, log, run, *more) == 0
+    results = (run / "results.json").read_bytes()
+    assert cli.main(["train", "--config", str(run / "config.json")]) == 0
+    assert (run / "results.json").read_bytes() == results
+    assert cli.main(["train", str(log), f"--config={run / 'config.json'}", "--output_dir", str(again)]) == 0
+    assert (again / "results.json").read_bytes() == results
+    capsys.readouterr()
+    assert cli.main(["train", "--config", str(run / "config.json"), "--seed", "5"]) == 2
+    assert "seed is 0 there and 5 here" in capsys.readouterr().err
+
+
+def test_no_list_of_a_configuration_swallows_the_file(tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text("file: theirs.jsonl\ntargets: [teacher, user]\n")
+    own = ["train", "mine.jsonl", "--output_dir", "x", "--config", str(path)]
+    mine = cli.parse(cli._with_config(own))
+    theirs = cli.parse(cli._with_config(["train", "--targets", "user", "--keep-echoes", "--config", str(path), "--output_dir", "x"]))
+    assert isinstance(mine, Train) and isinstance(theirs, Train)
+    assert (mine.file.name, mine.targets, mine.keep_echoes) == ("mine.jsonl", ("teacher", "user"), False)
+    assert (theirs.file.name, theirs.targets, theirs.keep_echoes) == ("theirs.jsonl", ("user",), True)
+    path.write_text("keep_echoes: 3\n")
+    with pytest.raises(BadInput, match="keep_echoes is true or false"):
+        cli._with_config(own)
 
 
 def test_the_scores_add_up(toy, log, tmp_path, capsys):
