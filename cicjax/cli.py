@@ -3,11 +3,12 @@
 import errno
 import math
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Protocol, get_args, get_origin
+from typing import Annotated, Any, NoReturn, Protocol, get_args, get_origin
 
 import tyro
 
@@ -21,15 +22,15 @@ from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
 from cicjax.errors import BadInput, CicjaxError, OutOfResources
-from cicjax.runs import process
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class Verb(Protocol):
-    """What a verb is to this file."""
+    """What a verb is to this file: a frozen dataclass of its options."""
 
-    def run(self) -> None: ...
+    def run(self) -> None:
+        """Do the work, with results on standard output. Raises CicjaxError, in one line, for what a person can mend."""
 
 
 VERBS = {
@@ -138,10 +139,10 @@ def parse(arguments: Sequence[str]) -> Verb:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code.
 
-    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted.
+    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted, 143 terminated.
     """
     if arguments is None:  # the process is ours
-        process.prepare()
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -157,10 +158,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except MemoryError:
         return _fail("out of memory; use smaller batches or a smaller file", OutOfResources.exit_code)
+    except RuntimeError as error:
+        # jax.errors.JaxRuntimeError is one; its type is not named here, for that would import jax.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _fail(f"out of memory ({str(error).splitlines()[0][:200]}); use smaller batches or shorter rows", OutOfResources.exit_code)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
         return _fail(str(error), OutOfResources.exit_code if full else BadInput.exit_code)
     return 0
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """End by an exception, so that every `finally` on the way removes what is half written."""
+    raise SystemExit(TERMINATED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,0 +1,85 @@
+"""How a command ends: exit codes of what goes wrong in the machine, and nothing half written."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cicjax import cli
+from cicjax.commands.mask import Mask
+
+
+class XlaRuntimeError(RuntimeError):
+    """As jax raises it."""
+
+
+def failing(monkeypatch, error):
+    def run(_):
+        raise error
+
+    monkeypatch.setattr(Mask, "run", run)
+    return cli.main(["mask", "--demo"])
+
+
+def test_a_device_out_of_memory_is_one_line(monkeypatch, capsys):
+    message = "RESOURCE_EXHAUSTED: Out of memory allocating 137438953472 bytes.\nBufferAssignment: ..."
+    assert failing(monkeypatch, XlaRuntimeError(message)) == 4
+    error = capsys.readouterr().err
+    assert error.startswith("cicjax: error: out of memory") and error.count("\n") == 1 and "137438953472 bytes" in error
+
+
+def test_jax_itself_ends_so(monkeypatch, capsys):
+    def run(_):
+        import jax.numpy as jnp
+
+        jnp.zeros((1 << 28, 1 << 30), jnp.float32).block_until_ready()  # an exbibyte
+
+    monkeypatch.setattr(Mask, "run", run)
+    assert cli.main(["mask", "--demo"]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_another_error_of_the_runtime_keeps_its_traceback(monkeypatch):
+    with pytest.raises(XlaRuntimeError):
+        failing(monkeypatch, XlaRuntimeError("INTERNAL: a defect"))
+
+
+PROGRAM = """
+import sys, time
+from cicjax import cli
+from cicjax.commands.mask import Mask
+from cicjax.model import storage
+from cicjax.provenance import formats
+from cicjax.runs import files
+
+def lines():
+    yield "first"
+    print("writing", flush=True)
+    time.sleep(60)
+
+def run(_):
+    with storage.new_folder("folder") as folder:
+        (folder / "weights").write_text("half")
+        formats.write_lines("lines.jsonl", lines())
+
+Mask.run = run
+sys.argv = ["cicjax", "mask", "--demo"]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_stopped_leaves_nothing_half_written(tmp_path, number, code):
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == 2
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == code and not error
+    assert not list(tmp_path.iterdir())
