@@ -65,7 +65,7 @@ class Train:
     max_steps: int | None = None
     """Updates, instead of epochs."""
     per_device_train_batch_size: int = 8
-    """Rows of an update; they are packed into micro-batches of one fixed shape whatever this is."""
+    """Rows of an update; they are packed into micro-batches of a few shapes whatever this is."""
     gradient_accumulation_steps: int = 1
     """Multiplies the rows of an update."""
     warmup_steps: int = 3
@@ -213,6 +213,7 @@ class Train:
         from dataclasses import asdict
 
         from cicjax.runs.files import file_digest
+        from cicjax.training import checkpoints
 
         flags = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "config"}
         plain = {
@@ -223,6 +224,8 @@ class Train:
         assert policy.model.lora is not None
         resolved = {
             "model": policy.fingerprint,
+            "tokenizer": policy.tokenizer.fingerprint,
+            "start_adapter": checkpoints.fingerprint(policy.adapter) if policy.adapter is not None else None,
             "lora": asdict(policy.model.lora) | {"target_modules": list(policy.model.lora.target_modules)},
             "optimization": asdict(self._trainer(policy).optimization),
             "file": file_digest(self.file),
