@@ -48,6 +48,10 @@ def settings_of(options: Options) -> settings.Settings:
     """Every value of the experiment. Raises BadInput for names that do not exist and for numbers that cannot be."""
     _check(options)
     counts = settings.SCALES[options.scale]
+    if options.split == "dev" and options.num_test not in (None, counts.test_problems):
+        raise BadInput(
+            f"--num_test {options.num_test} is for --split test; the dev split has {counts.dev_problems} questions at this scale"
+        )
     wanted = {"test_problems": options.num_test, "sft_rows": options.num_sft}
     counts = replace(counts, **{name: value for name, value in wanted.items() if value is not None})
     optimization = Optimization() if options.learning_rate is None else Optimization(learning_rate=options.learning_rate)
