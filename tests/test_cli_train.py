@@ -1,6 +1,7 @@
 """`cicjax train`, `score`, `generate` and `eval` as a user meets them, on a random toy."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tiny_qwen2
 from cicjax import cli
 from cicjax.commands.train import Train
 from cicjax.errors import BadInput
+from cicjax.runs import metrics
 from cicjax.training.checkpoints import leaf_digests, load_adapter
 
 QUESTION = {"role": "user", "author": "user", "content": "A force of 12 N acts on 3 kg."}
@@ -89,6 +91,30 @@ def test_no_list_of_a_configuration_swallows_the_file(tmp_path):
     path.write_text("keep_echoes: 3\n")
     with pytest.raises(BadInput, match="keep_echoes is true or false"):
         cli._with_config(own)
+
+
+def other_adapter(toy, log, tmp_path, seed):
+    assert train(toy, log, tmp_path / f"start {seed}", "--max_steps", 1, "--seed", seed) == 0
+    return tmp_path / f"start {seed}" / "adapter"
+
+
+def test_another_start_or_tokenizer_is_another_training(toy, log, tmp_path, capsys):
+    run, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(toy, model)
+    first, second = (other_adapter(toy, log, tmp_path, seed) for seed in (1, 2))
+    assert train(model, log, run, "--max_steps", 1, "--start_adapter", first) == 0
+    results = (run / "results.json").read_bytes()
+    moved = first.rename(tmp_path / "moved")
+    assert train(model, log, run, "--max_steps", 1, "--start_adapter", moved) == 0
+    assert (run / "results.json").read_bytes() == results
+    capsys.readouterr()
+    for more in ((), ("--start_adapter", second)):
+        assert train(model, log, run, "--max_steps", 1, *more) == 2
+        assert "resolved.start_adapter" in capsys.readouterr().err
+    spec = model / "tokenizer.json"
+    spec.write_text(spec.read_text() + "\n")
+    assert train(model, log, run, "--max_steps", 1, "--start_adapter", moved) == 2
+    assert "resolved.tokenizer" in capsys.readouterr().err
 
 
 def test_the_scores_add_up(toy, log, tmp_path, capsys):
@@ -182,6 +208,48 @@ def test_generate_continues_prompts_and_messages_alike(toy, tmp_path, capsys):
     prompts.write_text(json.dumps({"id": "a"}) + "\n")
     assert cli.main([str(argument) for argument in arguments]) == 2
     assert f"{prompts}:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"messages": [QUESTION, {"role": "tool", "author": "tool", "content": "4"}]}, "role 'tool'"),
+        ({"prompt": "\ud800"}, "lone surrogate"),
+        ({"prompt": ""}, "not empty"),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_placed(toy, tmp_path, capsys, asked, said):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"id": "a", "prompt": "x"}) + "\n" + json.dumps({"id": "b"} | asked) + "\n")
+    assert cli.main(["generate", "--model", str(toy), "--format", "plain", "--prompts", str(prompts)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.count(f"{prompts}:2: ") == 1 and said in error
+
+
+def test_results_do_not_depend_on_the_chunks(toy, log, tmp_path, capsys, monkeypatch):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": str(n), "prompt": f"{n} N?"}) + "\n" for n in range(5)))
+    few = ("--model", toy, "--max_new_tokens", 4, "--dtype", "float32", "--json")
+    verbs = [
+        ("generate", "--prompts", prompts, "--temperature", 1.0, *few),
+        ("eval", "--num_test", 5, *few),
+        ("score", log, "--model", toy, "--json"),
+    ]
+
+    def told(verb):
+        assert cli.main([str(argument) for argument in verb]) == 0
+        captured = capsys.readouterr()
+        return [json.loads(line) for line in captured.out.splitlines()], captured.err
+
+    whole = [told(verb)[0] for verb in verbs]
+    monkeypatch.setattr(metrics.in_chunks, "__kwdefaults__", {"size": 2})
+    for verb, expected in zip(verbs, whole, strict=True):
+        found, reported = told(verb)
+        assert f"{verb[0]}: 0/{len(expected) - (verb[0] == 'eval')}\n" in reported
+        numbers = {"logprobs": 0, "sum_by_author": 0}
+        assert [row | numbers for row in found] == [row | numbers for row in expected]
+        for row, before in zip(found, expected, strict=True):
+            np.testing.assert_allclose(row.get("logprobs", [])[1:], before.get("logprobs", [])[1:], atol=1e-4)
 
 
 def test_scores_agree_with_the_sampler(toy, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """`cicjax eval`: a model on a task, under its verifier."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from cicjax.errors import BadInput
 if TYPE_CHECKING:
     from cicjax.experiments.settings import Settings
     from cicjax.tasks.stem import Problem
+    from cicjax.training.policy import LoadedPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +47,21 @@ class Eval:
 
     def run(self) -> None:
         from cicjax.experiments import evaluate
-        from cicjax.sampling.sampler import Decoding, Sampler
         from cicjax.training.policy import load_policy
 
         settings = self._settings()
         problems = self._problems(settings)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
-        decoding = Decoding(
-            max_new_tokens=settings.max_answer_tokens,
-            temperature=0.0,
-            stop_ids=tuple(sorted(policy.tokenizer.stop_ids)),
-            stop_strings=settings.answer_stop_strings,
-        )
-        answers = evaluate.answer_chunk(
-            [evaluate.plainly(problem) for problem in problems],
-            sampler=Sampler(policy.model, policy.base, policy.adapter),
-            tokenizer=policy.tokenizer,
-            decoding=decoding,
-            seed=settings.seed,
-            stage="evaluate direct",
-            first_problem=0,
-        )
+        answers = []
+        for answer in _answers(policy, settings, problems):
+            answers.append(answer)
+            if self.json:
+                print(json.dumps(answer, ensure_ascii=False), flush=True)
         summary = evaluate.direct_summary(answers)
         if self.json:
-            for line in [*answers, {"summary": summary}]:
-                print(json.dumps(line, ensure_ascii=False))
-            return
-        _print(summary)
+            print(json.dumps({"summary": summary}, ensure_ascii=False))
+        else:
+            _print(summary)
 
     def _settings(self) -> "Settings":
         """What the adapter's run asked, or what the paper's counts ask, with these flags over it."""
@@ -109,6 +99,28 @@ class Eval:
             numbers=settings.numbers,
         )
         return splits.test if self.split == "test" else splits.dev[: self.num_test]
+
+
+def _answers(policy: "LoadedPolicy", settings: "Settings", problems: "Sequence[Problem]") -> Iterator[dict[str, Any]]:
+    """The answers of the run's own evaluation, chunk by chunk."""
+    from cicjax.experiments import evaluate
+    from cicjax.runs.metrics import in_chunks
+    from cicjax.sampling.sampler import Sampler
+    from cicjax.training.policy import decoding
+
+    sampler = Sampler(policy.model, policy.base, policy.adapter)
+    longest, stop_strings = settings.max_answer_tokens, settings.answer_stop_strings
+    greedy = decoding(policy.tokenizer, max_new_tokens=longest, temperature=0.0, stop_strings=stop_strings)
+    for first, chunk in in_chunks(problems, "eval"):
+        yield from evaluate.answer_chunk(
+            [evaluate.plainly(problem) for problem in chunk],
+            sampler=sampler,
+            tokenizer=policy.tokenizer,
+            decoding=greedy,
+            seed=settings.seed,
+            stage="evaluate direct",
+            first_problem=first,
+        )
 
 
 def _print(summary: dict[str, Any]) -> None:

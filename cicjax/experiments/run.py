@@ -13,7 +13,7 @@ from cicjax.runs.files import read_json, write_json
 from cicjax.sampling.sampler import Decoding
 from cicjax.tasks import stem
 from cicjax.training.finetune import Trainer
-from cicjax.training.policy import load_policy
+from cicjax.training.policy import decoding, load_policy
 from cicjax.training.steps import Optimization
 
 
@@ -39,21 +39,14 @@ class Run:
     @property
     def sampled(self) -> Decoding:
         """How attempts, candidates and groups are drawn."""
-        return Decoding(
-            max_new_tokens=self.settings.max_attempt_tokens,
-            temperature=self.settings.attempt_temperature,
-            stop_ids=tuple(sorted(self.tokenizer.stop_ids)),
-        )
+        chosen = self.settings
+        return decoding(self.tokenizer, max_new_tokens=chosen.max_attempt_tokens, temperature=chosen.attempt_temperature)
 
     @property
     def greedy(self) -> Decoding:
         """How questions are answered in an evaluation."""
-        return Decoding(
-            max_new_tokens=self.settings.max_answer_tokens,
-            temperature=0.0,
-            stop_ids=tuple(sorted(self.tokenizer.stop_ids)),
-            stop_strings=self.settings.answer_stop_strings,
-        )
+        chosen = self.settings
+        return decoding(self.tokenizer, max_new_tokens=chosen.max_answer_tokens, temperature=0.0, stop_strings=chosen.answer_stop_strings)
 
     def trainer(self, optimization: Optimization) -> Trainer:
         """What all trainings of this experiment share."""

@@ -23,7 +23,7 @@ from cicjax.provenance import encode, render
 from cicjax.provenance.formats import read_native
 from cicjax.runs.files import write_json
 from cicjax.runs.folder import write_in_chunks
-from cicjax.runs.metrics import bar
+from cicjax.runs.metrics import ROWS_PER_CHUNK, bar
 from cicjax.sampling.sampler import Sampler
 from cicjax.training.finetune import Weighting, fine_tune, fresh_adapter
 
@@ -97,8 +97,7 @@ def evaluation_stage(run: Run, method: str, adapter: qwen2.Tree | None, first: A
 def answers_stage(run: Run, method: str, protocol: str, adapter: qwen2.Tree | None, asked: list[evaluate.Asked]) -> Answers:
     """One policy's answers under one protocol, chunk by chunk, in evaluations/METHOD-PROTOCOL.jsonl."""
     path = run.folder / "evaluations" / f"{method}-{protocol}.jsonl"
-    size = evaluate.ROWS_PER_CHUNK
-    chunks = [(first, asked[first : first + size]) for first in range(0, len(asked), size)]
+    chunks = [(first, asked[first : first + ROWS_PER_CHUNK]) for first in range(0, len(asked), ROWS_PER_CHUNK)]
     samplers: list[Sampler] = []  # made when a chunk is missing, not when all is there already
 
     def work(_: int, chunk: tuple[int, list[evaluate.Asked]]) -> Answers:
