@@ -76,11 +76,11 @@ def _kind(hint: Any) -> str:
 
 
 def _config_path(arguments: Sequence[str]) -> Path | None:
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for number, argument in enumerate(arguments):
         if argument.startswith("--config="):
             return Path(argument.removeprefix("--config="))
-        if argument == "--config" and following is not None:
-            return Path(following)
+        if argument == "--config" and arguments[number + 1 :]:
+            return Path(arguments[number + 1])
     return None
 
 

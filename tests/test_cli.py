@@ -11,6 +11,15 @@ from cicjax import cli
 from cicjax.commands.mask import Mask
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"), [((), 2), (("--help",), 0), (("train",), 2), (("train", "--config"), 2), (("unknown", "--config", "x"), 2)]
+)
+def test_what_is_no_command_is_explained(arguments, code, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == code and "Traceback" not in "".join(capsys.readouterr())
+
+
 class XlaRuntimeError(RuntimeError):
     """As jax raises it."""
 
