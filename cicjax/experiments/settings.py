@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from cicjax.errors import BadInput
+from cicjax.methods import Method
 from cicjax.methods.grpo import Policy
 from cicjax.model.config import LoRAConfig
 from cicjax.training.steps import Optimization
-
-Method = Literal["base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional"]
-METHODS: tuple[Method, ...] = ("base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional")
 
 
 @dataclass(frozen=True, kw_only=True)
