@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,20 @@ def test_what_is_no_command_is_explained(arguments, code, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == code and "Traceback" not in "".join(capsys.readouterr())
+
+
+def test_the_installed_command_prepares_its_process_before_it_imports_anything():
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, name = project["scripts"]["cicjax"].partition(":")
+    program = f"""
+import sys
+from cicjax.runs import process
+process.prepare = lambda: sys.exit(int(bool({{"cicjax.cli", "tyro", "jax"}} & set(sys.modules))))
+from {module} import {name}
+{name}()
+sys.exit(2)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 class XlaRuntimeError(RuntimeError):

@@ -74,7 +74,7 @@ def asked_in(config: Mapping[str, Any], *, where: object) -> Settings | None:
         return None
     try:
         record = resolved["settings"]
-        names = ("seed", "numbers", "split", "max_answer_tokens")
+        names = ("seed", "numbers", "max_answer_tokens")
         return Settings(
             methods=(),
             counts=Counts(**record["counts"]),
