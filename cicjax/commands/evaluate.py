@@ -36,8 +36,7 @@ class Eval:
     num_test: int | None = None
     """How many; by default as many as the adapter's run has, else 100 of test and 200 of dev."""
     seed: int | None = None
-    """Decides the questions: by default the seed of the adapter's run, else 0. Without a run they are those of `cicjax repro` at this
-    seed and with its 200 teacher rows."""
+    """Decides the questions; by default the adapter's run's, else 0. Without a run: those of `cicjax repro` with 200 teacher rows."""
     max_new_tokens: int | None = None
     """Longest answer; by default the run's, else 256."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
