@@ -1,8 +1,17 @@
-"""`python -m cicjax` is `cicjax`."""
+"""`cicjax`, and `python -m cicjax`: the process is prepared before anything that it would import twice."""
 
 import sys
 
-from cicjax.cli import main
+from cicjax.runs import process
+
+
+def main() -> int:
+    """The command that the process's arguments say. Returns its exit code."""
+    process.prepare()
+    from cicjax import cli
+
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,14 @@
 """The command line: verbs, `--config`, and errors for users, which end here in one line."""
 
 import errno
+import math
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Any, NoReturn, Protocol, get_args, get_origin
 
 import tyro
 
@@ -19,15 +22,15 @@ from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
 from cicjax.errors import BadInput, CicjaxError, OutOfResources
-from cicjax.runs import process
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class Verb(Protocol):
-    """What a verb is to this file."""
+    """What a verb is to this file: a frozen dataclass of its options."""
 
-    def run(self) -> None: ...
+    def run(self) -> None:
+        """Do the work, with results on standard output. Raises CicjaxError, in one line, for what a person can mend."""
 
 
 VERBS = {
@@ -44,21 +47,67 @@ VERBS = {
 
 
 def _with_config(arguments: Sequence[str]) -> list[str]:
-    """The arguments with those of `--config FILE` put before them, as flags, so that they are parsed and cast like any other.
+    """The arguments with those of `--config FILE` put before them, so that they are parsed and cast like any other.
 
-    Nested mappings, such as the resolved settings of a run's config.json, are no flags and are passed over.
+    What stands in no flag's place, such as a transcript file, comes from the file where the command line has none. Nested mappings, such
+    as the resolved settings of a run's config.json, are no flags and are passed over.
     """
-    arguments = list(arguments)
-    name = next((n for n, argument in enumerate(arguments) if argument == "--config" or argument.startswith("--config=")), None)
-    if name is None or (arguments[name] == "--config" and name + 1 == len(arguments)):
-        return arguments
-    path = Path(arguments[name].removeprefix("--config=") if arguments[name] != "--config" else arguments[name + 1])
-    flags: list[str] = []
-    for key, value in _read_config(path).items():
-        if value is None or isinstance(value, dict):
-            continue
-        flags += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    return [*arguments[:1], *flags, *arguments[1:]]
+    verb, *rest = arguments or [""]
+    kinds = {field.name: _kind(field.type) for field in fields(VERBS[verb])} if verb in VERBS else {}
+    path = _config_path(rest)
+    if path is None or "config" not in kinds:
+        return list(arguments)
+    given: dict[str, list[str]] = {"positional": [], "list": [], "switch": [], "value": []}
+    for name, value in _read_config(path).items():
+        kind = kinds.get(name, "value")
+        given[kind] += _as_arguments(name, value, kind, path)
+    positional = [] if _has_positional(rest, kinds) else given["positional"]
+    # A list takes all that follows it, so each is followed by a flag: at the end by --config, which is there anyhow.
+    return [verb, *positional, *given["list"], *given["switch"], *given["value"], "--config", str(path), *rest]
+
+
+def _kind(hint: Any) -> str:
+    """Of a verb's field: "positional", "list" (all values up to the next flag), "switch" (none) or "value" (one)."""
+    if get_origin(hint) is Annotated:
+        hint, *marks = get_args(hint)
+        if tyro.conf.Positional in marks:
+            return "positional"
+    return "switch" if hint is bool else "list" if get_origin(hint) is tuple else "value"
+
+
+def _config_path(arguments: Sequence[str]) -> Path | None:
+    for number, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+        if argument == "--config" and arguments[number + 1 :]:
+            return Path(arguments[number + 1])
+    return None
+
+
+def _as_arguments(name: str, value: object, kind: str, path: Path) -> list[str]:
+    """One line of a configuration as it would stand on the command line."""
+    if value is None or isinstance(value, dict):
+        return []
+    if kind == "switch":
+        if not isinstance(value, bool):
+            raise BadInput(f"{path}: {name} is true or false, not {ascii(value)[:80]}")
+        return [f"--{name}"] if value else []
+    values = [str(item) for item in (value if isinstance(value, list) else [value])]
+    return values if kind == "positional" else [f"--{name}", *values]
+
+
+def _has_positional(arguments: Sequence[str], kinds: Mapping[str, str]) -> bool:
+    """Whether any argument is neither a flag nor a flag's value."""
+    values = 0.0  # that the last flag still takes
+    for argument in arguments:
+        if argument.startswith("--"):
+            kind = kinds.get(argument[2:].replace("-", "_"), "value")
+            values = 0 if "=" in argument else {"switch": 0, "list": math.inf}.get(kind, 1)
+        elif not values:
+            return True
+        else:
+            values -= 1
+    return False
 
 
 def _read_config(path: Path) -> dict[str, object]:
@@ -90,10 +139,10 @@ def parse(arguments: Sequence[str]) -> Verb:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code.
 
-    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted.
+    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted, 143 terminated.
     """
     if arguments is None:  # the process is ours
-        process.prepare()
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -109,10 +158,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except MemoryError:
         return _fail("out of memory; use smaller batches or a smaller file", OutOfResources.exit_code)
+    except RuntimeError as error:
+        # jax.errors.JaxRuntimeError is one; its type is not named here, for that would import jax.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _fail(f"out of memory ({str(error).splitlines()[0][:200]}); use smaller batches or shorter rows", OutOfResources.exit_code)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
         return _fail(str(error), OutOfResources.exit_code if full else BadInput.exit_code)
     return 0
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """End by an exception, so that every `finally` on the way removes what is half written."""
+    raise SystemExit(TERMINATED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -10,6 +10,7 @@ import tiny_qwen2
 
 from cicjax import cli
 from cicjax.commands.repro import Repro
+from cicjax.experiments.repro import Options, settings_of
 
 
 def repro(*arguments, **environment):
@@ -52,6 +53,12 @@ def test_an_architecture_that_is_not_supported(capsys, tmp_path, toy):
 
 def test_an_unknown_method(capsys, tmp_path, toy):
     assert "unknown method 'dpo'" in refused(capsys, tmp_path, "--model", toy, "--methods", "dpo")
+
+
+def test_the_dev_split_has_a_size_of_its_own(capsys, tmp_path, toy):
+    assert "--num_test 8 is for --split test" in refused(capsys, tmp_path, "--model", toy, "--split", "dev", "--num_test", 8)
+    # A run of the dev split records the scale's own number of test questions, and repeats through its configuration.
+    assert settings_of(Options(model_name_or_path=str(toy), output_dir=tmp_path, scale="smoke", split="dev", num_test=32)).split == "dev"
 
 
 def test_flags_from_a_file_stand_below_those_of_the_command_line(capsys, tmp_path, toy):

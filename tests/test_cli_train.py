@@ -1,12 +1,16 @@
 """`cicjax train`, `score`, `generate` and `eval` as a user meets them, on a random toy."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tiny_qwen2
 
 from cicjax import cli
+from cicjax.commands.train import Train
+from cicjax.errors import BadInput
+from cicjax.runs import metrics
 from cicjax.training.checkpoints import leaf_digests, load_adapter
 
 QUESTION = {"role": "user", "author": "user", "content": "A force of 12 N acts on 3 kg."}
@@ -59,6 +63,58 @@ def test_training_makes_held_out_corrections_likelier_and_repeats_for_free(toy, 
     assert (run / "results.json").read_bytes() == bytes_before
     assert train(toy, log, run, *more[:-4], "--num_train_epochs", 2) == 2
     assert "another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--keep_echoes", "--targets", "teacher", "environment", "--max_steps", 2)])
+def test_a_run_repeats_through_its_own_configuration(toy, log, tmp_path, capsys, more):
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert train(toy, log, run, *more) == 0
+    results = (run / "results.json").read_bytes()
+    assert cli.main(["train", "--config", str(run / "config.json")]) == 0
+    assert (run / "results.json").read_bytes() == results
+    assert cli.main(["train", str(log), f"--config={run / 'config.json'}", "--output_dir", str(again)]) == 0
+    assert (again / "results.json").read_bytes() == results
+    capsys.readouterr()
+    assert cli.main(["train", "--config", str(run / "config.json"), "--seed", "5"]) == 2
+    assert "seed is 0 there and 5 here" in capsys.readouterr().err
+
+
+def test_no_list_of_a_configuration_swallows_the_file(tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text("file: theirs.jsonl\ntargets: [teacher, user]\n")
+    own = ["train", "mine.jsonl", "--output_dir", "x", "--config", str(path)]
+    mine = cli.parse(cli._with_config(own))
+    theirs = cli.parse(cli._with_config(["train", "--targets", "user", "--keep-echoes", "--config", str(path), "--output_dir", "x"]))
+    assert isinstance(mine, Train) and isinstance(theirs, Train)
+    assert (mine.file.name, mine.targets, mine.keep_echoes) == ("mine.jsonl", ("teacher", "user"), False)
+    assert (theirs.file.name, theirs.targets, theirs.keep_echoes) == ("theirs.jsonl", ("user",), True)
+    path.write_text("keep_echoes: 3\n")
+    with pytest.raises(BadInput, match="keep_echoes is true or false"):
+        cli._with_config(own)
+
+
+def other_adapter(toy, log, tmp_path, seed):
+    assert train(toy, log, tmp_path / f"start {seed}", "--max_steps", 1, "--seed", seed) == 0
+    return tmp_path / f"start {seed}" / "adapter"
+
+
+def test_another_start_or_tokenizer_is_another_training(toy, log, tmp_path, capsys):
+    run, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(toy, model)
+    first, second = (other_adapter(toy, log, tmp_path, seed) for seed in (1, 2))
+    assert train(model, log, run, "--max_steps", 1, "--start_adapter", first) == 0
+    results = (run / "results.json").read_bytes()
+    moved = first.rename(tmp_path / "moved")
+    assert train(model, log, run, "--max_steps", 1, "--start_adapter", moved) == 0
+    assert (run / "results.json").read_bytes() == results
+    capsys.readouterr()
+    for more in ((), ("--start_adapter", second)):
+        assert train(model, log, run, "--max_steps", 1, *more) == 2
+        assert "resolved.start_adapter" in capsys.readouterr().err
+    spec = model / "tokenizer.json"
+    spec.write_text(spec.read_text() + "\n")
+    assert train(model, log, run, "--max_steps", 1, "--start_adapter", moved) == 2
+    assert "resolved.tokenizer" in capsys.readouterr().err
 
 
 def test_the_scores_add_up(toy, log, tmp_path, capsys):
@@ -154,6 +210,48 @@ def test_generate_continues_prompts_and_messages_alike(toy, tmp_path, capsys):
     assert f"{prompts}:1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"messages": [QUESTION, {"role": "tool", "author": "tool", "content": "4"}]}, "role 'tool'"),
+        ({"prompt": "\ud800"}, "lone surrogate"),
+        ({"prompt": ""}, "not empty"),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_placed(toy, tmp_path, capsys, asked, said):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"id": "a", "prompt": "x"}) + "\n" + json.dumps({"id": "b"} | asked) + "\n")
+    assert cli.main(["generate", "--model", str(toy), "--format", "plain", "--prompts", str(prompts)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.count(f"{prompts}:2: ") == 1 and said in error
+
+
+def test_results_do_not_depend_on_the_chunks(toy, log, tmp_path, capsys, monkeypatch):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": str(n), "prompt": f"{n} N?"}) + "\n" for n in range(5)))
+    few = ("--model", toy, "--max_new_tokens", 4, "--dtype", "float32", "--json")
+    verbs = [
+        ("generate", "--prompts", prompts, "--temperature", 1.0, *few),
+        ("eval", "--num_test", 5, *few),
+        ("score", log, "--model", toy, "--json"),
+    ]
+
+    def told(verb):
+        assert cli.main([str(argument) for argument in verb]) == 0
+        captured = capsys.readouterr()
+        return [json.loads(line) for line in captured.out.splitlines()], captured.err
+
+    whole = [told(verb)[0] for verb in verbs]
+    monkeypatch.setattr(metrics.in_chunks, "__kwdefaults__", {"size": 2})
+    for verb, expected in zip(verbs, whole, strict=True):
+        found, reported = told(verb)
+        assert f"{verb[0]}: 0/{len(expected) - (verb[0] == 'eval')}\n" in reported
+        numbers = {"logprobs": 0, "sum_by_author": 0}
+        assert [row | numbers for row in found] == [row | numbers for row in expected]
+        for row, before in zip(found, expected, strict=True):
+            np.testing.assert_allclose(row.get("logprobs", [])[1:], before.get("logprobs", [])[1:], atol=1e-4)
+
+
 def test_scores_agree_with_the_sampler(toy, tmp_path, capsys):
     """What `generate` says of its tokens is what `score` finds for them."""
     prompts = tmp_path / "prompts.jsonl"
@@ -173,3 +271,13 @@ def test_eval_grades_a_task(toy, capsys):
     *answers, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert len(answers) == 3 and last["summary"]["questions"] == 3
     assert {"prompt", "completion", "value", "solved", "reason"} <= answers[0].keys()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+@pytest.mark.parametrize("verb", ["repro", "train", "generate", "eval"])
+def test_a_seed_that_jax_would_cut_is_refused(toy, log, tmp_path, capsys, verb, seed):
+    run = ("--output_dir", tmp_path / "run")
+    needed = {"repro": run, "train": (log, *run), "generate": ("--prompts", log), "eval": ()}[verb]
+    assert cli.main([str(argument) for argument in (verb, *needed, "--model", toy, "--seed", seed)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cicjax: error: --seed is from 0 to 4294967295") and error.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -1,18 +1,26 @@
 """`cicjax eval`: a model on a task, under its verifier."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from cicjax.errors import BadInput
 
+if TYPE_CHECKING:
+    from cicjax.experiments.settings import Settings
+    from cicjax.tasks.stem import Problem
+    from cicjax.training.policy import LoadedPolicy
+
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
     """Ask a model a task's questions in the plain protocol, greedily, and let the verifier grade the answers.
+
+    An adapter inside a run of `cicjax repro` is asked that run's questions: none that it was trained on.
 
     Example: cicjax eval --model Qwen2.5-0.5B --adapter runs/small/interventional --task stem
     """
@@ -25,12 +33,12 @@ class Eval:
     """Section 2.1's worked problems."""
     split: Literal["test", "dev"] = "test"
     """Which questions of the seed."""
-    num_test: int = 100
-    """How many."""
-    seed: int = 0
-    """Decides the questions: those of `cicjax repro` at that seed."""
-    max_new_tokens: int = 256
-    """Longest answer."""
+    num_test: int | None = None
+    """How many; by default as many as the adapter's run has, else 100 of test and 200 of dev."""
+    seed: int | None = None
+    """Decides the questions; by default the adapter's run's, else 0. Without a run: those of `cicjax repro` with 200 teacher rows."""
+    max_new_tokens: int | None = None
+    """Longest answer; by default the run's, else 256."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the base."""
     json: bool = False
@@ -38,37 +46,84 @@ class Eval:
 
     def run(self) -> None:
         from cicjax.experiments import evaluate
-        from cicjax.sampling.sampler import Decoding, Sampler
-        from cicjax.tasks import stem
         from cicjax.training.policy import load_policy
 
-        if self.num_test < 1 or self.seed < 0 or self.max_new_tokens < 1:
-            raise BadInput("--num_test and --max_new_tokens are 1 or more, --seed 0 or more")
+        settings = self._settings()
+        problems = self._problems(settings)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
-        numbers = "tiny" if self.model_name_or_path is None else "paper"
-        splits = stem.make_splits(seed=self.seed, test=self.num_test, dev=max(self.num_test, 200), numbers=numbers)
-        problems = splits.test if self.split == "test" else splits.dev[: self.num_test]
-        decoding = Decoding(
-            max_new_tokens=self.max_new_tokens,
-            temperature=0.0,
-            stop_ids=tuple(sorted(policy.tokenizer.stop_ids)),
-            stop_strings=("\nQuestion:",),
-        )
-        answers = evaluate.answer_chunk(
-            [evaluate.plainly(problem) for problem in problems],
-            sampler=Sampler(policy.model, policy.base, policy.adapter),
-            tokenizer=policy.tokenizer,
-            decoding=decoding,
-            seed=self.seed,
-            stage="evaluate direct",
-            first_problem=0,
-        )
+        answers = []
+        for answer in _answers(policy, settings, problems):
+            answers.append(answer)
+            if self.json:
+                print(json.dumps(answer, ensure_ascii=False), flush=True)
         summary = evaluate.direct_summary(answers)
         if self.json:
-            for line in [*answers, {"summary": summary}]:
-                print(json.dumps(line, ensure_ascii=False))
-            return
-        low, high = 100 * summary["wilson_low"], 100 * summary["wilson_high"]
-        print(f"solved {summary['solved']} of {summary['questions']} ({low:.1f}-{high:.1f} %, Wilson 95 %)")
-        for skill, (solved, asked) in summary["by_skill"].items():
-            print(f"  {skill:<20} {solved:>4} of {asked}")
+            print(json.dumps({"summary": summary}, ensure_ascii=False))
+        else:
+            _print(summary)
+
+    def _settings(self) -> "Settings":
+        """What the adapter's run asked, or what the paper's counts ask, with these flags over it."""
+        from cicjax.experiments.settings import PAPER, Settings, asked_in
+        from cicjax.runs.seeds import check_seed
+        from cicjax.training.adapters import run_config
+
+        given = {"num_test": self.num_test, "max_new_tokens": self.max_new_tokens}
+        for name, value in given.items():
+            if value is not None and value < 1:
+                raise BadInput(f"--{name} is 1 or more, not {value}")
+        run = asked_in(run_config(self.adapter), where=self.adapter) if self.adapter is not None else None
+        if run is not None and self.seed not in (None, run.seed):
+            raise BadInput(
+                f"{self.adapter}: its run has seed {run.seed}, and with --seed {self.seed} it may know the answers; leave --seed out"
+            )
+        check_seed(self.seed or 0)
+        numbers = "tiny" if self.model_name_or_path is None else "paper"
+        settings = run or Settings(seed=self.seed or 0, methods=(), counts=PAPER, numbers=numbers)
+        return replace(settings, max_answer_tokens=self.max_new_tokens or settings.max_answer_tokens)
+
+    def _problems(self, settings: "Settings") -> "tuple[Problem, ...]":
+        """The questions. The other splits keep the run's sizes, so that none of theirs is among them."""
+        from cicjax.tasks import stem
+
+        counts = settings.counts
+        if self.split == "dev" and (self.num_test or 0) > counts.dev_problems:
+            raise BadInput(f"--split dev has {counts.dev_problems} questions, --num_test asks for {self.num_test}; ask for fewer")
+        splits = stem.make_splits(
+            seed=settings.seed,
+            sft=counts.sft_rows,
+            agent=counts.agent_problems,
+            dev=counts.dev_problems,
+            test=self.num_test or counts.test_problems,
+            numbers=settings.numbers,
+        )
+        return splits.test if self.split == "test" else splits.dev[: self.num_test]
+
+
+def _answers(policy: "LoadedPolicy", settings: "Settings", problems: "Sequence[Problem]") -> Iterator[dict[str, Any]]:
+    """The answers of the run's own evaluation, chunk by chunk."""
+    from cicjax.experiments import evaluate
+    from cicjax.runs.metrics import in_chunks
+    from cicjax.sampling.sampler import Sampler
+    from cicjax.training.policy import decoding
+
+    sampler = Sampler(policy.model, policy.base, policy.adapter)
+    longest, stop_strings = settings.max_answer_tokens, settings.answer_stop_strings
+    greedy = decoding(policy.tokenizer, max_new_tokens=longest, temperature=0.0, stop_strings=stop_strings)
+    for first, chunk in in_chunks(problems, "eval"):
+        yield from evaluate.answer_chunk(
+            [evaluate.plainly(problem) for problem in chunk],
+            sampler=sampler,
+            tokenizer=policy.tokenizer,
+            decoding=greedy,
+            seed=settings.seed,
+            stage="evaluate direct",
+            first_problem=first,
+        )
+
+
+def _print(summary: dict[str, Any]) -> None:
+    low, high = 100 * summary["wilson_low"], 100 * summary["wilson_high"]
+    print(f"solved {summary['solved']} of {summary['questions']} ({low:.1f}-{high:.1f} %, Wilson 95 %)")
+    for skill, (solved, asked) in summary["by_skill"].items():
+        print(f"  {skill:<20} {solved:>4} of {asked}")

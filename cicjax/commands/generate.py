@@ -4,11 +4,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from cicjax.errors import BadInput
+
+if TYPE_CHECKING:
+    from cicjax.provenance.tokenizer import Tokenizer
+    from cicjax.sampling.sampler import Completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,46 +44,57 @@ class Generate:
     """The input object plus completion, tokens, logprobs, finish_reason, one a line."""
 
     def run(self) -> None:
+        from cicjax.runs.metrics import in_chunks
+        from cicjax.runs.seeds import check_seed
         from cicjax.sampling.draw import row_keys
-        from cicjax.sampling.sampler import Decoding, Sampler
-        from cicjax.training.policy import load_policy
+        from cicjax.sampling.sampler import Sampler
+        from cicjax.training.policy import decoding, load_policy
 
-        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf") or self.seed < 0:
-            raise BadInput("--max_new_tokens is 1 or more, --temperature and --seed are from 0 on")
+        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf"):
+            raise BadInput("--max_new_tokens is 1 or more, --temperature a finite number from 0 on")
+        check_seed(self.seed)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         asked = list(self._prompts(policy.tokenizer))
         if not asked:
             raise BadInput(f"{self.prompts}: holds no prompt; give one JSON object a line")
         sampler = Sampler(policy.model, policy.base, policy.adapter)
-        decoding = Decoding(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            stop_ids=tuple(sorted(policy.tokenizer.stop_ids)),
-            stop_strings=self.stop,
-        )
-        keys = row_keys(self.seed, "generate", list(range(len(asked))), [0] * len(asked))
-        completions = sampler.sample([ids for _, ids in asked], keys, decoding, decode=policy.tokenizer.decode)
-        for (record, _), completion in zip(asked, completions, strict=True):
-            text = policy.tokenizer.decode(completion.tokens, skip_controls=True)
-            if self.json:
-                facts = {"tokens": list(completion.tokens), "logprobs": list(map(float, completion.logprobs))}
-                print(json.dumps(record | {"completion": text} | facts | {"finish_reason": completion.finish_reason}))
-            else:
-                print(f"{record['id']}: {text}")
+        how = decoding(policy.tokenizer, max_new_tokens=self.max_new_tokens, temperature=self.temperature, stop_strings=self.stop)
+        keys = row_keys(self.seed, "generate", range(len(asked)), [0] * len(asked))
+        for first, chunk in in_chunks(asked, "generate"):
+            own = keys[first : first + len(chunk)]
+            completions = sampler.sample([ids for _, ids in chunk], own, how, decode=policy.tokenizer.decode)
+            for (record, _), completion in zip(chunk, completions, strict=True):
+                self._print(record, completion, policy.tokenizer)
 
-    def _prompts(self, tokenizer: Any) -> Iterator[tuple[dict[str, Any], list[int]]]:
-        from cicjax.provenance import encode, formats, protocol, strict
+    def _prompts(self, tokenizer: "Tokenizer") -> Iterator[tuple[dict[str, Any], list[int]]]:
+        from cicjax.provenance import strict
 
         for number, record in strict.records(self.prompts, what="a prompt"):
             where = f"{self.prompts}:{number}"
             kinds = [key for key in ("prompt", "messages") if key in record]
             if len(kinds) != 1 or not isinstance(record.get("id"), str):
                 raise BadInput(f"{where}: a prompt has an id (a string) and either prompt or messages")
-            if kinds == ["prompt"]:
-                if not isinstance(record["prompt"], str) or not record["prompt"]:
-                    raise BadInput(f"{where}: prompt is a text that is not empty")
-                yield record, tokenizer.encode(record["prompt"])
+            if kinds == ["messages"]:
+                yield record, self._of_messages(record, tokenizer, where=where)
                 continue
-            episode = formats.parse_episode(json.dumps(record), where=where, line=number)
+            if not isinstance(record["prompt"], str) or not record["prompt"]:
+                raise BadInput(f"{where}: prompt is a text that is not empty")
+            with strict.place(where):
+                ids = tokenizer.encode(record["prompt"])
+            yield record, ids
+
+    def _of_messages(self, record: dict[str, Any], tokenizer: "Tokenizer", *, where: str) -> list[int]:
+        from cicjax.provenance import encode, formats, protocol, strict
+
+        episode = formats.parse_episode(json.dumps(record), where=where)
+        with strict.place(where):
             render = protocol.renderer(self.format, ("teacher",), [episode], tokenizer, open_turn=True)
-            yield record, encode(render(episode), tokenizer).tokens.tolist()
+            return encode(render(episode), tokenizer).tokens.tolist()
+
+    def _print(self, record: dict[str, Any], completion: "Completion", tokenizer: "Tokenizer") -> None:
+        text = tokenizer.decode(completion.tokens, skip_controls=True)
+        if not self.json:
+            print(f"{record['id']}: {text}", flush=True)
+            return
+        facts = {"tokens": list(completion.tokens), "logprobs": list(map(float, completion.logprobs))}
+        print(json.dumps(record | {"completion": text} | facts | {"finish_reason": completion.finish_reason}), flush=True)

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cicjax.methods import METHODS
 from cicjax.model.config import PROJECTIONS
-
-METHODS = ("base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,20 @@
 """`cicjax score`: the log-probability of every token of a transcript file, by author."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from cicjax.provenance import Encoded
+    from cicjax.provenance.formats import Episode
+    from cicjax.training.batches import Shape
+    from cicjax.training.policy import LoadedPolicy
+
+    Rows = Sequence[tuple[Episode, Encoded]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,50 +41,55 @@ class Score:
         import jax
 
         from cicjax.provenance import formats, protocol
+        from cicjax.runs.metrics import in_chunks
+        from cicjax.training.batches import fit_shape
         from cicjax.training.policy import load_policy
 
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter, training=True)
         episodes = formats.read_native(self.file)
         render = protocol.renderer(self.format, ("teacher",), episodes, policy.tokenizer)
         rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=self.file))
-        with jax.default_matmul_precision("highest"):
-            records = self._records(policy, rows)
-        if self.json:
-            for record in records:
-                print(json.dumps(record))
-        else:
-            _print_table(records)
-
-    def _records(self, policy, rows) -> list[dict]:
-        from cicjax.provenance import Author
-        from cicjax.training import scoring
-        from cicjax.training.batches import fit_shape
-
         shape = fit_shape((len(encoded.tokens) for _, encoded in rows), rows=1)
-        scores = scoring.token_logprobs(
-            [encoded for _, encoded in rows], model=policy.model, base=policy.base, adapter=policy.adapter, shape=shape
-        )
-        records = []
-        for (episode, encoded), logprobs in zip(rows, scores, strict=True):
-            authors = [Author(code).label for code in encoded.author.tolist()]
-            values = logprobs.astype(float).tolist()
-            sums: dict[str, float] = {}
-            for author, value in zip(authors[1:], values[1:], strict=True):
-                sums[author] = sums.get(author, 0.0) + value
-            records.append(
-                {
-                    "id": episode.id,
-                    "tokens": encoded.tokens.tolist(),
-                    "logprobs": [None, *values[1:]],
-                    "gamma": encoded.gamma.tolist(),
-                    "author": authors,
-                    "sum_by_author": sums,
-                }
-            )
-        return records
+        shown: list[dict[str, Any]] = []
+        with jax.default_matmul_precision("highest"):
+            for _, chunk in in_chunks(rows, "score"):
+                for record in _records(policy, chunk, shape):
+                    if self.json:
+                        print(json.dumps(record), flush=True)
+                    else:
+                        shown.append(record)
+        if not self.json:
+            _print_table(shown)
 
 
-def _print_table(records: list[dict]) -> None:
+def _records(policy: "LoadedPolicy", rows: "Rows", shape: "Shape") -> Iterator[dict[str, Any]]:
+    """Of each transcript: its id, its tokens with their log-probabilities in nats, gates and authors, and the sums by author."""
+    from cicjax.training import scoring
+
+    encoded = [each for _, each in rows]
+    scores = scoring.token_logprobs(encoded, model=policy.model, base=policy.base, adapter=policy.adapter, shape=shape)
+    for (episode, each), logprobs in zip(rows, scores, strict=True):
+        yield _record(episode.id, each, logprobs.astype(float).tolist())
+
+
+def _record(id: str, encoded: "Encoded", values: list[float]) -> dict[str, Any]:
+    from cicjax.provenance import Author
+
+    authors = [Author(code).label for code in encoded.author.tolist()]
+    sums: dict[str, float] = {}
+    for author, value in zip(authors[1:], values[1:], strict=True):
+        sums[author] = sums.get(author, 0.0) + value
+    return {
+        "id": id,
+        "tokens": encoded.tokens.tolist(),
+        "logprobs": [None, *values[1:]],
+        "gamma": encoded.gamma.tolist(),
+        "author": authors,
+        "sum_by_author": sums,
+    }
+
+
+def _print_table(records: list[dict[str, Any]]) -> None:
     totals: dict[str, list[float]] = {}
     for record in records:
         for author, value in zip(record["author"][1:], record["logprobs"][1:], strict=True):

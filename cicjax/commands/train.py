@@ -65,7 +65,7 @@ class Train:
     max_steps: int | None = None
     """Updates, instead of epochs."""
     per_device_train_batch_size: int = 8
-    """Rows of an update; they are packed into micro-batches of one fixed shape whatever this is."""
+    """Rows of an update; they are packed into micro-batches of a few shapes whatever this is."""
     gradient_accumulation_steps: int = 1
     """Multiplies the rows of an update."""
     warmup_steps: int = 3
@@ -105,6 +105,8 @@ class Train:
         self._print(results)
 
     def _check(self) -> None:
+        from cicjax.runs.seeds import check_seed
+
         positive = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "lora_r")
         for name in positive:
             value = getattr(self, name)
@@ -116,8 +118,9 @@ class Train:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
-        if self.seed < 0 or self.warmup_steps < 0:
-            raise BadInput("--seed and --warmup_steps are 0 or more")
+        if self.warmup_steps < 0:
+            raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
+        check_seed(self.seed)
         unknown = [name for name in self.lora_target_modules if name not in PROJECTIONS]
         if unknown or not self.lora_target_modules:
             raise BadInput(f"unknown projection {unknown[:1]}; choose from {', '.join(PROJECTIONS)}")
@@ -210,6 +213,7 @@ class Train:
         from dataclasses import asdict
 
         from cicjax.runs.files import file_digest
+        from cicjax.training import checkpoints
 
         flags = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "config"}
         plain = {
@@ -220,6 +224,8 @@ class Train:
         assert policy.model.lora is not None
         resolved = {
             "model": policy.fingerprint,
+            "tokenizer": policy.tokenizer.fingerprint,
+            "start_adapter": checkpoints.fingerprint(policy.adapter) if policy.adapter is not None else None,
             "lora": asdict(policy.model.lora) | {"target_modules": list(policy.model.lora.target_modules)},
             "optimization": asdict(self._trainer(policy).optimization),
             "file": file_digest(self.file),

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from cicjax.errors import Corrupted
 from cicjax.model.config import LoRAConfig
 from cicjax.model.huggingface import HUB_ID
 from cicjax.provenance import render
-from cicjax.runs.files import read_json
+from cicjax.runs.files import read_object
 from cicjax.training.adapters import run_config
 
 OBJECTIVES = {
@@ -73,19 +72,11 @@ class _Run(NamedTuple):
 def _run(folder: Path, known: Mapping[str, Any]) -> _Run:
     if "step" not in known:  # a peft folder: it may lie beside anything
         return _Run(known, {}, {}, {})
-    budget = _read(folder / "budget.json")
+    budget = read_object(folder / "budget.json")
     if budget.get("updates") != known["step"]:
         return _Run(known, run_config(folder), {}, {})
-    results, base = _read(folder.absolute().parent / "results.json"), known.get("base_fingerprint")
+    results, base = read_object(folder.absolute().parent / "results.json"), known.get("base_fingerprint")
     return _Run(known, run_config(folder), budget, results if results.get("model", base) == base else {})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = read_json(path)
-    except (OSError, Corrupted):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _if_known(facts: Iterator[T]) -> list[T]:

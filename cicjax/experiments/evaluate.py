@@ -21,8 +21,6 @@ from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Completion, Decoding, Sampler
 from cicjax.tasks import stem
 
-ROWS_PER_CHUNK = 128
-
 
 @dataclass(frozen=True)
 class Asked:

@@ -43,21 +43,7 @@ def grpo_stage(run: Run, sft_adapter: qwen2.Tree) -> qwen2.Tree:
             if rows and not shown:
                 shown = True
                 show_example(run.tokenizer, "grpo, its first live group", [row.encoded for row in rows], grpo.loss_weights)
-            shape = fit_shape((len(row.loss_weights) for row in rows), rows=settings.lines_per_batch)
-            for iteration in range(policy.num_iterations):
-                facts |= _clipped(run, state.adapter, rows) if iteration and rows else {}
-                state, progress = one_update(
-                    state,
-                    rows,
-                    total=total,
-                    model=run.model,
-                    base=run.base,
-                    shape=shape,
-                    optimization=settings.policy_optimization,
-                    loss=grpo.Loss(epsilon=policy.epsilon, beta=policy.beta),
-                )
-                nonfinite = count_nonfinite(progress, nonfinite)
-                log.write(progress.update, metrics_of(progress) | facts)
+            state, nonfinite = _train_group(run, state, rows, facts, log=log, nonfinite=nonfinite)
             last = group + 1 == settings.counts.groups
             if last or (group + 1) * policy.num_iterations % run.save_steps < policy.num_iterations:
                 save(run.trainer(settings.policy_optimization), directory, state, name=NAME, total=total)
@@ -65,6 +51,31 @@ def grpo_stage(run: Run, sft_adapter: qwen2.Tree) -> qwen2.Tree:
     _join(run)
     write_json(record, _budget(run, state))
     return state.adapter
+
+
+def _train_group(
+    run: Run, state: steps.TrainState, rows: list[Row], facts: dict[str, Any], *, log: MetricsLog, nonfinite: int
+) -> tuple[steps.TrainState, int]:
+    """A group's updates, each of them in the log; the new state, and how many updates in a row were not finite up to it.
+
+    Raises Corrupted after several such in a row.
+    """
+    settings, policy = run.settings, run.settings.policy
+    for iteration in range(policy.num_iterations):
+        facts |= _clipped(run, state.adapter, rows) if iteration and rows else {}
+        state, progress = one_update(
+            state,
+            rows,
+            total=settings.counts.groups * policy.num_iterations,
+            model=run.model,
+            base=run.base,
+            shape=fit_shape((len(row.loss_weights) for row in rows), rows=settings.lines_per_batch),
+            optimization=settings.policy_optimization,
+            loss=grpo.Loss(epsilon=policy.epsilon, beta=policy.beta),
+        )
+        nonfinite = count_nonfinite(progress, nonfinite)
+        log.write(progress.update, metrics_of(progress) | facts)
+    return state, nonfinite
 
 
 def _group(run: Run, adapter: qwen2.Tree, sft_adapter: qwen2.Tree, group: int) -> tuple[list[Row], dict[str, Any]]:
@@ -126,7 +137,6 @@ def _group_file(run: Run, group: int) -> Path:
 
 def _join(run: Run) -> None:
     groups = range(run.settings.counts.groups)
-    (run.folder / "rollouts").mkdir(exist_ok=True)
     write_jsonl(run.folder / "rollouts" / f"{NAME}.jsonl", [row for group in groups for row in read_jsonl(_group_file(run, group))])
 
 

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from cicjax.errors import BadInput
 from cicjax.experiments import settings, stages
 from cicjax.experiments.run import load_run
-from cicjax.methods import grpo
+from cicjax.methods import METHODS, grpo
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 from cicjax.runs.files import write_json
 from cicjax.runs.folder import RunFolder
+from cicjax.runs.seeds import check_seed
+from cicjax.training.policy import precision
 from cicjax.training.steps import Optimization
 
 OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps")
@@ -27,7 +29,7 @@ class Options:
     embedded: bool = False
     scale: Literal["paper", "small", "smoke"] = "paper"
     seed: int = 0
-    methods: Sequence[str] = settings.METHODS
+    methods: Sequence[str] = METHODS
     split: Literal["test", "dev"] = "test"
     num_test: int | None = None
     num_sft: int | None = None
@@ -47,17 +49,20 @@ def settings_of(options: Options) -> settings.Settings:
     """Every value of the experiment. Raises BadInput for names that do not exist and for numbers that cannot be."""
     _check(options)
     counts = settings.SCALES[options.scale]
+    if options.split == "dev" and options.num_test not in (None, counts.test_problems):
+        raise BadInput(
+            f"--num_test {options.num_test} is for --split test; the dev split has {counts.dev_problems} questions at this scale"
+        )
     wanted = {"test_problems": options.num_test, "sft_rows": options.num_sft}
     counts = replace(counts, **{name: value for name, value in wanted.items() if value is not None})
     optimization = Optimization() if options.learning_rate is None else Optimization(learning_rate=options.learning_rate)
-    dtype = options.dtype if options.dtype != "auto" else "float32" if options.embedded else "bfloat16"
     return settings.Settings(
         seed=options.seed,
-        methods=tuple(method for method in settings.METHODS if method in options.methods),
+        methods=tuple(method for method in METHODS if method in options.methods),
         counts=counts,
         numbers="tiny" if options.embedded else "paper",
         split=options.split,
-        dtype=dtype,
+        dtype=precision(options.dtype, embedded=options.embedded),
         lora=LoRAConfig(rank=options.lora_r, alpha=options.lora_alpha, target_modules=tuple(options.lora_target_modules)),
         optimization=optimization,
         policy=grpo.Policy(
@@ -72,7 +77,7 @@ def settings_of(options: Options) -> settings.Settings:
 
 def _check(options: Options) -> None:
     for kind, given, known in (
-        ("method", options.methods, settings.METHODS),
+        ("method", options.methods, METHODS),
         ("projection", options.lora_target_modules, PROJECTIONS),
     ):
         unknown = [name for name in given if name not in known]
@@ -87,8 +92,7 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
-    if options.seed < 0:
-        raise BadInput(f"--seed is 0 or more, not {options.seed}")
+    check_seed(options.seed)
 
 
 def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> dict[str, Any]:

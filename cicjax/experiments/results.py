@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from cicjax.experiments import confirmation, evaluate, online
+from cicjax.experiments import confirmation, evaluate, online, rollouts
 from cicjax.experiments.run import Run
 from cicjax.methods import interventional, observational, oracle
 from cicjax.model import cost
 from cicjax.provenance import Encoded, encode, render
-from cicjax.provenance.formats import Episode, read_native
+from cicjax.provenance.formats import Episode
 from cicjax.runs.files import read_json
 
 Answers = list[dict[str, Any]]
-SAMPLES = {"rest": "candidates.jsonl", "grpo": "grpo.jsonl"}
+SAMPLES = {"rest": "candidates", "grpo": "grpo"}
 STREAM_METHODS = ("oracle", "oracle_shared", "observational", "interventional")
 
 
@@ -47,8 +47,8 @@ def collect(
 
 def rest_summary(run: Run) -> dict[str, int]:
     """The numbers of section 2.3: candidates, groups, selected samples, replayed rows and pairs."""
-    pairs = read_native(run.folder / "rollouts" / "rest.jsonl")
-    candidates = read_native(run.folder / "rollouts" / "candidates.jsonl")
+    pairs = rollouts.read(run, "rest")
+    candidates = rollouts.read(run, "candidates")
     replay = sum(pair.source == "sft" for pair in pairs)
     return {
         "candidates": len(candidates),
@@ -92,7 +92,7 @@ def _budget(run: Run, method: str, episodes: Sequence[Episode]) -> dict[str, Any
     budget = {key: record[key] for key in keys}
     own = list(episodes) if method in STREAM_METHODS else []
     if method in SAMPLES:
-        own = read_native(run.folder / "rollouts" / SAMPLES[method])
+        own = rollouts.read(run, SAMPLES[method])
     prompts = {(episode.meta or {})["problem"]: (episode.meta or {})["prompt_tokens"] for episode in own}
     sampled = sum(len(episode.messages[1].tokens or ()) for episode in own)
     budget["flop"] += cost.sampling_flop(run.model.config, prompt_tokens=sum(prompts.values()), sampled_tokens=sampled)

@@ -17,7 +17,6 @@ from cicjax.provenance.formats import Episode, format_episode, read_native
 from cicjax.runs.files import read_jsonl, write_jsonl
 from cicjax.runs.folder import write_in_chunks
 from cicjax.runs.metrics import bar
-from cicjax.sampling.sampler import Sampler
 from cicjax.tasks import stem
 
 PROBLEMS_PER_CHUNK = 16
@@ -87,8 +86,19 @@ def oracle_shared_rows(run: Run, stream_file: Path) -> Path:
     return _once(run, "oracle_shared", lambda: [oracle.without_attempt(episode) for episode in read_native(stream_file)])
 
 
+def read(run: Run, name: str) -> list[Episode]:
+    """The episodes of RUN/rollouts/NAME.jsonl. Raises Corrupted where a byte of them has changed."""
+    path = _path(run, name)
+    read_jsonl(path)
+    return read_native(path)
+
+
+def _path(run: Run, name: str) -> Path:
+    return run.folder / "rollouts" / f"{name}.jsonl"
+
+
 def _once(run: Run, name: str, make: Callable[[], list[Episode]]) -> Path:
-    path = run.folder / "rollouts" / f"{name}.jsonl"
+    path = _path(run, name)
     if path.exists():
         read_jsonl(path)  # its digest is checked: a changed byte would be trained on without a word
     else:
@@ -106,17 +116,15 @@ def _sampled(
     stop: Callable[[list[dict[str, Any]]], bool] | None = None,
     last_problem: int | None = None,
 ) -> Path:
-    path = run.folder / "rollouts" / f"{name}.jsonl"
-    samplers: list[Sampler] = []  # made when a chunk is missing, not when all is there already
+    path = _path(run, name)
+    sampler = run.sampler(adapter)
 
     def work(_: int, chunk: tuple[int, range]) -> list[dict[str, Any]]:
-        if not samplers:
-            samplers.append(Sampler(run.model, run.base, adapter))
         first, samples = chunk
         batch = run.splits.agent[:last_problem][first : first + PROBLEMS_PER_CHUNK]
         answers = evaluate.answer_chunk(
             [evaluate.plainly(problem) for problem in batch],
-            sampler=samplers[0],
+            sampler=sampler(),
             tokenizer=run.tokenizer,
             decoding=run.sampled,
             seed=run.settings.seed,

@@ -1,19 +1,20 @@
 """What every stage of an experiment needs, and the clock that stages share."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from cicjax.experiments.settings import Settings
 from cicjax.model import qwen2
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.files import read_json, write_json
-from cicjax.sampling.sampler import Decoding
+from cicjax.sampling.sampler import Decoding, Sampler
 from cicjax.tasks import stem
 from cicjax.training.finetune import Trainer
-from cicjax.training.policy import load_policy
+from cicjax.training.policy import decoding, load_policy
 from cicjax.training.steps import Optimization
 
 
@@ -39,21 +40,18 @@ class Run:
     @property
     def sampled(self) -> Decoding:
         """How attempts, candidates and groups are drawn."""
-        return Decoding(
-            max_new_tokens=self.settings.max_attempt_tokens,
-            temperature=self.settings.attempt_temperature,
-            stop_ids=tuple(sorted(self.tokenizer.stop_ids)),
-        )
+        chosen = self.settings
+        return decoding(self.tokenizer, max_new_tokens=chosen.max_attempt_tokens, temperature=chosen.attempt_temperature)
 
     @property
     def greedy(self) -> Decoding:
         """How questions are answered in an evaluation."""
-        return Decoding(
-            max_new_tokens=self.settings.max_answer_tokens,
-            temperature=0.0,
-            stop_ids=tuple(sorted(self.tokenizer.stop_ids)),
-            stop_strings=self.settings.answer_stop_strings,
-        )
+        chosen = self.settings
+        return decoding(self.tokenizer, max_new_tokens=chosen.max_answer_tokens, temperature=0.0, stop_strings=chosen.answer_stop_strings)
+
+    def sampler(self, adapter: qwen2.Tree | None) -> Callable[[], Sampler]:
+        """Gives the policy's sampler, which is made at the first call: not where all answers are there already."""
+        return cache(partial(Sampler, self.model, self.base, adapter))
 
     def trainer(self, optimization: Optimization) -> Trainer:
         """What all trainings of this experiment share."""

@@ -4,15 +4,15 @@ Values that the paper states are in `PAPER`; `SMALL` and `SMOKE` shrink the coun
 as defaults here, one choice for every method, on real weights and on the embedded base alike.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from cicjax.errors import BadInput
+from cicjax.methods import Method
 from cicjax.methods.grpo import Policy
 from cicjax.model.config import LoRAConfig
 from cicjax.training.steps import Optimization
-
-Method = Literal["base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional"]
-METHODS: tuple[Method, ...] = ("base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +62,24 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """Plain values, as they go into config.json and results.json."""
         return asdict(self)
+
+
+def asked_in(config: Mapping[str, Any], *, where: object) -> Settings | None:
+    """What decides the questions and answers of the run whose config.json this is: seed, counts, numbers and limits of an answer.
+
+    None for the configuration of anything but `cicjax repro`. Raises BadInput, naming `where`, for one that lacks a value.
+    """
+    resolved = config.get("resolved")
+    if not isinstance(resolved, dict) or "settings" not in resolved:
+        return None
+    try:
+        record = resolved["settings"]
+        names = ("seed", "numbers", "max_answer_tokens")
+        return Settings(
+            methods=(),
+            counts=Counts(**record["counts"]),
+            answer_stop_strings=tuple(record["answer_stop_strings"]),
+            **{name: record[name] for name in names},
+        )
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{where}: its config.json does not say what the run asked ({error}); repeat the run with this version") from None

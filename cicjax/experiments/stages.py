@@ -20,12 +20,12 @@ from cicjax.experiments.run import Run
 from cicjax.methods import interventional, observational, oracle, rest, sft
 from cicjax.model import qwen2
 from cicjax.provenance import encode, render
+from cicjax.provenance.counts import Weighting
 from cicjax.provenance.formats import read_native
 from cicjax.runs.files import write_json
 from cicjax.runs.folder import write_in_chunks
-from cicjax.runs.metrics import bar
-from cicjax.sampling.sampler import Sampler
-from cicjax.training.finetune import Weighting, fine_tune, fresh_adapter
+from cicjax.runs.metrics import ROWS_PER_CHUNK, bar
+from cicjax.training.finetune import fine_tune, fresh_adapter
 
 WEIGHTINGS: dict[str, Weighting] = {
     "rest": rest.loss_weights,
@@ -97,16 +97,13 @@ def evaluation_stage(run: Run, method: str, adapter: qwen2.Tree | None, first: A
 def answers_stage(run: Run, method: str, protocol: str, adapter: qwen2.Tree | None, asked: list[evaluate.Asked]) -> Answers:
     """One policy's answers under one protocol, chunk by chunk, in evaluations/METHOD-PROTOCOL.jsonl."""
     path = run.folder / "evaluations" / f"{method}-{protocol}.jsonl"
-    size = evaluate.ROWS_PER_CHUNK
-    chunks = [(first, asked[first : first + size]) for first in range(0, len(asked), size)]
-    samplers: list[Sampler] = []  # made when a chunk is missing, not when all is there already
+    chunks = [(first, asked[first : first + ROWS_PER_CHUNK]) for first in range(0, len(asked), ROWS_PER_CHUNK)]
+    sampler = run.sampler(adapter)
 
     def work(_: int, chunk: tuple[int, list[evaluate.Asked]]) -> Answers:
-        if not samplers:
-            samplers.append(Sampler(run.model, run.base, adapter))
         return evaluate.answer_chunk(
             chunk[1],
-            sampler=samplers[0],
+            sampler=sampler(),
             tokenizer=run.tokenizer,
             decoding=run.greedy,
             seed=run.settings.seed,

@@ -74,6 +74,15 @@ def read_json(path: Path) -> Any:
         raise Corrupted(f"{path}: not the JSON that was written ({_first_line(error)}); restore it from a copy") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that a run wrote; {} where there is none that can be read."""
+    try:
+        record = read_json(path)
+    except (OSError, Corrupted):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """One JSON object a line, NumPy scalars and arrays as plain numbers and lists. Raises ValueError on nan and infinity."""
     return "".join(_json(row) + "\n" for row in rows)

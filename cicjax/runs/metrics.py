@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from cicjax.errors import Corrupted
 from cicjax.runs.files import json_lines, parse_json_lines, private_folder, write_bytes
 
 Item = TypeVar("Item")
+ROWS_PER_CHUNK = 128
 
 
 class MetricsLog:
@@ -104,8 +105,10 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    # A long window for the speed: a chunk of work may take minutes.
-    with Progress(*columns, console=Console(file=out), speed_estimate_period=600) as shown:
+    # A long window for the speed: a chunk of work may take minutes. What is printed meanwhile goes above the bar on a terminal, and
+    # must not where standard output is a file.
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=Console(file=out), speed_estimate_period=600, redirect_stdout=shared) as shown:
         task = None
 
         def report(done: int, total: int, note: str = "") -> None:
@@ -117,17 +120,14 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
         yield report
 
 
-def progress(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterator[Item]:
-    """Yield the items under a `bar`; `total` is needed where they have no length."""
-    if total is None:
-        if not isinstance(items, Sized):
-            raise TypeError("progress over items without a length needs a total")
-        total = len(items)
+def in_chunks(rows: Sequence[Item], description: str, *, size: int = ROWS_PER_CHUNK) -> Iterator[tuple[int, Sequence[Item]]]:
+    """(number of its first row, rows) of each chunk of at most `size` rows, under a `bar` that counts rows."""
     with bar(description) as report:
-        report(0, total)
-        for done, item in enumerate(items, start=1):
-            yield item
-            report(done, total)
+        report(0, len(rows))
+        for first in range(0, len(rows), size):
+            chunk = rows[first : first + size]
+            yield first, chunk
+            report(first + len(chunk), len(rows))
 
 
 class _PlainReport:

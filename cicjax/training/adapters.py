@@ -6,11 +6,11 @@ from typing import Any
 import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from cicjax.errors import BadInput, Corrupted
+from cicjax.errors import BadInput
 from cicjax.model import peft, qwen2
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import init_adapter
-from cicjax.runs.files import read_json
+from cicjax.runs.files import read_object
 from cicjax.training import checkpoints
 
 
@@ -31,11 +31,7 @@ def load_adapter(
 
 def run_config(path: str | Path) -> dict[str, Any]:
     """config.json of the run whose adapter this is; {} where there is none that can be read."""
-    try:
-        record = read_json(Path(path).absolute().parent / "config.json")
-    except (OSError, Corrupted):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_object(Path(path).absolute().parent / "config.json")
 
 
 def _read(

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from cicjax.model import cost, lora, qwen2
 from cicjax.provenance import Author, Encoded, viewer
+from cicjax.provenance.counts import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.files import read_json, write_json
 from cicjax.runs.metrics import MetricsLog, bar
@@ -20,7 +20,6 @@ from cicjax.training.batches import Row, fit_shape, make_row
 from cicjax.training.loop import Progress, train
 
 T = TypeVar("T")
-Weighting = Callable[[Encoded], Float[np.ndarray, "T"]]
 
 
 @dataclass(frozen=True, kw_only=True)

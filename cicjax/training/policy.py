@@ -12,6 +12,7 @@ from cicjax.model import huggingface, qwen2
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance import tokenizer
 from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.sampling.sampler import Decoding
 from cicjax.training.adapters import load_adapter
 
 Dtype = Literal["auto", "bfloat16", "float32"]
@@ -32,6 +33,12 @@ class LoadedPolicy:
 def precision(dtype: Dtype, *, embedded: bool) -> Literal["bfloat16", "float32"]:
     """What `auto` means: float32 for the embedded base, which is small, bfloat16 for all others."""
     return dtype if dtype != "auto" else "float32" if embedded else "bfloat16"
+
+
+def decoding(tokenizer: Tokenizer, *, max_new_tokens: int, temperature: float, stop_strings: tuple[str, ...] = ()) -> Decoding:
+    """How completions are drawn from a policy of this tokenizer, whose stop ids end them."""
+    stop_ids = tuple(sorted(tokenizer.stop_ids))
+    return Decoding(max_new_tokens=max_new_tokens, temperature=temperature, stop_ids=stop_ids, stop_strings=stop_strings)
 
 
 def load_policy(

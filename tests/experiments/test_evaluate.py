@@ -3,7 +3,6 @@
 from itertools import product
 
 from cicjax.experiments import evaluate
-from cicjax.experiments.settings import METHODS
 
 # SFT-1's first answer, the method's direct answer, its second answer: every combination, number n of them n + 1 times.
 GRID = [outcome for n, outcome in enumerate(product((False, True), repeat=3)) for _ in range(n + 1)]
@@ -40,9 +39,3 @@ def test_the_headline_by_skill():
     assert (summary["solved"], summary["questions"], summary["accuracy"]) == (2, 4, 0.5)
     assert summary["by_skill"] == {"a": [1, 2], "b": [1, 2]}
     assert (summary["marker_share"], summary["truncated"]) == (0.5, 2)
-
-
-def test_the_command_line_names_the_methods_there_are():
-    from cicjax.commands import repro
-
-    assert repro.METHODS == METHODS

@@ -17,8 +17,8 @@ from cicjax import cli
 from cicjax.errors import BadInput, Corrupted, Locked
 from cicjax.experiments import evaluate, repro, stages
 from cicjax.experiments.run import load_run
-from cicjax.experiments.settings import METHODS, Counts, Settings
-from cicjax.methods import rest
+from cicjax.experiments.settings import Counts, Settings
+from cicjax.methods import METHODS, rest
 from cicjax.methods.grpo import Policy
 from cicjax.model.config import LoRAConfig
 from cicjax.runs.folder import RunFolder
@@ -236,7 +236,7 @@ def test_an_earlier_step_never_passes_for_the_trained_adapter(finished, toy, tmp
 
 def test_a_changed_byte_in_a_transcript_is_noticed(finished, toy, tmp_path):
     folder, _ = finished
-    for name in ("sft", "stream", "oracle"):
+    for name in ("sft", "stream", "oracle", "candidates", "rest", "grpo"):
         copy = tmp_path / name
         shutil.copytree(folder, copy)
         path = copy / "rollouts" / f"{name}.jsonl"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from cicjax.errors import Corrupted
 from cicjax.runs import metrics
-from cicjax.runs.metrics import MetricsLog, bar, progress, read_metrics
+from cicjax.runs.metrics import MetricsLog, bar, in_chunks, read_metrics
 
 
 def write(path, stage, updates, **kwargs):
@@ -90,20 +91,29 @@ def test_plain_lines_come_at_a_sane_rate_and_reckon_from_the_first_call():
     assert lines[-1] == "stream: 200/200, 0:01:40 taken, x" and len(lines) == 11
 
 
-def test_progress_yields_everything_and_prints_plain_lines_when_not_on_a_terminal(capsys):
-    assert list(progress([1, 2, 3], "sft")) == [1, 2, 3]
-    assert list(progress(iter("ab"), "rest", total=2)) == ["a", "b"]
+def test_chunks_hold_every_row_once_and_are_counted_on_standard_error(capsys):
+    assert list(in_chunks("abcde", "sft", size=2)) == [(0, "ab"), (2, "cd"), (4, "e")]
+    assert list(in_chunks([], "rest")) == []
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err == "sft: 0/3\nsft: 3/3, 0:00:00 taken\nrest: 0/2\nrest: 2/2, 0:00:00 taken\n"
-    with pytest.raises(TypeError, match="total"):
-        list(progress(iter("ab"), "rest"))
+    assert captured.out == "" and captured.err == "sft: 0/5\nsft: 5/5, 0:00:00 taken\nrest: 0/0, 0:00:00 taken\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_the_terminal_takes_nothing_from_a_file(monkeypatch):
+    file, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stdout", file)
+    with bar("generate", stream=terminal) as report:
+        report(0, 1)
+        print("a completion")
+        report(1, 1)
+    assert file.getvalue() == "a completion\n" and "completion" not in terminal.getvalue()
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     stream = Terminal()
