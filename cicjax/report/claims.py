@@ -28,6 +28,7 @@ CLAIMS = (
     Claim("the mask matters", "interventional", "observational", confirmatory=True),
     Claim("correction context matters", "interventional", "oracle_shared", confirmatory=True),
     Claim("competitive with ReST", "interventional", "rest", bound=-0.05, confirmatory=True),
+    Claim("better than simply training more", "interventional", "sft2", confirmatory=True),
     Claim("a stream agent is viable", "interventional", "sft"),
     Claim("stronger than GRPO", "interventional", "grpo"),
 )

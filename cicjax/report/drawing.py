@@ -51,6 +51,7 @@ class Look(NamedTuple):
 LOOKS = {
     "base": Look("Base", "base", "#9aa1a9", "o"),
     "sft": Look("SFT-1", "SFT-1", "#66707c", "s"),
+    "sft2": Look("SFT-2", "SFT-2", "#8d7355", "p"),
     "rest": Look("ReST", "ReST", "#e0a100", "^"),
     "grpo": Look("GRPO", "GRPO", "#c26c9d", "v"),
     "oracle": Look("SFT+oracle", "oracle", "#56b0e0", "P"),

@@ -612,7 +612,7 @@ def test_few_seeds_are_descriptive_and_eight_are_not(seeds):
     assert {row[7] for row in rows} <= {"holds", "does not hold", "undecided"} and "descriptive" not in enough.split("</style>")[1]
     accuracies = [{name: row["accuracy"] for name, row in results_of(seed)["methods"].items()} for seed in seeds]
     assert [row[7] for row in rows] == [outcome.word for outcome in claims.outcomes(accuracies)]
-    assert "for want of a row" not in enough
+    assert "better than simply training more" in enough.split("for want of a row")[1]
 
 
 def test_runs_that_are_not_one_experiment(seeds, copy, tmp_path):
@@ -646,7 +646,6 @@ def test_rows_that_not_every_seed_has_are_left_out(seeds, copy):
     content, _ = page_of(seeds[0], copy)
     assert "Left out, since not every seed has them: rest." in content
     assert "ReST" not in [row[0] for row in table_after(content, "Direct accuracy over 2 seeds")]
-    assert "for want of a row: competitive with ReST (interventional − ReST)." in content
 
 
 def test_a_place_for_the_page(run, tmp_path):
