@@ -30,9 +30,11 @@ def linear(
     kernel, beside it or in its place: a CPU multiplies along rows as they lie and repacks what lies across, in up to twice the time, so
     the forward product takes `turned` where there is one and the backward product `kernel`. The gradient goes to one of the two.
     """
-    if turned is None:
-        return jnp.einsum("...i,io->...o", x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-    return jnp.einsum("...i,oi->...o", x.astype(dtype), turned.astype(dtype), preferred_element_type=jnp.float32)
+    x = x.astype(dtype)
+    if turned is not None:
+        return jnp.einsum("...i,oi->...o", x, turned.astype(dtype), preferred_element_type=jnp.float32)
+    assert kernel is not None
+    return jnp.einsum("...i,io->...o", x, kernel.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _linear_forward(x, kernel, turned, dtype):
@@ -42,11 +44,11 @@ def _linear_forward(x, kernel, turned, dtype):
 def _linear_backward(dtype, saved, cotangent):
     x, kernel, turned, like = saved
     cotangent = cotangent.astype(dtype)
-    weight, spec = (kernel, "...o,io->...i") if kernel is not None else (turned, "...o,oi->...i")
+    spec, weight = ("...o,oi->...i", turned) if kernel is None else ("...o,io->...i", kernel)
     dx = jnp.einsum(spec, cotangent, weight.astype(dtype), preferred_element_type=jnp.float32).astype(like.dtype)
     if kernel is None:
-        return dx, None, _outer(cotangent, x).astype(turned.dtype)
-    return dx, _outer(x, cotangent).astype(kernel.dtype), None if turned is None else jnp.zeros_like(turned)
+        return dx, None, _outer(cotangent, x).astype(weight.dtype)
+    return dx, _outer(x, cotangent).astype(weight.dtype), None if turned is None else jnp.zeros_like(turned)
 
 
 def _outer(x: Float[Array, "*B I"], y: Float[Array, "*B O"]) -> Float[Array, "I O"]:
