@@ -72,7 +72,7 @@ def test_another_error_of_the_runtime_keeps_its_traceback(monkeypatch):
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from cicjax import cli
 from cicjax.commands.mask import Mask
 from cicjax.model import storage
@@ -89,6 +89,7 @@ def run(_):
         (folder / "weights").write_text("half")
         formats.write_lines("lines.jsonl", lines())
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
 Mask.run = run
 sys.argv = ["cicjax", "mask", "--demo"]
 sys.exit(cli.main())

@@ -1,8 +1,9 @@
 """Qwen2.5 as a function of two trees: a frozen base and a trainable adapter.
 
 The modules below are flax nnx; `graph` splits an abstract one once, and from then on everything is plain dictionaries of arrays
-that are merged back inside the trace. One `Block` serves training (layers stacked, `jax.lax.scan`) and decoding on a CPU (layers
-apart, a Python loop). Activations, norms and softmax are float32; products run in the dtype of the base.
+that are merged back inside the trace. One `Block` serves training and decoding, layers stacked under `jax.lax.scan` or, on a CPU,
+apart in a Python loop. Norms, softmax and the residual stream are float32; products, and the wide activations of the MLP between
+them, have the dtype of the base.
 """
 
 from functools import lru_cache, partial
