@@ -173,6 +173,12 @@ def _ready(model: qwen2.Model, layer: qwen2.Tree, adapter: qwen2.Tree | None) ->
     return qwen2.turn_kernels(layer, keep=False) if jax.default_backend() == "cpu" else layer
 
 
+@partial(jax.jit, static_argnums=0)
+def _one_layer(model: qwen2.Model, layer: qwen2.Tree, *inputs: Any) -> tuple[Float[Array, "B T D"], qwen2.Cache]:
+    """One block on (x, angles, attention mask) and, in decoding, (cache, slot). Jitted, so that a loop over layers traces it once."""
+    return model.block(layer, None)(*inputs)
+
+
 @partial(jax.jit, static_argnums=(0, 6, 7, 8))
 def prefill(
     model: qwen2.Model,
@@ -193,7 +199,7 @@ def prefill(
     x = qwen2.embed(base, tokens)
     caches = []
     for layer in base["layers"]:
-        x, cache = model.block(layer, None)(x, angles, attention_mask)
+        x, cache = _one_layer(model, layer, x, angles, attention_mask)
         caches.append(jax.tree.map(lambda part: jnp.pad(part.astype(dtype)[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache))
     last = qwen2.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps)
     token, logprob = choose(qwen2.next_scores(base, last)[:, owner], keys, jnp.int32(0), temperature)
@@ -231,7 +237,7 @@ def decode_rows(
         x = qwen2.embed(base, rows.token[:, None])
         caches = []
         for layer, cache in zip(base["layers"], rows.caches, strict=True):
-            x, cache = model.block(layer, None)(x, angles, attention_mask, cache, slot)
+            x, cache = _one_layer(model, layer, x, angles, attention_mask, cache, slot)
             caches.append(cache)
         last = qwen2.rms_norm(x[:, 0], base["norm"]["scale"], model.config.rms_norm_eps)
         token, logprob = choose(qwen2.next_scores(base, last), rows.keys, step, temperature)
