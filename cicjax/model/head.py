@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK = 256
+CHUNK = 128
 
 
 def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) -> Float[Array, "B K D"]:
@@ -31,23 +31,22 @@ def target_logprobs(
 ) -> Float[Array, "B K"]:
     """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are padding.
 
-    `chunk` bounds the number of positions projected at once; the work is proportional to `used`. `unembedding` is the
-    embedding's transpose, which a CPU wants for the gradient. No gradient reaches either.
+    `chunk` bounds the number of positions projected at once; the work is that of `used` positions, rounded up to half a chunk.
+    `unembedding` is the embedding's transpose, which a CPU wants for the gradient. No gradient reaches either.
     """
     return _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=False)[0]
 
 
 def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, with_gradient):
     batch, columns, size = hidden_states.shape
-    width = min(max(chunk // batch, 1), columns)
-    padding = -columns % width
+    narrow = max(chunk // batch // 2, 1)
+    padding = -columns % narrow
     states = jnp.pad(hidden_states, ((0, 0), (0, padding), (0, 0))).astype(embedding.dtype)
     target_rows = jnp.pad(embedding[targets], ((0, 0), (0, padding), (0, 0)))
     target_scores = jnp.einsum("bkd,bkd->bk", states, target_rows, preferred_element_type=jnp.float32)
 
-    def one_chunk(number, carry):
+    def project(start, width, carry):
         logprobs, gradient = carry
-        start = number * width
         h = jax.lax.dynamic_slice_in_dim(states, start, width, axis=1).reshape(batch * width, size)
         scores = jnp.einsum("nd,vd->nv", h, embedding, preferred_element_type=jnp.float32)
         top = scores.max(axis=-1)
@@ -65,8 +64,10 @@ def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, wit
 
     zeros = jnp.zeros((batch, columns + padding), jnp.float32)
     gradient = jnp.zeros((batch, columns + padding, size), jnp.float32) if with_gradient else None
-    chunks = (jnp.minimum(used, columns) + width - 1) // width
-    logprobs, gradient = jax.lax.fori_loop(0, chunks, one_chunk, (zeros, gradient))
+    # Whole chunks, then perhaps half of one. Each body needs its loop's own number: XLA lifts what does not out of the loop and always runs it.
+    wide, count = min(2 * narrow, columns + padding), -(-jnp.minimum(used, columns) // narrow)
+    carry = jax.lax.fori_loop(0, count // 2, lambda pair, carry: project(pair * wide, wide, carry), (zeros, gradient))
+    logprobs, gradient = jax.lax.fori_loop(count // 2 * 2, count, lambda half, carry: project(half * narrow, narrow, carry), carry)
     live = (jnp.arange(columns) < used)[None]
     logprobs = jnp.where(live, logprobs[:, :columns], 0.0)
     if with_gradient:

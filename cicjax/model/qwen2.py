@@ -32,10 +32,15 @@ class RMSNorm(nnx.Module):
 
 
 def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*B D"]:
-    """Root-mean-square normalisation in float32."""
+    """Root-mean-square normalisation in float32.
+
+    The division is written as a product of axes because its backward pass is then one too: the sum over x * cotangent, which XLA on a
+    CPU would otherwise take entry by entry, in fifteen times the time.
+    """
     x = x.astype(jnp.float32)
-    variance = jnp.mean(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(variance + eps) * on_last_axis(scale.astype(jnp.float32), x.ndim)
+    inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1) + eps)
+    normalised = jnp.einsum("...d,...->...d", x, inverse, precision=jax.lax.Precision.HIGHEST)
+    return normalised * on_last_axis(scale.astype(jnp.float32), x.ndim)
 
 
 class Rotation(NamedTuple):
@@ -219,8 +224,8 @@ def hidden(
 
     adapter_layers = adapter["layers"] if adapter is not None else None
     if isinstance(base["layers"], tuple):
-        for number, base_layer in enumerate(base["layers"]):
-            x, _ = body(x, (base_layer, layer_of(adapter_layers, number)))
+        for layer in zip(base["layers"], _apart(adapter_layers, len(base["layers"])), strict=True):
+            x, _ = body(x, layer)
     else:
         x, _ = jax.lax.scan(body, x, (base["layers"], adapter_layers))
     return rms_norm(x, base["norm"]["scale"], model.config.rms_norm_eps)
@@ -235,6 +240,19 @@ def _one_layer(model: Model, base_layer: Tree, adapter_layer: Tree | None, x: Ar
 def layer_of(layers: Tree | None, number: int) -> Tree | None:
     """Layer `number` of a stacked tree."""
     return jax.tree.map(lambda leaf: leaf[number], layers)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _apart(layers: Tree | None, count: int) -> tuple[Tree | None, ...]:
+    """The layers of a stacked tree one by one. Backwards their gradients are stacked; autodiff alone would pad each to `count` layers and
+    add them all up."""
+    return tuple(layer_of(layers, number) for number in range(count))
+
+
+_apart.defvjp(
+    lambda layers, count: (_apart(layers, count), None),
+    lambda count, _, cotangents: (jax.tree.map(lambda *leaves: jnp.stack(leaves), *cotangents),),
+)
 
 
 def unstack(base: Tree) -> Tree:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 BLOCK = 128
 
@@ -29,18 +29,37 @@ def uniforms(keys: UInt32[Array, "B 2"], step: Int[Array, ""]) -> Float[Array, "
     return jax.vmap(one)(keys)
 
 
-def inverse_cdf(weights: Float[Array, "V B"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
-    """The index whose stretch of the cumulative weights holds uniform * total. Never an index of weight 0.
+def choose(
+    scores: Float[Array, "V B"], keys: UInt32[Array, "B 2"], step: Int[Array, ""], temperature: float
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """The next token of each row and its log-probability under the distribution it was drawn from.
 
-    First the block of 128 entries, then the entry inside it: two short sums instead of one long one.
+    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. Scores lie entry by entry, as the product
+    of the embedding with few rows leaves them: a CPU goes over them row by row in twice the time.
     """
-    size, batch = weights.shape
-    blocks = jnp.pad(weights, ((0, -size % BLOCK), (0, 0))).reshape(-1, BLOCK, batch)
-    sums = blocks.sum(axis=1)
-    block, remainder = _crossing(sums, uniform * sums.sum(axis=0))
+    if temperature == 0:
+        return pick(scores, None)
+    return pick(scores / temperature, uniforms(keys, step))
+
+
+def pick(scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """The token whose stretch of the cumulative softmax holds `uniform`, never one of probability 0; without `uniform` the first of the
+    most probable. And its log-probability.
+
+    First the block of 128 entries, then the entry inside it: two short searches instead of one long one, and no array of all weights.
+    """
+    size, batch = scores.shape
+    padded = jnp.pad(scores, ((0, -size % BLOCK), (0, 0)), constant_values=-jnp.inf)
+    blocks = padded.reshape(-1, BLOCK, batch)
+    tops = blocks.max(axis=1)
+    top = tops.max(axis=0, keepdims=True)
+    sums = jnp.exp(blocks - top[None]).sum(axis=1)
+    total = sums.sum(axis=0)
+    block, remainder = (jnp.argmax(tops == top, axis=0), None) if uniform is None else _crossing(sums, uniform * total)
     inside = jnp.take_along_axis(blocks, block[None, None], axis=0)[0]
-    entry, _ = _crossing(inside, remainder)
-    return block * BLOCK + entry
+    entry = jnp.argmax(inside, axis=0) if remainder is None else _crossing(jnp.exp(inside - top), remainder)[0]
+    chosen = jnp.take_along_axis(inside, entry[None], axis=0)[0]
+    return (block * BLOCK + entry).astype(jnp.int32), chosen - top[0] - jnp.log(total)
 
 
 def _crossing(weights: Float[Array, "N B"], threshold: Float[Array, "B"]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
@@ -55,26 +74,3 @@ def _crossing(weights: Float[Array, "N B"], threshold: Float[Array, "B"]) -> tup
     index = jnp.where(crossed.any(axis=0), jnp.argmax(crossed, axis=0), last)
     before = jnp.take_along_axis(running - weights, index[None], axis=0)[0]
     return index, jnp.maximum(threshold - before, 0.0)
-
-
-def choose(
-    scores: Float[Array, "V B"], keys: UInt32[Array, "B 2"], step: Int[Array, ""], temperature: float
-) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    """The next token of each row and its log-probability under the distribution it was drawn from.
-
-    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. Scores lie entry by entry, as the product
-    of the embedding with few rows leaves them: a CPU goes over them row by row in twice the time.
-    """
-    if temperature > 0:
-        scores = scores / temperature
-    top = scores.max(axis=0, keepdims=True)
-    weights = jnp.exp(scores - top)
-    tokens = _first(scores == top) if temperature == 0 else inverse_cdf(weights, uniforms(keys, step))
-    chosen = (jnp.take_along_axis(scores, tokens[None], axis=0) - top)[0]
-    return tokens.astype(jnp.int32), chosen - jnp.log(weights.sum(axis=0))
-
-
-def _first(true: Bool[Array, "V B"]) -> Int[Array, "B"]:
-    """The first index that is true: a plain minimum, where XLA on a CPU makes a slow loop of argmax."""
-    index = jnp.arange(len(true), dtype=jnp.int32)[:, None]
-    return jnp.where(true, index, len(true) - 1).min(axis=0)

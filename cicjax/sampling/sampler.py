@@ -1,8 +1,9 @@
 """Prompts -> completions with token ids, log-probabilities and finish reasons.
 
 Prompts are left-padded to a bucket, so that every row writes the same cache slot; a prompt is prefilled once for all its samples.
-Decoding is one program, a `lax.while_loop` that runs at most `SEGMENT` steps or until every row has stopped; between segments the host
-drops finished rows, into a smaller bucket where they fit one. A row's numbers come from its own key: it does not notice the rows beside.
+Decoding runs `SEGMENT` steps at most, or until every row has stopped: one program, a `lax.while_loop`, and on a CPU one a step. Between
+segments the host drops finished rows, into a smaller bucket where they fit one. A row's numbers come from its own key: it does not notice
+the rows beside.
 """
 
 from collections.abc import Callable, Sequence
@@ -107,10 +108,7 @@ class Sampler:
         while True:
             room = state.tokens.shape[1]
             stop_at = min((step // SEGMENT + 1) * SEGMENT, decoding.max_new_tokens)
-            state, reached = decode_rows(
-                self._model, self._base, state, np.int32(step), np.int32(stop_at), np.int32(length), decoding.temperature, decoding.stop_ids
-            )
-            step = int(reached)
+            state, step = decode_rows(self._model, self._base, state, step, stop_at, length, decoding.temperature, decoding.stop_ids)
             tokens, logprobs = np.asarray(state.tokens), np.asarray(state.logprobs)
             alive = []
             for position, row in enumerate(rows):
@@ -215,8 +213,62 @@ def prefill(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=(2,))
 def decode_rows(
+    model: qwen2.Model,
+    base: qwen2.Tree,
+    rows: Rows,
+    step: int,
+    stop_at: int,
+    prompt_length: int,
+    temperature: float,
+    stop_ids: tuple[int, ...],
+) -> tuple[Rows, int]:
+    """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and the step reached.
+
+    One program with the loop inside; on a CPU one program a step, because XLA there lifts the transposes of all kernels out of a loop and
+    then multiplies by those copies, at half the speed.
+    """
+    if jax.default_backend() != "cpu":
+        rows, reached = _decode_loop(model, base, rows, np.int32(step), np.int32(stop_at), np.int32(prompt_length), temperature, stop_ids)
+        return rows, int(reached)
+    while step < stop_at and not np.asarray(rows.done).all():
+        rows = _decode_step(model, base, rows, np.int32(step), np.int32(prompt_length), temperature, stop_ids)
+        step += 1
+    return rows, step
+
+
+@partial(jax.jit, static_argnums=(0, 5, 6), donate_argnums=(2,))
+def _decode_step(
+    model: qwen2.Model,
+    base: qwen2.Tree,
+    rows: Rows,
+    step: Int[Array, ""],
+    prompt_length: Int[Array, ""],
+    temperature: float,
+    stop_ids: tuple[int, ...],
+) -> Rows:
+    """Draw token `step` of every row."""
+    slots, slot = jnp.arange(rows.caches[0].keys.shape[2]), prompt_length + step - 1
+    angles = jax.lax.optimization_barrier(qwen2.rotation((slot - rows.start)[:, None], model.config))
+    attention_mask = ((slots[None] <= slot) & (slots[None] >= rows.start[:, None]))[:, None]
+    x = qwen2.embed(base, rows.token[:, None])
+    caches = []
+    for layer, cache in zip(base["layers"], rows.caches, strict=True):
+        x, cache = _one_layer(model, layer, x, angles, attention_mask, cache, slot)
+        caches.append(cache)
+    last = qwen2.rms_norm(x[:, 0], base["norm"]["scale"], model.config.rms_norm_eps)
+    token, logprob = choose(qwen2.next_scores(base, last), rows.keys, step, temperature)
+    return rows._replace(
+        caches=tuple(caches),
+        token=token,
+        tokens=jax.lax.dynamic_update_slice_in_dim(rows.tokens, token[:, None], step, axis=1),
+        logprobs=jax.lax.dynamic_update_slice_in_dim(rows.logprobs, logprob[:, None], step, axis=1),
+        done=rows.done | jnp.isin(token, jnp.asarray(stop_ids)),
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=(2,))
+def _decode_loop(
     model: qwen2.Model,
     base: qwen2.Tree,
     rows: Rows,
@@ -226,25 +278,11 @@ def decode_rows(
     temperature: float,
     stop_ids: tuple[int, ...],
 ) -> tuple[Rows, Int[Array, ""]]:
-    """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and the step reached."""
-    slots = jnp.arange(rows.caches[0].keys.shape[2])
+    """`_decode_step` until `stop_at` or until every row has stopped, on the device."""
 
     def one_step(carry: tuple[Rows, Any]) -> tuple[Rows, Any]:
         rows, step = carry
-        slot = prompt_length + step - 1
-        angles = jax.lax.optimization_barrier(qwen2.rotation((slot - rows.start)[:, None], model.config))
-        attention_mask = ((slots[None] <= slot) & (slots[None] >= rows.start[:, None]))[:, None]
-        x = qwen2.embed(base, rows.token[:, None])
-        caches = []
-        for layer, cache in zip(base["layers"], rows.caches, strict=True):
-            x, cache = _one_layer(model, layer, x, angles, attention_mask, cache, slot)
-            caches.append(cache)
-        last = qwen2.rms_norm(x[:, 0], base["norm"]["scale"], model.config.rms_norm_eps)
-        token, logprob = choose(qwen2.next_scores(base, last), rows.keys, step, temperature)
-        done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
-        tokens = jax.lax.dynamic_update_slice_in_dim(rows.tokens, token[:, None], step, axis=1)
-        logprobs = jax.lax.dynamic_update_slice_in_dim(rows.logprobs, logprob[:, None], step, axis=1)
-        return Rows(tuple(caches), rows.start, rows.keys, token, tokens, logprobs, done), step + 1
+        return _decode_step(model, base, rows, step, prompt_length, temperature, stop_ids), step + 1
 
     def unfinished(carry: tuple[Rows, Any]) -> Bool[Array, ""]:
         rows, step = carry

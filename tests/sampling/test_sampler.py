@@ -108,9 +108,9 @@ def test_a_completion_does_not_notice_that_its_cache_grew(policy, monkeypatch):
 def test_no_program_is_compiled_twice(policy):
     *_, sampler, _ = policy
     sampler.sample(PROMPTS, row_keys(0, "warm", range(4), [0] * 4), decoding())
-    before = sampling.prefill._cache_size(), sampling.decode_rows._cache_size()
+    before = sampling.prefill._cache_size(), sampling._decode_step._cache_size()
     sampler.sample(PROMPTS[::-1], row_keys(1, "again", range(4), [1] * 4), decoding())
-    assert (sampling.prefill._cache_size(), sampling.decode_rows._cache_size()) == before
+    assert (sampling.prefill._cache_size(), sampling._decode_step._cache_size()) == before
 
 
 def test_an_empty_prompt_is_refused(policy):
