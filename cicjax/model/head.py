@@ -64,7 +64,7 @@ def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, wit
 
     zeros = jnp.zeros((batch, columns + padding), jnp.float32)
     gradient = jnp.zeros((batch, columns + padding, size), jnp.float32) if with_gradient else None
-    # Whole chunks, then perhaps half of one. Each body needs its loop's own number: XLA lifts what does not out of the loop and always runs it.
+    # Whole chunks, then perhaps half of one. Each body uses its loop's number: XLA lifts what does not out of the loop and always runs it.
     wide, count = min(2 * narrow, columns + padding), -(-jnp.minimum(used, columns) // narrow)
     carry = jax.lax.fori_loop(0, count // 2, lambda pair, carry: project(pair * wide, wide, carry), (zeros, gradient))
     logprobs, gradient = jax.lax.fori_loop(count // 2 * 2, count, lambda half, carry: project(half * narrow, narrow, carry), carry)

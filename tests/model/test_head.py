@@ -34,6 +34,25 @@ def test_values_and_gradients_equal_the_full_head(chunk, unembedding):
     np.testing.assert_allclose(ours, jax.grad(lambda states: (full(states) * weights).sum())(STATES), atol=1e-5)
 
 
+@pytest.mark.parametrize("used", range(5))
+@pytest.mark.parametrize("chunk", [2, 4, 8])
+def test_any_number_of_used_columns_is_projected_and_no_other(used, chunk):
+    live = jnp.arange(4)[None] < used
+    indices = jnp.asarray([[1, 4, 10, 5], [2, 3, 9, 6]])
+    targets = jnp.take_along_axis(TOKENS, indices, axis=1)
+
+    def ours(states):
+        return head.target_logprobs(head.gather_positions(states, indices), EMBEDDING, targets, jnp.int32(used), chunk)
+
+    def plain(states):
+        logprobs = likelihood.token_logprobs(states @ EMBEDDING.T, TOKENS)
+        return jnp.where(live, jnp.take_along_axis(logprobs, indices, axis=1), 0.0)
+
+    np.testing.assert_allclose(ours(STATES), plain(STATES), atol=1e-5)
+    (mine, theirs) = (jax.grad(lambda states, f=f: (f(states) ** 2).sum())(STATES) for f in (ours, plain))
+    np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
 def test_columns_beyond_those_used_are_zero_in_value_and_gradient():
     values = gathered(STATES, used=1)
     assert (values[:, 1:] == 0).all() and (values[:, 0] != 0).all()

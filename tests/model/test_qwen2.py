@@ -151,6 +151,32 @@ def test_a_bf16_base_agrees_with_float32_and_gives_float32_gradients(tmp_path):
         assert np.linalg.norm(coarse - fine) < 0.1 * np.linalg.norm(fine)
 
 
+def test_layers_apart_give_the_gradients_of_stacked_ones(tmp_path):
+    model, base, adapter = random_model(tmp_path)
+    tokens = jnp.arange(12)[None]
+    gradients = [
+        jax.grad(lambda adapter, tree=tree: (qwen2.apply(model, tree, adapter, tokens) ** 2).mean())(adapter)
+        for tree in (base, qwen2.unstack(base))
+    ]
+    assert jax.tree.structure(gradients[0]) == jax.tree.structure(gradients[1])
+    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        assert np.abs(one).max() > 0
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_rms_norm_and_its_gradient_are_those_of_the_definition():
+    x, scale, cotangent = (jax.random.normal(jax.random.key(number), shape) for number, shape in enumerate([(2, 5, 8), (8,), (2, 5, 8)]))
+
+    def definition(x, scale):
+        return x / jnp.sqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6) * scale[None, None]
+
+    ours, back = jax.vjp(lambda x, scale: qwen2.rms_norm(x, scale, 1e-6), x, scale)
+    expected, expected_back = jax.vjp(definition, x, scale)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    for one, other in zip(back(cotangent), expected_back(cotangent), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_turned_kernels_give_the_same_values_and_gradients(tmp_path, keep):
     model, base, adapter = random_model(tmp_path)

@@ -113,6 +113,19 @@ def test_no_program_is_compiled_twice(policy):
     assert (sampling.prefill._cache_size(), sampling._decode_step._cache_size()) == before
 
 
+def test_one_program_for_all_steps_draws_what_a_program_a_step_draws(policy, monkeypatch):
+    *_, sampler, _ = policy
+    keys = row_keys(5, "loop", range(4), [0] * 4)
+    for settings in (decoding(), decoding(temperature=0.0), decoding(max_new_tokens=5)):
+        step_by_step = sampler.sample(PROMPTS, keys, settings)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(sampling.jax, "default_backend", lambda: "gpu")
+            at_once = sampler.sample(PROMPTS, keys, settings)
+        assert [(each.tokens, each.finish_reason) for each in at_once] == [(each.tokens, each.finish_reason) for each in step_by_step]
+        for one, other in zip(at_once, step_by_step, strict=True):
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
 def test_an_empty_prompt_is_refused(policy):
     with pytest.raises(ValueError, match="empty prompt"):
         policy[3].sample([[]], row_keys(0, "e", [0], [0]), decoding())
