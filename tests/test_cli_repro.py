@@ -102,3 +102,21 @@ def test_a_run_its_repetition_another_configuration_and_a_lock(tmp_path, toy):
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_several_seeds_are_the_runs_of_each_and_one_report(tmp_path, toy):
+    shared = ["repro", "--model", str(toy), "--scale", "smoke", "--methods", "base", "sft"]
+    assert cli.main([*shared, "--seeds", "1", "0", "1", "--output_dir", str(tmp_path / "all")]) == 0
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {"seed-0", "seed-1", "report.html", "report-figures"}
+    assert cli.main([*shared, "--seed", "1", "--output_dir", str(tmp_path / "one")]) == 0
+    for name in ("results.json", "evaluations/sft-direct.jsonl"):
+        assert (tmp_path / "all" / "seed-1" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert "<summary>Seed 0</summary>" in (tmp_path / "all" / "report.html").read_text()
+
+
+def test_seeds_are_refused_before_the_first_starts(capsys, tmp_path, toy):
+    assert "--seed is from 0" in refused(capsys, tmp_path, "--model", toy, "--seeds", 0, -1)
+    (tmp_path / "finished").mkdir()
+    (tmp_path / "finished" / "config.json").write_text("{}")
+    assert cli.main(["repro", "--model", str(toy), "--output_dir", str(tmp_path / "finished"), "--seeds", "0"]) == 2
+    assert "is a run already" in capsys.readouterr().err and len(list((tmp_path / "finished").iterdir())) == 1

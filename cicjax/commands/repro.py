@@ -28,6 +28,8 @@ class Repro:
     """paper: 400 wrong attempts; small: 100; smoke: a check that everything runs."""
     seed: int = 0
     """Problems, adapters, order and samples follow from it."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
+    """Several seeds in the place of one, each in RUN/seed-N as `--seed N` leaves it, and a report of all in RUN."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = METHODS
     """Rows of the table. oracle_shared is SFT+oracle on the stream's schedule, which answers whether the context helps."""
     split: Literal["test", "dev"] = "test"
@@ -64,8 +66,13 @@ class Repro:
         from cicjax.assets import default_model_folder
         from cicjax.experiments import repro
 
-        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
+        flags = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("config", "seeds")}
         embedded = self.model_name_or_path is None
-        options["model_name_or_path"] = str(default_model_folder()) if embedded else self.model_name_or_path
-        repro.print_table(repro.reproduce(repro.Options(**options, embedded=embedded)))
-        print(f"{report.write_report([self.output_dir])}: open it in a browser")
+        flags["model_name_or_path"] = str(default_model_folder()) if embedded else self.model_name_or_path
+        options = repro.Options(**flags, embedded=embedded)
+        runs = repro.replicates(options, self.seeds) if self.seeds else [options]
+        for run in runs:
+            repro.print_table(repro.reproduce(run))
+            print(f"{report.write_report([run.output_dir])}: open it in a browser")
+        if self.seeds:
+            print(f"{report.write_report([run.output_dir for run in runs], self.output_dir / 'report.html')}: all seeds")

@@ -120,6 +120,16 @@ def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> 
     return flags | {"resolved": {"model": fingerprint, "settings": chosen.record()}}
 
 
+def replicates(options: Options, seeds: Sequence[int]) -> list[Options]:
+    """The experiment at each seed, in a folder seed-N inside the output folder. Raises BadInput before the first of them starts."""
+    if (options.output_dir / "config.json").exists():
+        raise BadInput(f"{options.output_dir} is a run already; name another --output_dir for the folders of --seeds")
+    chosen = [replace(options, seed=seed, output_dir=options.output_dir / f"seed-{seed}") for seed in dict.fromkeys(seeds)]
+    for one in chosen:
+        settings_of(one)
+    return chosen
+
+
 def reproduce(options: Options) -> dict[str, Any]:
     """Run or resume an experiment and give its results. Raises BadInput, Locked or Corrupted."""
     chosen = settings_of(options)
