@@ -7,7 +7,7 @@
 Work is a fixed sample: 64 stream rows with attempts and corrections for training, their prompts for sampling and for greedy answers (with
 --adapter as the policy, so that completions end as they do in a run). Peers do the same work in a process of their own, in alternating
 pairs, where torch is installed. The floor counts useful operations alone, from the configuration and the real number of tokens
-(`cicjax.model.cost`); "of the limit" is floor / (seconds x product rate), the rate that of jax's product in this very run.
+(`cicjax.model.cost`); "of the limit" is floor / (seconds x product rate), the best rate of jax's own product before and after the stages.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from cicjax.runs import process
 
 if __name__ == "__main__":
     process.prepare()  # before jax is imported, as the command line does
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # peers and children share the GPU
 
 import jax
 import jax.numpy as jnp
@@ -77,10 +78,15 @@ def updates_of(rows: Sequence[Encoded], objective: str) -> list[list[Row]]:
     return [weighted[first : first + ROWS_PER_UPDATE] for first in range(0, len(weighted), ROWS_PER_UPDATE)]
 
 
+def product_rows() -> tuple[int, int, int]:
+    """Rows that a product needs to show a device's rate: those of a step on a CPU; on an accelerator that takes microseconds, so more."""
+    return (256, 512, 1024) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
+
+
 def product_rate(dtype: Any, *, inputs: int = 896, outputs: int = 4864, seconds: float = 1.0) -> float:
     """Operations a second of the product that training is made of, operands in `dtype`, sums in float32: the ceiling of this run.
 
-    The best over 256, 512 and 1,024 rows, there and back.
+    The best over three numbers of rows, there and back.
     """
 
     @jax.jit
@@ -92,7 +98,7 @@ def product_rate(dtype: Any, *, inputs: int = 896, outputs: int = 4864, seconds:
         return jax.lax.fori_loop(0, 10, body, x)
 
     best = 0.0
-    for rows in (256, 512, 1024):
+    for rows in product_rows():
         x, w = (jnp.ones(shape, dtype) for shape in ((rows, inputs), (inputs, outputs)))
         jax.block_until_ready(products(x, w))
         until = time.perf_counter() + seconds
@@ -166,7 +172,7 @@ def alternate(ours: Timed, work: Work | None, *, pairs: int) -> tuple[list[float
     return mine, others, found, theirs
 
 
-def measure_training(policy: LoadedPolicy, rows: Sequence[Encoded], options: argparse.Namespace, ceiling: float) -> list[dict[str, Any]]:
+def measure_training(policy: LoadedPolicy, rows: Sequence[Encoded], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows a second of each objective, beside peft with and without rows that carry no label."""
     found = []
     for objective, weigh in WEIGHTINGS.items():
@@ -179,7 +185,7 @@ def measure_training(policy: LoadedPolicy, rows: Sequence[Encoded], options: arg
             work = peer_training(policy, rows, objective, options.dtype, filtered=filtered) if options.peers else None
             mine, others, _, _ = alternate(ours, work, pairs=options.pairs)
             name = f"{objective}, peft without empty rows" if filtered else objective
-            found.append(_record(name, mine, others, work=len(rows), unit="rows", flop=flop, ceiling=ceiling))
+            found.append(_record(name, mine, others, work=len(rows), unit="rows", flop=flop))
     return found
 
 
@@ -191,7 +197,7 @@ def measure_mask(policy: LoadedPolicy, rows: Sequence[Encoded], options: argpars
     return {"runs": runs, "ratio": medians["interventional"] / medians["observational"]}
 
 
-def measure_sampling(policy: LoadedPolicy, rows: Sequence[Encoded], options: argparse.Namespace, ceiling: float) -> list[dict[str, Any]]:
+def measure_sampling(policy: LoadedPolicy, rows: Sequence[Encoded], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Tokens a second of sampling and of greedy answers, beside transformers `generate`."""
     prompts = [row.tokens[: int(np.argmax(row.gamma))].tolist() for row in rows]
     found = []
@@ -201,7 +207,7 @@ def measure_sampling(policy: LoadedPolicy, rows: Sequence[Encoded], options: arg
             work = peer_sampling(policy, folder, prompts, options.dtype, temperature) if options.peers else None
             mine, others, tokens, theirs = alternate(our_sampling(policy, prompts, temperature), work, pairs=options.pairs)
             flop = cost.sampling_flop(policy.model.config, prompt_tokens=sum(map(len, prompts)), sampled_tokens=tokens)
-            record = _record(name, mine, others, work=tokens, unit="tokens", flop=flop, ceiling=ceiling)
+            record = _record(name, mine, others, work=tokens, unit="tokens", flop=flop)
             if others:  # the two draw different numbers, so their lengths differ: compare tokens a second
                 record |= {"peer_work": theirs, "ratio": (tokens / record["seconds"]) / (theirs / record["peer_seconds"])}
             found.append(record)
@@ -216,10 +222,10 @@ def _merged_folder(policy: LoadedPolicy, opened: ExitStack) -> Path:
     return folder
 
 
-def _record(stage: str, mine: list[float], others: list[float], *, work: int, unit: str, flop: int, ceiling: float) -> dict[str, Any]:
+def _record(stage: str, mine: list[float], others: list[float], *, work: int, unit: str, flop: int) -> dict[str, Any]:
     seconds = statistics.median(mine)
     record: dict[str, Any] = {"stage": stage, "seconds": seconds, "runs": mine, "work": work, "unit": unit, "flop": flop}
-    record |= {"per_second": work / seconds, "of_the_limit": flop / (seconds * ceiling)}
+    record |= {"per_second": work / seconds}
     if others:
         peer = statistics.median(others)
         record |= {"peer_seconds": peer, "peer_runs": others, "ratio": peer / seconds}
@@ -235,7 +241,7 @@ def measure_compilation(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         for name in ("cold", "warm"):
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             found[name] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -306,9 +312,11 @@ def main() -> int:
         print(json.dumps(rounds(policy)))
         return 0
     report = measure(policy, options)
+    _write(report, options.json)
+    if "compile" in options.stages:
+        report["compilation"] = measure_compilation(options)
+        _write(report, options.json)
     print_table(report)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
@@ -318,18 +326,33 @@ def measure(policy: LoadedPolicy, options: argparse.Namespace) -> dict[str, Any]
     ceiling = product_rate(dtype)
     report: dict[str, Any] = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "dtype": options.dtype, "ceiling": ceiling}
     if options.peers:
-        with Peer(Work(str(policy.location), options.dtype, "multiply", {"shape": (512, 896, 4864)})) as peer:
+        arguments = {"shape": (product_rows()[1], 896, 4864), "times": 5 if jax.default_backend() == "cpu" else 50}
+        with Peer(Work(str(policy.location), options.dtype, "multiply", arguments)) as peer:
             report["torch_ceiling"] = peer()[1]
     rows = sample_rows(policy, options.rows)
-    report["stages"] = measure_training(policy, rows, options, ceiling) if "train" in options.stages else []
+    report["stages"] = []
     if "train" in options.stages:
+        report["stages"] += measure_training(policy, rows, options)
         report["mask"] = measure_mask(policy, rows, options)
-    report["stages"] += measure_sampling(policy, rows, options, ceiling) if "sample" in options.stages else []
-    report["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if "sample" in options.stages:
+        report["stages"] += measure_sampling(policy, rows, options)
+    report["peak_gb"] = peak_memory() / 1e9
     report["ceiling_after"] = product_rate(dtype)
-    if "compile" in options.stages:
-        report["compilation"] = measure_compilation(options)
+    for record in report["stages"]:
+        record["of_the_limit"] = record["flop"] / (record["seconds"] * max(ceiling, report["ceiling_after"]))
     return report
+
+
+def peak_memory() -> int:
+    """Bytes: of the device on an accelerator, of this process on a CPU."""
+    if jax.default_backend() == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def _write(report: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _has_peers() -> bool:

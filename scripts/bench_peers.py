@@ -1,7 +1,7 @@
 """The same work by PyTorch + peft and by transformers `generate`, in a process of its own, as their users run them.
 
 `Peer` is the benchmark's side: it starts the process and times nothing itself. The process answers each "run" with (seconds, result), so
-that sending and waiting count for neither. Nothing here imports jax.
+that sending and waiting count for neither. It imports jax along with the script that starts it, and runs nothing with it.
 """
 
 import multiprocessing
@@ -122,6 +122,7 @@ def sampling(torch: Any, work: Work) -> Callable[[], int]:
 def multiplying(torch: Any, work: Work) -> Callable[[], float]:
     """Operations a second of torch's own product at the model's shapes: what this device can do in other hands."""
     rows, inputs, outputs = work.arguments["shape"]
+    times = work.arguments["times"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.ones((rows, inputs), dtype=getattr(torch, work.dtype), device=device)
     layer = torch.nn.Linear(inputs, outputs, bias=False, dtype=x.dtype, device=device)
@@ -131,11 +132,11 @@ def multiplying(torch: Any, work: Work) -> Callable[[], float]:
         with torch.no_grad():
             for _ in range(20):
                 started = time.perf_counter()
-                for _ in range(5):
+                for _ in range(times):
                     layer(x)
                 if device == "cuda":
                     torch.cuda.synchronize()
-                best = max(best, 5 * 2 * rows * inputs * outputs / (time.perf_counter() - started))
+                best = max(best, times * 2 * rows * inputs * outputs / (time.perf_counter() - started))
         return best
 
     return multiply

@@ -121,7 +121,7 @@ def config_of(options: Options, chosen: settings.Settings, fingerprint: str) -> 
 
 
 def replicates(options: Options, seeds: Sequence[int]) -> list[Options]:
-    """The experiment at each seed, in a folder seed-N inside the output folder. Raises BadInput before the first of them starts."""
+    """The experiment at each seed, in a folder seed-N inside the output folder. Raises BadInput for flags that cannot be."""
     if (options.output_dir / "config.json").exists():
         raise BadInput(f"{options.output_dir} is a run already; name another --output_dir for the folders of --seeds")
     chosen = [replace(options, seed=seed, output_dir=options.output_dir / f"seed-{seed}") for seed in dict.fromkeys(seeds)]

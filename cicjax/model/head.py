@@ -1,7 +1,7 @@
 """The vocabulary head on the positions that carry loss, and on no others.
 
 An interventional row supervises about a fifth of its positions and the vocabulary has 151,936 entries, so hidden states are gathered
-first, (B, K) of them, and projected in chunks: no array with a vocabulary axis has more than chunk x V elements, whatever B and T are.
+first, (B, K) of them, and projected in chunks: no array with a vocabulary axis has more than chunk x V elements, whatever T is.
 The gradient with respect to a hidden state, E[target] - softmax @ E, is one vector a position and is computed in the forward pass;
 the embedding gets none: this head is for a frozen base. Whoever trains the embedding uses `qwen2.logits`.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK = 128
+CHUNK = 128  # chosen on a CPU; an accelerator may want a larger one, for the embedding is read once a chunk
 
 
 def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) -> Float[Array, "B K D"]:
@@ -31,7 +31,8 @@ def target_logprobs(
 ) -> Float[Array, "B K"]:
     """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are padding.
 
-    `chunk` bounds the number of positions projected at once; the work is that of `used` positions, rounded up to half a chunk.
+    `chunk` bounds the number of positions projected at once, down to one column; the work is that of `used` columns, rounded up to half a
+    chunk.
     `unembedding` is the embedding's transpose, which a CPU wants for the gradient. No gradient reaches either.
     """
     return _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=False)[0]
@@ -65,9 +66,12 @@ def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, wit
     zeros = jnp.zeros((batch, columns + padding), jnp.float32)
     gradient = jnp.zeros((batch, columns + padding, size), jnp.float32) if with_gradient else None
     # Whole chunks, then perhaps half of one. Each body uses its loop's number: XLA lifts what does not out of the loop and always runs it.
-    wide, count = min(2 * narrow, columns + padding), -(-jnp.minimum(used, columns) // narrow)
-    carry = jax.lax.fori_loop(0, count // 2, lambda pair, carry: project(pair * wide, wide, carry), (zeros, gradient))
-    logprobs, gradient = jax.lax.fori_loop(count // 2 * 2, count, lambda half, carry: project(half * narrow, narrow, carry), carry)
+    halves = 2 if chunk >= 2 * batch else 1
+    wide, count = min(halves * narrow, columns + padding), -(-jnp.minimum(used, columns) // narrow)
+    carry = jax.lax.fori_loop(0, count // halves, lambda whole, carry: project(whole * wide, wide, carry), (zeros, gradient))
+    logprobs, gradient = jax.lax.fori_loop(
+        count // halves * halves, count, lambda half, carry: project(half * narrow, narrow, carry), carry
+    )
     live = (jnp.arange(columns) < used)[None]
     logprobs = jnp.where(live, logprobs[:, :columns], 0.0)
     if with_gradient:

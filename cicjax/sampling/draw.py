@@ -55,19 +55,29 @@ def pick(scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None) -> tupl
     top = tops.max(axis=0, keepdims=True)
     sums = jnp.exp(blocks - top[None]).sum(axis=1)
     total = sums.sum(axis=0)
-    block, remainder = (jnp.argmax(tops == top, axis=0), None) if uniform is None else _crossing(sums, uniform * total)
-    inside = jnp.take_along_axis(blocks, block[None, None], axis=0)[0]
-    entry = jnp.argmax(inside, axis=0) if remainder is None else _crossing(jnp.exp(inside - top), remainder)[0]
-    chosen = jnp.take_along_axis(inside, entry[None], axis=0)[0]
+
+    def entries(block: Int[Array, "B"]) -> Float[Array, "128 B"]:
+        return jnp.take_along_axis(blocks, block[None, None], axis=0)[0]
+
+    if uniform is None:
+        block = jnp.argmax(tops == top, axis=0)
+        entry = jnp.argmax(entries(block), axis=0)
+    else:
+        running = jnp.cumsum(sums, axis=0)  # its last entry, not `total`: added in another order, that may be larger than all of these
+        block, remainder = _crossing(sums, running, uniform * running[-1])
+        odds = jnp.exp(entries(block) - top)
+        entry, _ = _crossing(odds, jnp.cumsum(odds, axis=0), remainder)
+    chosen = jnp.take_along_axis(entries(block), entry[None], axis=0)[0]
     return (block * BLOCK + entry).astype(jnp.int32), chosen - top[0] - jnp.log(total)
 
 
-def _crossing(weights: Float[Array, "N B"], threshold: Float[Array, "B"]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+def _crossing(
+    weights: Float[Array, "N B"], running: Float[Array, "N B"], threshold: Float[Array, "B"]
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The first index of positive weight whose running sum exceeds the threshold, and what remains of the threshold there.
 
     Rounding may leave the threshold at or above the last sum; then it is the last index of positive weight.
     """
-    running = jnp.cumsum(weights, axis=0)
     positive = weights > 0
     last = weights.shape[0] - 1 - jnp.argmax(positive[::-1], axis=0)
     crossed = (running > threshold[None]) & positive

@@ -1,9 +1,9 @@
 """Prompts -> completions with token ids, log-probabilities and finish reasons.
 
 Prompts are left-padded to a bucket, so that every row writes the same cache slot; a prompt is prefilled once for all its samples.
-Decoding runs `SEGMENT` steps at most, or until every row has stopped: one program, a `lax.while_loop`, and on a CPU one a step. Between
-segments the host drops finished rows, into a smaller bucket where they fit one. A row's numbers come from its own key: it does not notice
-the rows beside.
+Decoding runs `SEGMENT` steps at most, or until every row has stopped: on an accelerator one program with a `lax.while_loop` inside, on a
+CPU a program that is called for each step. Between segments the host drops finished rows, into a smaller bucket where they fit one. A row's
+numbers come from its own key: it does not notice the rows beside.
 """
 
 from collections.abc import Callable, Sequence

@@ -64,3 +64,11 @@ def test_any_vocabulary_size(size):
     assert int(0.99 * size) - 1 <= int(tokens[0]) < size
     np.testing.assert_allclose(logprobs, -np.log(size), rtol=1e-5, atol=1e-6)
     assert draw.pick(jnp.zeros((size, 1)), None)[0].tolist() == [0]
+
+
+def test_the_largest_uniform_number_does_not_fall_through_to_the_tail():
+    """However the sums of the blocks round, a last block of next to no weight is not drawn in the place of the one before."""
+    scores = jax.random.normal(jax.random.key(9), (200 * 128 + 128, 64)) * 3
+    scores = scores.at[-128:].set(-60.0)
+    tokens, _ = draw.pick(scores, jnp.full(64, 1 - 2.0**-23))
+    assert (tokens < 200 * 128).all()

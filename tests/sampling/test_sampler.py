@@ -1,4 +1,4 @@
-"""Completions: the training graph's log-probabilities, one row whatever its batch, stopping, and one program."""
+"""Completions: the training graph's log-probabilities, one row whatever its batch, stopping, and few programs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -108,18 +108,21 @@ def test_a_completion_does_not_notice_that_its_cache_grew(policy, monkeypatch):
 def test_no_program_is_compiled_twice(policy):
     *_, sampler, _ = policy
     sampler.sample(PROMPTS, row_keys(0, "warm", range(4), [0] * 4), decoding())
-    before = sampling.prefill._cache_size(), sampling._decode_step._cache_size()
+    programs = sampling.prefill, sampling._decode_step, sampling._decode_loop
+    before = [program._cache_size() for program in programs]
+    assert before[0] and before[1] + before[2]
     sampler.sample(PROMPTS[::-1], row_keys(1, "again", range(4), [1] * 4), decoding())
-    assert (sampling.prefill._cache_size(), sampling._decode_step._cache_size()) == before
+    assert [program._cache_size() for program in programs] == before
 
 
 def test_one_program_for_all_steps_draws_what_a_program_a_step_draws(policy, monkeypatch):
     *_, sampler, _ = policy
     keys = row_keys(5, "loop", range(4), [0] * 4)
     for settings in (decoding(), decoding(temperature=0.0), decoding(max_new_tokens=5)):
-        step_by_step = sampler.sample(PROMPTS, keys, settings)
-        with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(sampling.jax, "default_backend", lambda: "gpu")
+        with monkeypatch.context() as pretended:
+            pretended.setattr(sampling.jax, "default_backend", lambda: "cpu")
+            step_by_step = sampler.sample(PROMPTS, keys, settings)
+            pretended.setattr(sampling.jax, "default_backend", lambda: "gpu")
             at_once = sampler.sample(PROMPTS, keys, settings)
         assert [(each.tokens, each.finish_reason) for each in at_once] == [(each.tokens, each.finish_reason) for each in step_by_step]
         for one, other in zip(at_once, step_by_step, strict=True):
