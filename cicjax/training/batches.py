@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float32, Int8, Int32
 
 from cicjax.provenance.encode import Encoded
 
+SHORTEST = 192  # tokens of a line
+
 
 class Row(NamedTuple):
     """One transcript and the weight of each of its positions in a loss; `extras` are further aligned columns that a loss asks for."""
@@ -61,9 +63,12 @@ def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shap
 
 
 def line_length(tokens: int) -> int:
-    """`tokens` rounded up to a multiple of 64, beyond 512 of an eighth of the next power of two: little padding, few programs."""
+    """`tokens` rounded up to a multiple of 64 from `SHORTEST` on, beyond 512 of an eighth of the next power of two.
+
+    Little padding, few programs: each length is one, and on two cores the 0.5B model takes eight seconds to compile it.
+    """
     step = max(64, 2 ** (tokens - 1).bit_length() // 8)
-    return -(-tokens // step) * step
+    return max(SHORTEST, -(-tokens // step) * step)
 
 
 def pack(rows: Sequence[Row], shape: Shape) -> list[Batch]:
