@@ -32,8 +32,7 @@ def target_logprobs(
     """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are padding.
 
     `chunk` bounds the number of positions projected at once, down to one column; the work is that of `used` columns, rounded up to half a
-    chunk.
-    `unembedding` is the embedding's transpose, which a CPU wants for the gradient. No gradient reaches either.
+    chunk. `unembedding` is the embedding's transpose, which a CPU wants for the gradient. No gradient reaches either.
     """
     return _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=False)[0]
 

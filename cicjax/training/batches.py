@@ -65,7 +65,7 @@ def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shap
 def line_length(tokens: int) -> int:
     """`tokens` rounded up to a multiple of 64 from `SHORTEST` on, beyond 512 of an eighth of the next power of two.
 
-    Little padding, few programs: each length is one, and on two cores the 0.5B model takes eight seconds to compile it.
+    Little padding, few programs: each length is one, and the 0.5B model's takes some ten seconds to compile on two cores.
     """
     step = max(64, 2 ** (tokens - 1).bit_length() // 8)
     return max(SHORTEST, -(-tokens // step) * step)
