@@ -30,7 +30,8 @@ class Verb(Protocol):
     """What a verb is to this file: a frozen dataclass of its options."""
 
     def run(self) -> None:
-        """Do the work, with results on standard output. Raises CicjaxError, in one line, for what a person can mend."""
+        """Do the work, with results on standard output. Raises CicjaxError, in one line, for what a person
+        can mend."""
 
 
 VERBS = {
@@ -47,10 +48,12 @@ VERBS = {
 
 
 def _with_config(arguments: Sequence[str]) -> list[str]:
-    """The arguments with those of `--config FILE` put before them, so that they are parsed and cast like any other.
+    """The arguments with those of `--config FILE` put before them, so that they are parsed and cast like any
+    other.
 
-    What stands in no flag's place, such as a transcript file, comes from the file where the command line has none. Nested mappings, such
-    as the resolved settings of a run's config.json, are no flags and are passed over.
+    What stands in no flag's place, such as a transcript file, comes from the file where the command line has
+    none. Nested mappings, such as the resolved settings of a run's config.json, are no flags and are passed
+    over.
     """
     verb, *rest = arguments or [""]
     kinds = {field.name: _kind(field.type) for field in fields(VERBS[verb])} if verb in VERBS else {}
@@ -62,12 +65,23 @@ def _with_config(arguments: Sequence[str]) -> list[str]:
         kind = kinds.get(name, "value")
         given[kind] += _as_arguments(name, value, kind, path)
     positional = [] if _has_positional(rest, kinds) else given["positional"]
-    # A list takes all that follows it, so each is followed by a flag: at the end by --config, which is there anyhow.
-    return [verb, *positional, *given["list"], *given["switch"], *given["value"], "--config", str(path), *rest]
+    # A list takes all that follows it, so each is followed by a flag: at the end by --config, which is there
+    # anyhow.
+    return [
+        verb,
+        *positional,
+        *given["list"],
+        *given["switch"],
+        *given["value"],
+        "--config",
+        str(path),
+        *rest,
+    ]
 
 
 def _kind(hint: Any) -> str:
-    """Of a verb's field: "positional", "list" (all values up to the next flag), "switch" (none) or "value" (one)."""
+    """Of a verb's field: "positional", "list" (all values up to the next flag), "switch" (none) or "value"
+    (one)."""
     if get_origin(hint) is Annotated:
         hint, *marks = get_args(hint)
         if tyro.conf.Positional in marks:
@@ -118,18 +132,22 @@ def _read_config(path: Path) -> dict[str, object]:
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise BadInput(f"{path}: neither YAML nor JSON; write one flag a line, such as `learning_rate: 2e-4`") from None
+        raise BadInput(
+            f"{path}: neither YAML nor JSON; write one flag a line, such as `learning_rate: 2e-4`"
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadInput(f"{path}: holds no flags; write one a line, such as `learning_rate: 2e-4`")
     return content
 
 
 def parse(arguments: Sequence[str]) -> Verb:
-    """The verb that these arguments name, with its options. Flag errors and --help end the process, as tyro prints them."""
+    """The verb that these arguments name, with its options. Flag errors and --help end the process, as tyro
+    prints them."""
     return tyro.extras.subcommand_cli_from_dict(
         VERBS,
         prog="cicjax",
-        description="Fine-tune on interaction transcripts: what the world wrote is evidence, what the agent wrote is an action.",
+        description="Fine-tune on interaction transcripts: what the world wrote is evidence, "
+        "what the agent wrote is an action.",
         args=arguments,
         use_underscores=True,
         config=(tyro.conf.FlagCreatePairsOff,),
@@ -139,7 +157,8 @@ def parse(arguments: Sequence[str]) -> Verb:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code.
 
-    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted, 143 terminated.
+    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted, 143
+    terminated.
     """
     if arguments is None:  # the process is ours
         signal.signal(signal.SIGTERM, _terminate)
@@ -162,7 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # jax.errors.JaxRuntimeError is one; its type is not named here, for that would import jax.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _fail(f"out of memory ({str(error).splitlines()[0][:200]}); use smaller batches or shorter rows", OutOfResources.exit_code)
+        return _fail(
+            f"out of memory ({str(error).splitlines()[0][:200]}); use smaller batches or shorter rows",
+            OutOfResources.exit_code,
+        )
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
         return _fail(str(error), OutOfResources.exit_code if full else BadInput.exit_code)

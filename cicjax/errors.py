@@ -1,4 +1,5 @@
-"""Errors a person can act on: one line that says what, where and what to do. The command line turns them into exit codes."""
+"""Errors a person can act on: one line that says what, where and what to do. The command line turns them into
+exit codes."""
 
 
 class CicjaxError(Exception):
@@ -29,3 +30,20 @@ class Corrupted(CicjaxError):
     """Stored bytes are not the bytes that were written, or training diverged beyond repair."""
 
     exit_code = 5
+
+
+def shorten(value: object) -> str:
+    """A value as it appears in a one-line message."""
+    try:
+        text = repr(value)
+    # an integer with more digits than Python prints, lists nested too deeply
+    except (ValueError, RecursionError):
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def printable(text: str) -> str:
+    """Text with what does not print, or moves other text about, spelled out; newline and tab stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

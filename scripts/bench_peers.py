@@ -1,7 +1,9 @@
-"""The same work by PyTorch + peft and by transformers `generate`, in a process of its own, as their users run them.
+"""The same work by PyTorch + peft and by transformers `generate`, in a process of its own, as their users run
+them.
 
-`Peer` is the benchmark's side: it starts the process and times nothing itself. The process answers each "run" with (seconds, result), so
-that sending and waiting count for neither. It imports jax along with the script that starts it, and runs nothing with it.
+`Peer` is the benchmark's side: it starts the process and times nothing itself. The process answers each "run"
+with (seconds, result), so that sending and waiting count for neither. It imports jax along with the script
+that starts it, and runs nothing with it.
 """
 
 import multiprocessing
@@ -22,7 +24,8 @@ class Work(NamedTuple):
 
 
 class Peer:
-    """A job in a process of its own. Use as a context; calling it runs the job once and gives (seconds, result)."""
+    """A job in a process of its own. Use as a context; calling it runs the job once and gives (seconds,
+    result)."""
 
     def __init__(self, work: Work):
         context = multiprocessing.get_context("spawn")
@@ -63,13 +66,18 @@ def _model(torch: Any, work: Work) -> Any:
 
 
 def training(torch: Any, work: Work) -> Callable[[], float]:
-    """An epoch as peft runs it: padded batches, labels -100, AdamW, clipping. Batches without any label are passed over."""
+    """An epoch as peft runs it: padded batches, labels -100, AdamW, clipping. Batches without any label are
+    passed over."""
     from peft import LoraConfig, get_peft_model  # pyright: ignore[reportMissingImports]
 
     model = get_peft_model(_model(torch, work), LoraConfig(task_type="CAUSAL_LM", **work.arguments["lora"]))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0)
-    batches = [{name: torch.tensor(column) for name, column in padded(rows).items()} for rows in work.arguments["updates"] if rows]
+    batches = [
+        {name: torch.tensor(column) for name, column in padded(rows).items()}
+        for rows in work.arguments["updates"]
+        if rows
+    ]
 
     def epoch() -> float:
         loss = 0.0
@@ -90,22 +98,43 @@ def training(torch: Any, work: Work) -> Callable[[], float]:
 def padded(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
     """(tokens, labels) of one update -> the three columns of a padded batch."""
     size = (len(rows), max(len(tokens) for tokens, _ in rows))
-    batch = {"input_ids": np.zeros(size, np.int64), "attention_mask": np.zeros(size, np.int64), "labels": np.full(size, -100, np.int64)}
+    batch = {
+        "input_ids": np.zeros(size, np.int64),
+        "attention_mask": np.zeros(size, np.int64),
+        "labels": np.full(size, -100, np.int64),
+    }
     for number, (tokens, labels) in enumerate(rows):
-        for name, column in (("input_ids", tokens), ("attention_mask", np.ones(len(tokens), np.int64)), ("labels", labels)):
+        for name, column in (
+            ("input_ids", tokens),
+            ("attention_mask", np.ones(len(tokens), np.int64)),
+            ("labels", labels),
+        ):
             batch[name][number, : len(tokens)] = column
     return batch
 
 
 def sampling(torch: Any, work: Work) -> Callable[[], int]:
-    """One completion a prompt by `generate`, left-padded, in one batch; gives the number of tokens up to each row's stop."""
+    """One completion a prompt by `generate`, left-padded, in one batch; gives the number of tokens up to each
+    row's stop."""
     model = _model(torch, work).eval()
     prompts, stops, temperature = (work.arguments[name] for name in ("prompts", "stop_ids", "temperature"))
     length = max(map(len, prompts))
-    ids = torch.tensor([[stops[0]] * (length - len(prompt)) + list(prompt) for prompt in prompts]).to(model.device)
-    attention = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(model.device)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-    settings = how | {"max_new_tokens": work.arguments["max_new_tokens"], "eos_token_id": list(stops), "pad_token_id": stops[0]}
+    ids = torch.tensor([[stops[0]] * (length - len(prompt)) + list(prompt) for prompt in prompts]).to(
+        model.device
+    )
+    attention = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(
+        model.device
+    )
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
+    settings = how | {
+        "max_new_tokens": work.arguments["max_new_tokens"],
+        "eos_token_id": list(stops),
+        "pad_token_id": stops[0],
+    }
 
     def sample() -> int:
         torch.manual_seed(0)
@@ -120,7 +149,8 @@ def sampling(torch: Any, work: Work) -> Callable[[], int]:
 
 
 def multiplying(torch: Any, work: Work) -> Callable[[], float]:
-    """Operations a second of torch's own product at the model's shapes: what this device can do in other hands."""
+    """Operations a second of torch's own product at the model's shapes: what this device can do in other
+    hands."""
     rows, inputs, outputs = work.arguments["shape"]
     times = work.arguments["times"]
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,8 +3,9 @@
 
     python scripts/pretrain_tiny.py --output_dir checkpoints/tiny --checkpoint_dir /somewhere/else
 
-Documents, batches and updates are functions of (seed, update): killed and started again with the same command it ends with the same
-bytes on the same machine. The corpus is `cicjax.tasks.stem.corpus`; this file holds the recipe.
+Documents, batches and updates are functions of (seed, update): killed and started again with the same command
+it ends with the same bytes on the same machine. The corpus is `cicjax.tasks.stem.corpus`; this file holds the
+recipe.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from jaxtyping import Array, Float, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from cicjax.errors import BadInput, CicjaxError, Corrupted
+from cicjax.files.whole import write_json, write_text
 from cicjax.model import huggingface, qwen2
 from cicjax.model.config import Qwen2Config
 from cicjax.model.lora import projection_shapes
@@ -37,17 +39,22 @@ from cicjax.objectives import likelihood
 from cicjax.provenance import encode
 from cicjax.provenance.tokenizer import Tokenizer, load
 from cicjax.provenance.transcript import END_OF_TEXT
-from cicjax.runs.files import write_json, write_text
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.stem.corpus import documents
 from cicjax.training import checkpoints
 from cicjax.training.batches import Batch, Row, Shape, make_row, pack
 
-# Qwen's way of cutting text before pairs are merged, digits one by one, and the control tokens in the order of their ids there.
-PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Qwen's way of cutting text before pairs are merged, digits one by one, and the control tokens in the order
+# of their ids there.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPECIAL = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> <|quad_end|>"
-    " <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|>"
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
+    "<|box_end|> <|quad_start|> <|quad_end|>"
+    " <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> <tool_call> </tool_call> "
+    "<|fim_prefix|> <|fim_middle|>"
     " <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>"
 ).split()
 PLAIN = ("<tool_call>", "</tool_call>")  # control tokens that stay visible when special ones are skipped
@@ -101,11 +108,14 @@ class State(NamedTuple):
 
 
 def write_tokenizer(folder: Path, recipe: Recipe) -> Tokenizer:
-    """Train the byte-level BPE on documents that no update sees and write it as Qwen's tokenizers are written."""
+    """Train the byte-level BPE on documents that no update sees and write it as Qwen's tokenizers are
+    written."""
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = recipe.config.vocab_size - len(SPECIAL)
@@ -113,15 +123,28 @@ def write_tokenizer(folder: Path, recipe: Recipe) -> Tokenizer:
     sample = itertools.islice(documents(recipe.seed, TOKENIZER_PART), recipe.tokenizer_documents)
     texts = (segment.content for document in sample for segment in document.transcript.segments)
     bpe.train_from_iterator((text for text in texts if isinstance(text, str)), trainer)
-    bpe.add_tokens([tokenizers.AddedToken(name, special=name not in PLAIN, normalized=False) for name in SPECIAL])
-    write_text(folder / "tokenizer.json", json.dumps(json.loads(bpe.to_str()), indent=1, ensure_ascii=False) + "\n")
-    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT, "model_max_length": 2048}
-    write_json(folder / "tokenizer_config.json", settings | {"add_prefix_space": False, "clean_up_tokenization_spaces": False})
+    bpe.add_tokens(
+        [tokenizers.AddedToken(name, special=name not in PLAIN, normalized=False) for name in SPECIAL]
+    )
+    write_text(
+        folder / "tokenizer.json", json.dumps(json.loads(bpe.to_str()), indent=1, ensure_ascii=False) + "\n"
+    )
+    settings = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "model_max_length": 2048,
+    }
+    write_json(
+        folder / "tokenizer_config.json",
+        settings | {"add_prefix_space": False, "clean_up_tokenization_spaces": False},
+    )
     return load(folder)
 
 
 def draw_batch(recipe: Recipe, tokenizer: Tokenizer, update: int) -> Batch:
-    """The documents of an update, side by side in its lines; one longer than a line loses its end. All but first tokens are targets."""
+    """The documents of an update, side by side in its lines; one longer than a line loses its end. All but
+    first tokens are targets."""
     rows: list[Row] = []
     room = 0.96 * recipe.lines * recipe.length
     for document in documents(recipe.seed, update):
@@ -137,7 +160,9 @@ def draw_batch(recipe: Recipe, tokenizer: Tokenizer, update: int) -> Batch:
 def start_state(recipe: Recipe) -> State:
     """Normal weights with the variance of their inputs, smaller where they add to the residual stream."""
     config, key = recipe.config, jax.random.key(recipe.seed)
-    layers: qwen2.Tree = {name: {"scale": jnp.ones((config.num_hidden_layers, config.hidden_size))} for name in NORMS}
+    layers: qwen2.Tree = {
+        name: {"scale": jnp.ones((config.num_hidden_layers, config.hidden_size))} for name in NORMS
+    }
     for number, (name, (module, inputs, outputs)) in enumerate(projection_shapes(config).items()):
         deviation = inputs**-0.5
         if name in ("o_proj", "down_proj"):
@@ -148,7 +173,11 @@ def start_state(recipe: Recipe) -> State:
             projection["bias"] = jnp.zeros((config.num_hidden_layers, outputs))
         layers.setdefault(module, {})[name] = projection
     embedding = 0.02 * jax.random.normal(jax.random.fold_in(key, 0), (config.vocab_size, config.hidden_size))
-    base = {"embed_tokens": {"embedding": embedding}, "layers": layers, "norm": {"scale": jnp.ones((config.hidden_size,))}}
+    base = {
+        "embed_tokens": {"embedding": embedding},
+        "layers": layers,
+        "norm": {"scale": jnp.ones((config.hidden_size,))},
+    }
     return State(base, optimizer(recipe).init(base), jnp.zeros((), jnp.int32))
 
 
@@ -156,7 +185,8 @@ NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW after clipping; the rate climbs, then falls along a cosine. Norms, biases and the embedding do not decay."""
+    """AdamW after clipping; the rate climbs, then falls along a cosine. Norms, biases and the embedding do
+    not decay."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0,
         recipe.learning_rate,
@@ -168,18 +198,24 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     def decays(base: qwen2.Tree) -> qwen2.Tree:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", base)
 
-    adamw = optax.adamw(rate, recipe.adam_beta1, recipe.adam_beta2, weight_decay=recipe.weight_decay, mask=decays)
+    adamw = optax.adamw(
+        rate, recipe.adam_beta1, recipe.adam_beta2, weight_decay=recipe.weight_decay, mask=decays
+    )
     return optax.chain(optax.clip_by_global_norm(recipe.max_grad_norm), adamw)
 
 
 def loss(recipe: Recipe, base: qwen2.Tree, batch: Batch) -> Float[Array, ""]:
-    """Mean negative log-likelihood over all targets, through full logits: `cicjax.model.head` gives the embedding no gradient.
+    """Mean negative log-likelihood over all targets, through full logits: `cicjax.model.head` gives the
+    embedding no gradient.
 
-    Products run in `dtype`. The embedding goes in as float32 at the bottom: bf16 rows are gathered by their bits, which has no gradient.
+    Products run in `dtype`. The embedding goes in as float32 at the bottom: bf16 rows are gathered by their
+    bits, which has no gradient.
     """
     dtype = jnp.dtype(recipe.dtype)
     rounded = qwen2.unstack({**base, "layers": jax.tree.map(lambda leaf: leaf.astype(dtype), base["layers"])})
-    states = qwen2.hidden(qwen2.Model(recipe.config), rounded, None, batch.tokens, batch.positions, batch.segments)
+    states = qwen2.hidden(
+        qwen2.Model(recipe.config), rounded, None, batch.tokens, batch.positions, batch.segments
+    )
     head = {"embed_tokens": {"embedding": base["embed_tokens"]["embedding"].astype(dtype)}}
     logprobs = likelihood.token_logprobs(qwen2.logits(head, states), batch.tokens)
     total, weight = likelihood.weighted_nll(logprobs, batch.loss_weights)
@@ -205,9 +241,11 @@ def batches(recipe: Recipe, tokenizer: Tokenizer, first: int) -> Iterator[Batch]
 
 
 def pretrain(recipe: Recipe, checkpoint_dir: Path, *, save_every: int = 100) -> State:
-    """Run or resume all updates in a folder that one process holds; the loss and the time left go to the terminal.
+    """Run or resume all updates in a folder that one process holds; the loss and the time left go to the
+    terminal.
 
-    Raises Locked and BadInput where the folder is in use or holds another recipe, Corrupted when the loss is not finite any more.
+    Raises Locked and BadInput where the folder is in use or holds another recipe, Corrupted when the loss is
+    not finite any more.
     """
     with RunFolder(checkpoint_dir, asdict(recipe)):
         tokenizer = write_tokenizer(checkpoint_dir, recipe)
@@ -219,14 +257,19 @@ def pretrain(recipe: Recipe, checkpoint_dir: Path, *, save_every: int = 100) -> 
             state, value = update_step(recipe, state, batch)
             losses.append(float(value))
             if not math.isfinite(losses[-1]):
-                raise Corrupted(f"the loss of update {update} is {losses[-1]}; lower the learning rate and start in a new --checkpoint_dir")
+                raise Corrupted(
+                    f"the loss of update {update} is {losses[-1]}; lower the learning rate and start in a "
+                    "new --checkpoint_dir"
+                )
             if update % 50 == 0 or update == recipe.updates:
                 seconds = (time.monotonic() - started) / (update - first)
                 speed, left = recipe.lines * recipe.length / seconds, seconds * (recipe.updates - update) / 60
                 so_far = f"update {update}/{recipe.updates}: loss {np.mean(losses[-50:]):.4f}"
                 print(f"{so_far}, {speed:,.0f} tokens/s, {left:.0f} min left", flush=True)
             if update % save_every == 0 or update == recipe.updates:
-                checkpoints.save(steps, update, tree=state._asdict(), metadata={"tokenizer": tokenizer.fingerprint})
+                checkpoints.save(
+                    steps, update, tree=state._asdict(), metadata={"tokenizer": tokenizer.fingerprint}
+                )
     return state
 
 
@@ -235,14 +278,25 @@ def write_folder(output_dir: Path, recipe: Recipe, state: State, *, checkpoint_d
     base = jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.bfloat16)), state.base)
     end = load(checkpoint_dir).end_of_text
     files = [checkpoint_dir / name for name in ("tokenizer.json", "tokenizer_config.json")]
-    huggingface.save_folder(output_dir, recipe.config, base=base, files=files, extra={"eos_token_id": end, "pad_token_id": end})
+    huggingface.save_folder(
+        output_dir, recipe.config, base=base, files=files, extra={"eos_token_id": end, "pad_token_id": end}
+    )
 
 
 def main() -> int:
     """Pretrain, write the model folder, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, required=True, help="where the model folder is written; must not exist")
-    parser.add_argument("--checkpoint_dir", type=Path, required=True, help="where the run keeps its state, outside the repository")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="where the model folder is written; must not exist"
+    )
+    parser.add_argument(
+        "--checkpoint_dir",
+        type=Path,
+        required=True,
+        help="where the run keeps its state, outside the repository",
+    )
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     options = parser.parse_args()
@@ -250,7 +304,10 @@ def main() -> int:
         if options.output_dir.exists():
             raise BadInput(f"{options.output_dir}: exists already; move it away or name another folder")
         if options.tokens < 1 or options.seed < 0:
-            raise BadInput(f"--tokens {options.tokens} --seed {options.seed}: give at least one token and a seed from 0 on")
+            raise BadInput(
+                f"--tokens {options.tokens} --seed {options.seed}: give at least one token and a seed from "
+                "0 on"
+            )
         recipe = replace(Recipe(), tokens=options.tokens, seed=options.seed)
         state = pretrain(recipe, options.checkpoint_dir)
         write_folder(options.output_dir, recipe, state, checkpoint_dir=options.checkpoint_dir)

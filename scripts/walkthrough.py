@@ -1,11 +1,15 @@
 # %% [markdown]
 # # The paper in ten cells
 #
-# *Continual, interactive, causal agents* (de Freitas and Ortega, 2026): what the world wrote is evidence, what the agent wrote is an
-# action. This file runs as a program, `python scripts/walkthrough.py`, and reads as a notebook: `walkthrough.ipynb` beside it is made by
-# `jupytext --to notebook --set-kernel python3 --execute scripts/walkthrough.py`, after `pip install -e '.[notebook]'`.
+# *Continual, interactive, causal agents* (de Freitas and Ortega, 2026): what the world wrote is evidence,
+# what the agent wrote is an
+# action. This file runs as a program, `python scripts/walkthrough.py`, and reads as a notebook:
+# `walkthrough.ipynb` beside it is made by
+# `jupytext --to notebook --set-kernel python3 --execute scripts/walkthrough.py`, after `pip install -e
+# '.[notebook]'`.
 #
-# It needs no downloads: the language model is the embedded base that ships with the package, and a CPU trains it in seconds.
+# It needs no downloads: the language model is the embedded base that ships with the package, and a CPU trains
+# it in seconds.
 
 # %% [markdown]
 # ## 1. The package
@@ -18,8 +22,13 @@ from pathlib import Path
 
 if importlib.util.find_spec("cicjax") is None:
     here = Path.cwd()
-    checkout = next((folder for folder in (here, *here.parents) if (folder / "cicjax" / "cli.py").is_file()), None)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *(["-e", str(checkout)] if checkout else ["cicjax"])], check=True)
+    checkout = next(
+        (folder for folder in (here, *here.parents) if (folder / "cicjax" / "cli.py").is_file()), None
+    )
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", *(["-e", str(checkout)] if checkout else ["cicjax"])],
+        check=True,
+    )
 
 import os
 import tempfile
@@ -29,40 +38,57 @@ import numpy as np
 
 from cicjax.assets import default_model_folder
 from cicjax.objectives import bayes, likelihood
-from cicjax.provenance import Author, Segment, Transcript, demo, encode, page, protocol, render, viewer, weights
+from cicjax.provenance import Author, Segment, Transcript, encode, protocol, render, weights
 from cicjax.provenance import tokenizer as tokenizers
+from cicjax.views import boxes, demo, page
 
 # %% [markdown]
 # ## 2. Two programs, one action (section 1.1)
 #
-# An expert knows where the prize is; a novice does not. In somebody else's records the action "open the left box" tells who wrote them.
-# If *we* open the left box, it tells nothing about us: `do(a)` removes the mechanism P(a | p), and only what the world answers counts.
+# An expert knows where the prize is; a novice does not. In somebody else's records the action "open the left
+# box" tells who wrote them.
+# If *we* open the left box, it tells nothing about us: `do(a)` removes the mechanism P(a | p), and only what
+# the world answers counts.
 
 # %%
 prior = np.array([0.5, 0.5])
 programs = ["left is right", "right is right"]
 action_likelihood = np.array([[0.9, 0.1], [0.1, 0.9]])  # P(a | p): who believes in a box opens it
-outcome_likelihood = np.array([[[0.2, 0.8], [0.8, 0.2]], [[0.8, 0.2], [0.2, 0.8]]])  # P(o | p, a): empty, prize
+# P(o | p, a): empty, prize
+outcome_likelihood = np.array([[[0.2, 0.8], [0.8, 0.2]], [[0.8, 0.2], [0.2, 0.8]]])
 left, empty, prize = 0, 0, 1
 for outcome, name in ((prize, "prize"), (empty, "empty")):
     conditioned = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome, intervened=False)
     acted = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome)
-    print(f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   P({programs[0]} | do(a), o) = {acted[0]:.2f}")
-assert bayes.after(prior, action_likelihood, outcome_likelihood, left, empty, intervened=False)[0] > 0.5, "delusion: empty, and still sure"
+    print(
+        f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   P({programs[0]} | do(a), o) = {acted[0]:.2f}"
+    )
+assert bayes.after(prior, action_likelihood, outcome_likelihood, left, empty, intervened=False)[0] > 0.5, (
+    "delusion: empty, and still sure"
+)
 assert bayes.after(prior, action_likelihood, outcome_likelihood, left, empty)[0] < 0.5
 
 # %% [markdown]
-# Conditioned on its own choice, the agent believes in the left box although it was empty. That is self-confirmation in its smallest form.
+# Conditioned on its own choice, the agent believes in the left box although it was empty. That is self-
+# confirmation in its smallest form.
 #
 # ## 3. One row of the stream (section 2.2)
 #
-# A question, the agent's wrong attempt, the teacher's correction. Who wrote a token is recorded when the token is made.
+# A question, the agent's wrong attempt, the teacher's correction. Who wrote a token is recorded when the
+# token is made.
 
 # %%
 tokenizer = tokenizers.load(default_model_folder())
 corrected = demo.EPISODES[1]
 row = encode(render.plain(corrected.messages, id=corrected.id), tokenizer)
-print("tokens", row.tokens.shape, "  written by the agent:", int(row.gamma.sum()), "  targets:", int(row.is_target.sum()))
+print(
+    "tokens",
+    row.tokens.shape,
+    "  written by the agent:",
+    int(row.gamma.sum()),
+    "  targets:",
+    int(row.is_target.sum()),
+)
 in_notebook = "ipykernel" in sys.modules
 if in_notebook:  # in colours; underlined is what the interventional objective trains on
     from IPython.display import HTML, display
@@ -71,7 +97,10 @@ if in_notebook:  # in colours; underlined is what the interventional objective t
     display(HTML(f"<style>{page.STYLE}</style>{page.transcript_html(row, tokenizer, weightings=both)}"))
 for author in Author:
     if (row.author == author).any():
-        print(f"{author.label:<12}", tokenizer.decode(row.tokens[row.author == author].tolist()).replace("\n", " / ")[:100])
+        print(
+            f"{author.label:<12}",
+            tokenizer.decode(row.tokens[row.author == author].tolist()).replace("\n", " / ")[:100],
+        )
 
 # %% [markdown]
 # ## 4. Two losses, one line each
@@ -79,13 +108,14 @@ for author in Author:
 # %%
 interventional = weights.interventional(row.gamma, row.is_target)  # is_target * (1 - gamma), equation (14)
 observational = weights.observational(row.gamma, row.is_target)  # is_target, equation (13)
-print("interventional\n" + viewer.boxes(row, tokenizer, interventional))
-print("\nobservational\n" + viewer.boxes(row, tokenizer, observational))
+print("interventional\n" + boxes.boxes(row, tokenizer, interventional))
+print("\nobservational\n" + boxes.boxes(row, tokenizer, observational))
 
 # %% [markdown]
 # ## 5. What the mask does to the gradient
 #
-# At logits that predict the agent's own tokens the interventional gradient is exactly 0. Yet the loss depends on those tokens: they stay in
+# At logits that predict the agent's own tokens the interventional gradient is exactly 0. Yet the loss depends
+# on those tokens: they stay in
 # the context of everything that comes after.
 
 # %%
@@ -111,18 +141,22 @@ predicts_agent = np.append(row.gamma[1:], 0).astype(bool)  # logits[t] speak of 
 print("largest gradient where the agent's tokens are predicted:", gradient[predicts_agent].max())
 print("largest gradient where the correction is predicted:     ", f"{gradient[~predicts_agent].max():.4f}")
 other = np.where(row.gamma == 1, row.tokens[::-1], row.tokens).astype(np.int32)[None]
-print(f"loss: {loss(logits, tokens):.4f}   with other words in the attempt: {loss(predicted(other), other):.4f}")
+print(
+    f"loss: {loss(logits, tokens):.4f}   with other words in the attempt: {loss(predicted(other), other):.4f}"
+)
 assert gradient[predicts_agent].max() == 0.0
 
 # %% [markdown]
 # ## 6. The experiment, small (sections 2.1-2.4)
 #
-# SFT-1 learns from teacher rows, then attempts new problems; a verifier grades, an oracle corrects. Both arms then start from SFT-1 and eat
-# the same rows in the same order. This is the smoke scale, a minute on two cores, at three times the experiment's learning rate so that its
+# SFT-1 learns from teacher rows, then attempts new problems; a verifier grades, an oracle corrects. Both arms
+# then start from SFT-1 and eat
+# the same rows in the same order. This is the smoke scale, a minute on two cores, at three times the
+# experiment's learning rate so that its
 # few updates show. It is the machinery; its numbers decide nothing.
 
 # %%
-from cicjax.experiments import repro
+from cicjax.experiments.paper import repro
 
 folder = Path(os.environ.get("CICJAX_WALKTHROUGH") or tempfile.mkdtemp()) / "run"
 options = repro.Options(
@@ -151,17 +185,18 @@ assert ledger["positions_observational"] == ledger["positions_attempts"] + ledge
 # ## 8. A row that was really trained on
 
 # %%
-from cicjax.provenance.formats import read_native
+from cicjax.logs.native import read_native
 
 stream = read_native(folder / "rollouts" / "stream.jsonl")
 failed = next(episode for episode in stream if episode.messages[1].solved == 0)
 real = encode(render.plain(failed.messages, id=failed.id), tokenizer)
-print(viewer.boxes(real, tokenizer, weights.interventional(real.gamma, real.is_target)))
+print(boxes.boxes(real, tokenizer, weights.interventional(real.gamma, real.is_target)))
 
 # %% [markdown]
 # ## 9. Self-confirmation and truth gain: the paper in one picture
 #
-# For SFT-1's mistakes: how much likelier did training make the mistake (across), how much likelier the truth (up)? In nats a token.
+# For SFT-1's mistakes: how much likelier did training make the mistake (across), how much likelier the truth
+# (up)? In nats a token.
 
 # %%
 import matplotlib
@@ -185,7 +220,8 @@ figure.savefig(folder / "self_confirmation.svg")
 # %% [markdown]
 # ## 10. Your own transcripts
 #
-# The same arrays serve any log that says who wrote what. An assistant turn by a teacher is evidence; one sampled by the model is an action.
+# The same arrays serve any log that says who wrote what. An assistant turn by a teacher is evidence; one
+# sampled by the model is an action.
 
 # %%
 mine = Transcript(
@@ -199,5 +235,5 @@ mine = Transcript(
     ]
 )
 encoded = encode(mine, tokenizer)
-print(viewer.boxes(encoded, tokenizer, weights.interventional(encoded.gamma, encoded.is_target)))
+print(boxes.boxes(encoded, tokenizer, weights.interventional(encoded.gamma, encoded.is_target)))
 print("next: cicjax mask FILE --tokenizer DIR; cicjax train FILE --model DIR --output_dir RUN")

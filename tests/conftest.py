@@ -1,4 +1,5 @@
-"""What every test runs under: a CPU unless told otherwise, no silent broadcasting between ranks, programs compiled once a session."""
+"""What every test runs under: a CPU unless told otherwise, no silent broadcasting between ranks, programs
+compiled once a session."""
 
 import atexit
 import os
@@ -20,7 +21,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def qwen_folder() -> Path:
-    """Folder of the real Qwen2.5 0.5B weights and tokenizer, named by CICJAX_QWEN; the test is skipped where it is not set."""
+    """Folder of the real Qwen2.5 0.5B weights and tokenizer, named by CICJAX_QWEN; the test is skipped where
+    it is not set."""
     folder = os.environ.get("CICJAX_QWEN")
     if not folder:
         pytest.skip("CICJAX_QWEN names no folder with real weights")

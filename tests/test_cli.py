@@ -14,7 +14,14 @@ from cicjax.commands.mask import Mask
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [((), 2), (("--help",), 0), (("train",), 2), (("train", "--config"), 2), (("unknown", "--config", "x"), 2)]
+    ("arguments", "code"),
+    [
+        ((), 2),
+        (("--help",), 0),
+        (("train",), 2),
+        (("train", "--config"), 2),
+        (("unknown", "--config", "x"), 2),
+    ],
 )
 def test_what_is_no_command_is_explained(arguments, code, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -23,7 +30,9 @@ def test_what_is_no_command_is_explained(arguments, code, capsys):
 
 
 def test_the_installed_command_prepares_its_process_before_it_imports_anything():
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads(
+        (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
     module, _, name = project["scripts"]["cicjax"].partition(":")
     program = f"""
 import sys
@@ -52,7 +61,11 @@ def test_a_device_out_of_memory_is_one_line(monkeypatch, capsys):
     message = "RESOURCE_EXHAUSTED: Out of memory allocating 137438953472 bytes.\nBufferAssignment: ..."
     assert failing(monkeypatch, XlaRuntimeError(message)) == 4
     error = capsys.readouterr().err
-    assert error.startswith("cicjax: error: out of memory") and error.count("\n") == 1 and "137438953472 bytes" in error
+    assert (
+        error.startswith("cicjax: error: out of memory")
+        and error.count("\n") == 1
+        and "137438953472 bytes" in error
+    )
 
 
 def test_jax_itself_ends_so(monkeypatch, capsys):
@@ -76,7 +89,7 @@ import signal, sys, time
 from cicjax import cli
 from cicjax.commands.mask import Mask
 from cicjax.model import storage
-from cicjax.provenance import formats
+from cicjax.files import whole
 from cicjax.runs import files
 
 def lines():
@@ -87,7 +100,7 @@ def lines():
 def run(_):
     with storage.new_folder("folder") as folder:
         (folder / "weights").write_text("half")
-        formats.write_lines("lines.jsonl", lines())
+        whole.write_lines("lines.jsonl", lines())
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
 Mask.run = run
@@ -99,7 +112,13 @@ sys.exit(cli.main())
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_command_that_is_stopped_leaves_nothing_half_written(tmp_path, number, code):
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         assert len(list(tmp_path.iterdir())) == 2

@@ -1,4 +1,5 @@
-"""`cicjax convert` from the outside: a log in, a native file out, one line of counts, one line for every error and then no file."""
+"""`cicjax convert` from the outside: a log in, a native file out, one line of counts, one line for every
+error and then no file."""
 
 import json
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 
 from cicjax import cli
 from cicjax.commands.convert import Convert
-from cicjax.provenance import Author, Message, formats
+from cicjax.logs import native
+from cicjax.provenance import Author, Message
 
 CHAT = {
     "messages": [
@@ -32,12 +34,14 @@ def log(tmp_path: Path) -> Path:
 
 
 def _convert(file: Path, *arguments: object) -> int:
-    return cli.main(["convert", str(file), "--output", str(file.with_name("out.jsonl")), *map(str, arguments)])
+    return cli.main(
+        ["convert", str(file), "--output", str(file.with_name("out.jsonl")), *map(str, arguments)]
+    )
 
 
 def test_a_log_becomes_a_native_file_and_a_line_of_counts(log, capsys):
     assert _convert(log, "--from", "openai", "--assistant_author", "agent", "--corrections", "edited") == 0
-    (episode,) = formats.read_native(log.with_name("out.jsonl"))
+    (episode,) = native.read_native(log.with_name("out.jsonl"))
     assert episode.messages == (
         Message(role="system", content="Be brief.", author=Author.SYSTEM),
         Message(role="user", content="2+2?", author=Author.USER),
@@ -46,7 +50,8 @@ def test_a_log_becomes_a_native_file_and_a_line_of_counts(log, capsys):
         Message(role="assistant", content="Next?", author=Author.AGENT),
     )
     assert capsys.readouterr().out == (
-        f"{log.with_name('out.jsonl')}: 1 episode from openai, 5 turns by agent 2, teacher 1, user 1, system 1; "
+        f"{log.with_name('out.jsonl')}: 1 episode from openai, 5 turns by agent 2, teacher 1, user 1, "
+        "system 1; "
         "2 context only, 0 with sampled ids; the reasoning of 1 turn is in meta alone\n"
     )
 
@@ -59,7 +64,15 @@ def test_the_summary_as_an_object(log, capsys):
         "output": str(log.with_name("out.jsonl")),
         "episodes": 1,
         "turns": 5,
-        "authors": {"agent": 1, "teacher": 2, "user": 1, "tool": 0, "verifier": 0, "environment": 0, "system": 1},
+        "authors": {
+            "agent": 1,
+            "teacher": 2,
+            "user": 1,
+            "tool": 0,
+            "verifier": 0,
+            "environment": 0,
+            "system": 1,
+        },
         "context_only": 2,
         "sampled": 0,
         "reasoning_set_aside": 1,
@@ -70,7 +83,15 @@ def test_the_summary_as_an_object(log, capsys):
     ("name", "record"),
     [
         ("trl", {"prompt": "2+2?", "completion": "4"}),
-        ("axolotl", {"conversations": [{"from": "human", "value": "2+2?", "train": False}, {"from": "gpt", "value": "4"}]}),
+        (
+            "axolotl",
+            {
+                "conversations": [
+                    {"from": "human", "value": "2+2?", "train": False},
+                    {"from": "gpt", "value": "4"},
+                ]
+            },
+        ),
         (
             "atif",
             {
@@ -88,7 +109,7 @@ def test_the_summary_as_an_object(log, capsys):
 def test_every_format_named_or_told_by_its_keys(log, name, record, said):
     log.write_text(json.dumps(record))
     assert _convert(log, "--from", name if said else "auto", "--assistant_author", "agent") == 0
-    (episode,) = formats.read_native(log.with_name("out.jsonl"))
+    (episode,) = native.read_native(log.with_name("out.jsonl"))
     assert episode.source == name
     assert episode.messages == (
         Message(role="user", content="2+2?", author=Author.USER, context_only=True),
@@ -97,32 +118,44 @@ def test_every_format_named_or_told_by_its_keys(log, name, record, said):
 
 
 def test_models_tell_agents_from_teachers(log, capsys):
-    turns = [{"role": "assistant", "content": "x", "model": model} for model in ("ours-1", "theirs", "ours-2")]
+    turns = [
+        {"role": "assistant", "content": "x", "model": model} for model in ("ours-1", "theirs", "ours-2")
+    ]
     log.write_text(json.dumps({"messages": turns}))
     assert _convert(log, "--agent_models", "ours-1", "ours-2") == 0
     assert "3 turns by agent 2, teacher 1; " in capsys.readouterr().out
     assert _convert(log, "--agent_models", "ours") == 0
-    assert capsys.readouterr().out.endswith("3 turns by agent 0, teacher 3; 0 context only, 0 with sampled ids; no turn is by ours\n")
+    assert capsys.readouterr().out.endswith(
+        "3 turns by agent 0, teacher 3; 0 context only, 0 with sampled ids; no turn is by ours\n"
+    )
 
 
 def test_a_native_file_speaks_for_itself(log, capsys):
     written = Message(role="assistant", content="5", author=Author.AGENT, tokens=(20, 1))
-    formats.write_native(log, [formats.Episode(id="1", messages=(written,), meta={"turns": [1]})])
+    native.write_native(log, [native.Episode(id="1", messages=(written,), meta={"turns": [1]})])
     assert _convert(log) == 0
-    assert formats.read_native(log.with_name("out.jsonl")) == formats.read_native(log)
+    assert native.read_native(log.with_name("out.jsonl")) == native.read_native(log)
     assert "agent 1, teacher 0; 0 context only, 1 with sampled ids" in capsys.readouterr().out
     log.write_text(log.read_text().replace('"content"', '"edited": "4", "content"'))
     assert _convert(log, "--from", "native", "--corrections", "edited") == 0
-    assert formats.read_native(log.with_name("out.jsonl"))[0].messages == (
+    assert native.read_native(log.with_name("out.jsonl"))[0].messages == (
         written,
         Message(role="assistant", content="4", author=Author.TEACHER),
     )
 
 
 REFUSED = {
-    "nobody's word": (CHAT, ["--corrections", "edited"], ":1: message 4: nothing says who wrote this assistant's turn"),
+    "nobody's word": (
+        CHAT,
+        ["--corrections", "edited"],
+        ":1: message 4: nothing says who wrote this assistant's turn",
+    ),
     "no key of edits": (CHAT, ["--assistant_author", "agent"], ":1: message 3: unknown key 'edited'"),
-    "a key that is taken": (CHAT, ["--assistant_author", "agent", "--corrections", "role"], "--corrections role: that is a key"),
+    "a key that is taken": (
+        CHAT,
+        ["--assistant_author", "agent", "--corrections", "role"],
+        "--corrections role: that is a key",
+    ),
     "claimed authors": (
         {"messages": [{"role": "assistant", "content": "x", "author": "teacher"}]},
         ["--from", "openai", "--assistant_author", "agent"],
@@ -135,7 +168,11 @@ REFUSED = {
     ),
     "unknown format": ({"text": "x"}, [], ":1: is of no known format; say which it is with --from NAME"),
     "two formats": ({**CHAT, "conversations": []}, [], "looks like messages and like axolotl"),
-    "wrong format": (CHAT, ["--from", "atif", "--assistant_author", "agent"], ":1: a trajectory needs the key 'schema_version'"),
+    "wrong format": (
+        CHAT,
+        ["--from", "atif", "--assistant_author", "agent"],
+        ":1: a trajectory needs the key 'schema_version'",
+    ),
 }
 
 
@@ -169,8 +206,25 @@ def test_a_log_that_breaks_off_leaves_the_file_of_yesterday(log, capsys):
 
 def test_the_log_itself_is_never_written_over(log, capsys):
     before = log.read_text()
-    assert cli.main(["convert", str(log), "--assistant_author", "agent", "--corrections", "edited", "--output", str(log)]) == 2
-    assert capsys.readouterr().err == f"cicjax: error: {log}: is the same file as {log}, which would be lost; name another\n"
+    assert (
+        cli.main(
+            [
+                "convert",
+                str(log),
+                "--assistant_author",
+                "agent",
+                "--corrections",
+                "edited",
+                "--output",
+                str(log),
+            ]
+        )
+        == 2
+    )
+    assert (
+        capsys.readouterr().err
+        == f"cicjax: error: {log}: is the same file as {log}, which would be lost; name another\n"
+    )
     assert log.read_text() == before
 
 
@@ -179,6 +233,6 @@ def test_a_key_of_corrections_beyond_ascii(log, ascii_only):
     turns = [{"role": "assistant", "content": "5", "édité": "4"}]
     log.write_text(json.dumps({"messages": turns}, ensure_ascii=ascii_only), encoding="utf-8")
     assert _convert(log, "--assistant_author", "agent", "--corrections", "édité") == 0
-    (episode,) = formats.read_native(log.with_name("out.jsonl"))
+    (episode,) = native.read_native(log.with_name("out.jsonl"))
     assert [message.author for message in episode.messages] == [Author.AGENT, Author.TEACHER]
     assert _convert(log, "--assistant_author", "agent", "--corrections", "édit") == 2

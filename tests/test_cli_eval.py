@@ -1,4 +1,5 @@
-"""`cicjax eval` beside `cicjax repro`: the questions of the adapter's run, and never one that it was trained on."""
+"""`cicjax eval` beside `cicjax repro`: the questions of the adapter's run, and never one that it was trained
+on."""
 
 import json
 
@@ -56,7 +57,23 @@ def test_however_many_are_asked_none_was_trained_on(toy, run, capsys):
 def test_without_a_run_the_questions_are_those_of_the_papers_counts(toy, capsys):
     from cicjax.tasks import stem
 
-    assert main("eval", "--model", toy, "--num_test", 5, "--seed", 4, "--max_new_tokens", 2, "--split", "dev", "--json") == 0
+    assert (
+        main(
+            "eval",
+            "--model",
+            toy,
+            "--num_test",
+            5,
+            "--seed",
+            4,
+            "--max_new_tokens",
+            2,
+            "--split",
+            "dev",
+            "--json",
+        )
+        == 0
+    )
     dev = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()[:-1]]
     assert dev == [problem.id for problem in stem.make_splits(seed=4).dev[:5]]
 

@@ -1,4 +1,5 @@
-"""`cicjax export` as a user meets it: a run's adapter out in both forms, its card, and one line for what is wrong."""
+"""`cicjax export` as a user meets it: a run's adapter out in both forms, its card, and one line for what is
+wrong."""
 
 import json
 import os
@@ -12,9 +13,9 @@ from safetensors.numpy import load_file
 
 from cicjax import cli
 from cicjax.commands.export import Export
+from cicjax.files.whole import write_json
 from cicjax.model import huggingface, lora, peft, qwen2
 from cicjax.model.config import LoRAConfig
-from cicjax.runs.files import write_json
 from cicjax.training import checkpoints
 
 SETTINGS = LoRAConfig(rank=4, alpha=8.0)
@@ -29,20 +30,47 @@ def registered(monkeypatch):
 def run(tmp_path):
     """A run of two methods over a random base: `sft` finished with its files beside it, `grpo` half way."""
     tiny_qwen2.write(tmp_path / "base", dtype="bfloat16")
-    config, fingerprint = huggingface.read_config(tmp_path / "base"), huggingface.fingerprint(tmp_path / "base")
+    config, fingerprint = (
+        huggingface.read_config(tmp_path / "base"),
+        huggingface.fingerprint(tmp_path / "base"),
+    )
     fresh = lora.init_adapter(config, SETTINGS, jax.random.key(0))
-    adapter = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh)
+    adapter = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh
+    )
     settings = {"rank": 4, "alpha": 8.0, "target_modules": list(SETTINGS.target_modules)}
     for method, step in (("interventional", 7), ("grpo", 5), ("untrained", 7)):
         tree = {"adapter": fresh if method == "untrained" else adapter, "step": jnp.int32(step)}
         metadata = {"method": method, "total_updates": 7, "base_fingerprint": fingerprint, "lora": settings}
         checkpoints.save(tmp_path / "run" / method, step, tree=tree, metadata=metadata)
-    budget = {"updates": 7, "empty_updates": 2, "rows": 50, "supervised_tokens": 1234, "processed_tokens": 5678, "learning_rate": 2e-4}
+    budget = {
+        "updates": 7,
+        "empty_updates": 2,
+        "rows": 50,
+        "supervised_tokens": 1234,
+        "processed_tokens": 5678,
+        "learning_rate": 2e-4,
+    }
     write_json(tmp_path / "run/interventional/budget.json", budget | {"flop": 10**12})
-    write_json(tmp_path / "run/config.json", {"model_name_or_path": str(tmp_path / "base"), "scale": "small", "seed": 3, "split": "test"})
-    row = {"solved": 44, "questions": 100, "wilson_low": 0.347, "wilson_high": 0.538, "repair_solved": 9, "repair_questions": 43}
+    write_json(
+        tmp_path / "run/config.json",
+        {"model_name_or_path": str(tmp_path / "base"), "scale": "small", "seed": 3, "split": "test"},
+    )
+    row = {
+        "solved": 44,
+        "questions": 100,
+        "wilson_low": 0.347,
+        "wilson_high": 0.538,
+        "repair_solved": 9,
+        "repair_questions": 43,
+    }
     ledger = {"positions_total": 900, "positions_attempts": 400, "positions_interventional": 300}
-    results = {"model": fingerprint, "seed": 3, "ledger": ledger, "methods": {"sft": row | {"solved": 57}, "interventional": row}}
+    results = {
+        "model": fingerprint,
+        "seed": 3,
+        "ledger": ledger,
+        "methods": {"sft": row | {"solved": 57}, "interventional": row},
+    }
     write_json(tmp_path / "run/results.json", results)
     return tmp_path / "run"
 
@@ -69,13 +97,33 @@ def test_peft_and_back(tmp_path, run, capsys):
     adapter, settings = peft.read_peft(out, config)
     saved = checkpoints.load_adapter(run / "interventional")[0]
     assert settings == SETTINGS
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(adapter), jax.tree.leaves(saved), strict=True))
-    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "base")
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(adapter), jax.tree.leaves(saved), strict=True)
+    )
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        tmp_path / "base"
+    )
     assert peft.read_metadata(out)["base_fingerprint"] == huggingface.fingerprint(tmp_path / "base")
-    assert export(out, "--model", tmp_path / "base", "--output_dir", tmp_path / "twice", "--base_name", "owner/base-0.5B") == 0
-    first, second = ((folder / "adapter_model.safetensors").read_bytes() for folder in (out, tmp_path / "twice"))
+    assert (
+        export(
+            out,
+            "--model",
+            tmp_path / "base",
+            "--output_dir",
+            tmp_path / "twice",
+            "--base_name",
+            "owner/base-0.5B",
+        )
+        == 0
+    )
+    first, second = (
+        (folder / "adapter_model.safetensors").read_bytes() for folder in (out, tmp_path / "twice")
+    )
     assert first == second
-    assert json.loads((tmp_path / "twice" / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base-0.5B"
+    assert (
+        json.loads((tmp_path / "twice" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "owner/base-0.5B"
+    )
     assert 'base_model: "owner/base-0.5B"' in (tmp_path / "twice" / "README.md").read_text()
 
 
@@ -143,7 +191,14 @@ def test_facts_of_another_state_or_base_are_left_out(tmp_path, run):
 
 
 def test_the_card_of_a_training_on_own_transcripts(tmp_path, run):
-    flags = {"objective": "stream", "wrong": 0.0, "correct": 1.0, "targets": ["teacher", "user"], "file": "logs/mine`\n.jsonl", "seed": 5}
+    flags = {
+        "objective": "stream",
+        "wrong": 0.0,
+        "correct": 1.0,
+        "targets": ["teacher", "user"],
+        "file": "logs/mine`\n.jsonl",
+        "seed": 5,
+    }
     config = {
         "model_name_or_path": str(tmp_path / "base"),
         "format": "chatml",
@@ -154,7 +209,10 @@ def test_the_card_of_a_training_on_own_transcripts(tmp_path, run):
     budget = json.loads((run / "interventional/budget.json").read_text())
     counted = {"tokens_by_author": {"agent": 4000, "teacher": 30}, "supervised_by_author": {"teacher": 30}}
     write_json(run / "interventional/budget.json", budget | counted)
-    held_out = {"before": {"teacher": {"nll": 2.5, "tokens": 70}}, "after": {"teacher": {"nll": 1.25, "tokens": 70}}}
+    held_out = {
+        "before": {"teacher": {"nll": 2.5, "tokens": 70}},
+        "after": {"teacher": {"nll": 1.25, "tokens": 70}},
+    }
     write_json(run / "results.json", {"objective": "stream", "held_out": held_out})
     assert export(run / "interventional", "--output_dir", tmp_path / "out") == 0
     card = (tmp_path / "out" / "README.md").read_text()
@@ -173,7 +231,13 @@ def test_the_card_of_a_training_on_own_transcripts(tmp_path, run):
 
 @pytest.mark.parametrize("name", ["results.json", "config.json", "interventional/budget.json"])
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"methods": 3, "held_out": 4, "ledger": 5, "updates": 7, "rows": "x", "targets": 2}', b"\xff"]
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"methods": 3, "held_out": 4, "ledger": 5, "updates": 7, "rows": "x", "targets": 2}',
+        b"\xff",
+    ],
 )
 def test_a_strange_file_beside_the_adapter_costs_its_facts_alone(tmp_path, run, name, content):
     (run / name).write_bytes(content)
@@ -186,14 +250,19 @@ def test_refusals(tmp_path, run, capsys):
     tiny_qwen2.write(tmp_path / "other", seed=5, dtype="bfloat16")
     line = refused(capsys, run / "interventional", "--model", tmp_path / "other", *out)
     assert str(tmp_path / "base") in line and str(tmp_path / "other") in line
-    assert huggingface.fingerprint(tmp_path / "base")[:12] in line and huggingface.fingerprint(tmp_path / "other")[:12] in line
+    assert (
+        huggingface.fingerprint(tmp_path / "base")[:12] in line
+        and huggingface.fingerprint(tmp_path / "other")[:12] in line
+    )
     assert "grpo, interventional" in refused(capsys, run, "--model", tmp_path / "base", *out)
     assert "no such folder" in refused(capsys, run / "absent", *out)
     assert "no such folder" in refused(capsys, run / "interventional", "--model", tmp_path / "absent", *out)
     assert "--dtype is for" in refused(capsys, run / "interventional", "--dtype", "bfloat16", *out)
     for form in ("peft", "merged"):
         assert "changes nothing" in refused(capsys, run / "untrained", "--format", form, *out)
-        assert "exists already" in refused(capsys, run / "interventional", "--format", form, "--output_dir", run)
+        assert "exists already" in refused(
+            capsys, run / "interventional", "--format", form, "--output_dir", run
+        )
     (run / "config.json").unlink()
     assert "--model" in refused(capsys, run / "interventional", *out)
     (run / "interventional" / "7" / "digests.json").write_text("{}")

@@ -14,13 +14,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from cicjax import assets, cli
 from cicjax.commands import mask
 from cicjax.errors import Corrupted, Locked, OutOfResources
-from cicjax.provenance import audit
+from cicjax.logs import audit
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of single bytes."""
-    built = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
+    built = Tokenizer(
+        models.BPE(
+            vocab={char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]
+        )
+    )
     built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     built.decoder = decoders.ByteLevel()
     built.add_special_tokens(["<|endoftext|>"])
@@ -37,7 +41,11 @@ def log(tmp_path: Path) -> Path:
         {"role": "assistant", "author": "teacher", "content": "4"},
     ]
     file = tmp_path / "log.jsonl"
-    file.write_text("".join(json.dumps({"id": str(n), "source": "test", "messages": messages[: n + 1]}) + "\n" for n in (1, 2)))
+    file.write_text(
+        "".join(
+            json.dumps({"id": str(n), "source": "test", "messages": messages[: n + 1]}) + "\n" for n in (1, 2)
+        )
+    )
     return file
 
 
@@ -97,7 +105,9 @@ def test_corners_and_targets(folder, log, capsys, arguments, supervised):
 def test_the_world_is_all_but_agent_and_system(folder, log, capsys):
     assert _mask(log, "--tokenizer", folder, "--targets", "world", "--json") == 0
     record = json.loads(capsys.readouterr().out.splitlines()[1])
-    assert record["weight"] == [float(n > 0 and author != "agent") for n, author in enumerate(record["author"])]
+    assert record["weight"] == [
+        float(n > 0 and author != "agent") for n, author in enumerate(record["author"])
+    ]
 
 
 @pytest.mark.parametrize(("objective", "supervised"), [("interventional", 2), ("observational", 4)])
@@ -105,7 +115,9 @@ def test_json_has_one_line_a_transcript(folder, log, capsys, objective, supervis
     assert _mask(log, "--tokenizer", folder, "--objective", objective, "--json") == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [r["id"] for r in records] == ["1", "2"]
-    assert [list(r) for r in records] == [["id", "tokens", "text", "gamma", "is_target", "weight", "author"]] * 2
+    assert [list(r) for r in records] == [
+        ["id", "tokens", "text", "gamma", "is_target", "weight", "author"]
+    ] * 2
     assert sum(records[1]["weight"]) == supervised
     assert records[1]["author"][-2:] == ["teacher", "teacher"]
     assert records[1]["is_target"][-2:] == [True, True]
@@ -118,7 +130,9 @@ def test_labels_for_other_trainers(folder, log, tmp_path, capsys):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for row, record in zip(rows, records, strict=True):
         assert list(row) == ["input_ids", "attention_mask", "labels"]
-        assert row["labels"] == [t if w else -100 for t, w in zip(record["tokens"], record["weight"], strict=True)]
+        assert row["labels"] == [
+            t if w else -100 for t, w in zip(record["tokens"], record["weight"], strict=True)
+        ]
     assert [sum(label != -100 for label in row["labels"]) for row in rows] == [0, 2]
 
 
@@ -127,7 +141,10 @@ def test_labels_refuse_weights_that_they_cannot_hold(folder, log, tmp_path, caps
     stream = ["--tokenizer", folder, "--objective", "stream", "--labels", labels, "--wrong"]
     assert _mask(log, *stream, "0.1", "--html", page) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "cicjax: error: labels know only the weights 0 and 1, not 0.1; use --json for weights\n")
+    assert (out, err) == (
+        "",
+        "cicjax: error: labels know only the weights 0 and 1, not 0.1; use --json for weights\n",
+    )
     assert list(tmp_path.iterdir()) == [log]
     assert _mask(log, *stream, "1") == 0
     assert labels.exists()
@@ -152,13 +169,21 @@ def test_a_page_instead_of_boxes(folder, log, tmp_path, capsys):
     assert "[MASK]" not in out
     assert "2 transcripts, 95 tokens, 2 of them supervised" in out
     text = page.read_text(encoding="utf-8")
-    assert "Under the observational objective 4 of 6 supervised tokens (66.7%) are the agent&#x27;s own words" in text
+    assert (
+        "Under the observational objective 4 of 6 supervised tokens (66.7%) are the agent&#x27;s own words"
+        in text
+    )
     assert "<h1>log.jsonl</h1>" in text
     assert "line 2: " in text
     assert "stream" not in text
-    assert _mask(log, "--tokenizer", folder, "--objective", "stream", "--wrong", "0.5", "--html", page, "--json") == 0
+    assert (
+        _mask(log, "--tokenizer", folder, "--objective", "stream", "--wrong", "0.5", "--html", page, "--json")
+        == 0
+    )
     assert len(capsys.readouterr().out.splitlines()) == 2
-    assert "under the stream (wrong 0.5, correct 0) one 4 of 6 (66.7%) are" in page.read_text(encoding="utf-8")
+    assert "under the stream (wrong 0.5, correct 0) one 4 of 6 (66.7%) are" in page.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_an_audit_that_finds_nothing(folder, log, capsys):
@@ -226,7 +251,9 @@ def test_demo_shows_both_rows_under_both_objectives(folder, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_demo_finds_the_embedded_base_in_the_package_then_in_the_repository(folder, tmp_path, monkeypatch, capsys):
+def test_demo_finds_the_embedded_base_in_the_package_then_in_the_repository(
+    folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(assets, "__file__", str(tmp_path / "cicjax" / "assets.py"))
     assert _mask("--demo") == 2
     assert "no embedded base; name a folder" in capsys.readouterr().err
@@ -255,17 +282,35 @@ BAD = {
     "labels into nowhere": (["LOG", "--tokenizer", "FOLDER", "--labels", "/missing/x"], "cannot be written"),
     "labels onto a device": (["LOG", "--tokenizer", "FOLDER", "--labels", os.devnull], "no ordinary file"),
     "a page into nowhere": (["LOG", "--tokenizer", "FOLDER", "--html", "/missing/x"], "cannot be written"),
-    "corners of no stream": (["LOG", "--tokenizer", "FOLDER", "--wrong", "1"], "belong to --objective stream"),
-    "a weight below nothing": (["LOG", "--tokenizer", "FOLDER", "--objective", "stream", "--wrong", "-1"], "--wrong is a finite number"),
+    "corners of no stream": (
+        ["LOG", "--tokenizer", "FOLDER", "--wrong", "1"],
+        "belong to --objective stream",
+    ),
+    "a weight below nothing": (
+        ["LOG", "--tokenizer", "FOLDER", "--objective", "stream", "--wrong", "-1"],
+        "--wrong is a finite number",
+    ),
     "no such author": (["LOG", "--tokenizer", "FOLDER", "--targets", "nobody"], "unknown author 'nobody'"),
-    "a chat without its tokens": (["LOG", "--tokenizer", "FOLDER", "--format", "chatml"], "no control token '<|im_start|>'"),
+    "a chat without its tokens": (
+        ["LOG", "--tokenizer", "FOLDER", "--format", "chatml"],
+        "no control token '<|im_start|>'",
+    ),
     "audit and page": (["LOG", "--tokenizer", "FOLDER", "--audit", "--html", "x"], "--audit only looks"),
     "audit of the demo": (["--demo", "--audit"], "--audit only looks"),
     "test without audit": (["LOG", "--tokenizer", "FOLDER", "--test", "LOG"], "belong to --audit"),
     "length without audit": (["LOG", "--tokenizer", "FOLDER", "--max_length", "9"], "belong to --audit"),
-    "no length": (["LOG", "--tokenizer", "FOLDER", "--audit", "--max_length", "0"], "--max_length is 1 or more"),
-    "audit of nothing": (["/missing.jsonl", "--tokenizer", "FOLDER", "--audit"], "/missing.jsonl: No such file"),
-    "no such test": (["LOG", "--tokenizer", "FOLDER", "--audit", "--test", "/missing.jsonl"], "/missing.jsonl: No such file"),
+    "no length": (
+        ["LOG", "--tokenizer", "FOLDER", "--audit", "--max_length", "0"],
+        "--max_length is 1 or more",
+    ),
+    "audit of nothing": (
+        ["/missing.jsonl", "--tokenizer", "FOLDER", "--audit"],
+        "/missing.jsonl: No such file",
+    ),
+    "no such test": (
+        ["LOG", "--tokenizer", "FOLDER", "--audit", "--test", "/missing.jsonl"],
+        "/missing.jsonl: No such file",
+    ),
 }
 
 
@@ -318,9 +363,21 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
 
 
 def test_a_reader_that_leaves_is_no_error(folder, tmp_path):
-    line = json.dumps({"id": "1", "messages": [{"role": "user", "author": "user", "content": "x" * 1000}]}) + "\n"
+    line = (
+        json.dumps({"id": "1", "messages": [{"role": "user", "author": "user", "content": "x" * 1000}]})
+        + "\n"
+    )
     (tmp_path / "long.jsonl").write_text(line * 200)
-    command = [sys.executable, "-m", "cicjax", "mask", str(tmp_path / "long.jsonl"), "--tokenizer", str(folder), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "cicjax",
+        "mask",
+        str(tmp_path / "long.jsonl"),
+        "--tokenizer",
+        str(folder),
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.read(10)
@@ -330,7 +387,9 @@ def test_a_reader_that_leaves_is_no_error(folder, tmp_path):
     assert process.wait() == 0
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["mask", "--help"], ["mask", "--demo", "--tokenizer", "FOLDER"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["mask", "--help"], ["mask", "--demo", "--tokenizer", "FOLDER"]]
+)
 def test_help_and_mask_answer_within_two_seconds(folder, arguments):
     command = [sys.executable, "-m", "cicjax", *(a.replace("FOLDER", str(folder)) for a in arguments)]
     seconds = []
@@ -346,5 +405,7 @@ def test_text_that_the_terminal_cannot_show_is_escaped(folder, tmp_path):
         '{"id": "1", "messages": [{"role": "user", "author": "user", "content": "\u20ac"}]}', encoding="utf-8"
     )
     command = [sys.executable, "-m", "cicjax", "mask", str(tmp_path / "a.jsonl"), "--tokenizer", str(folder)]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True
+    )
     assert b"\\u20ac" in done.stdout

@@ -6,17 +6,49 @@ import pytest
 
 from cicjax import cli
 
-COUNTS = ("solved", "repair_solved", "repair_questions", "two_step_solved", "kept", "lost", "gained", "harmed", "truncated")
-SPENT = ("updates", "rows", "supervised_tokens", "processed_tokens", "sampled_tokens", "verifier_calls", "oracle_solutions", "flop")
+COUNTS = (
+    "solved",
+    "repair_solved",
+    "repair_questions",
+    "two_step_solved",
+    "kept",
+    "lost",
+    "gained",
+    "harmed",
+    "truncated",
+)
+SPENT = (
+    "updates",
+    "rows",
+    "supervised_tokens",
+    "processed_tokens",
+    "sampled_tokens",
+    "verifier_calls",
+    "oracle_solutions",
+    "flop",
+)
 
 
 @pytest.fixture
 def run(tmp_path):
     """The smallest finished run: one method, no stream."""
-    row = dict.fromkeys(COUNTS, 0) | {"questions": 4, "accuracy": 0.0, "wilson_low": 0.0, "wilson_high": 0.49, "marker_share": 0.5}
+    row = dict.fromkeys(COUNTS, 0) | {
+        "questions": 4,
+        "accuracy": 0.0,
+        "wilson_low": 0.0,
+        "wilson_high": 0.49,
+        "marker_share": 0.5,
+    }
     row |= {"by_skill": {"ph": [0, 4]}, "self_confirmation": None, "truth_gain": None}
     row["budget"] = dict.fromkeys(SPENT, 0) | {"learning_rate": None}
-    results = {"model": "0" * 64, "model_name": "toy", "seed": 0, "settings": {"counts": {}}, "ledger": {}, "methods": {"base": row}}
+    results = {
+        "model": "0" * 64,
+        "model_name": "toy",
+        "seed": 0,
+        "settings": {"counts": {}},
+        "ledger": {},
+        "methods": {"base": row},
+    }
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     (tmp_path / "run" / "config.json").write_text("{}")
@@ -33,7 +65,9 @@ def refused(capsys, code, *arguments):
 def test_a_run_and_the_same_elsewhere(capsys, run, tmp_path):
     assert cli.main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
-    assert (run / "report.html").read_text().startswith("<!DOCTYPE html>") and (run / "figures" / "figure4-solved.svg").is_file()
+    assert (run / "report.html").read_text().startswith("<!DOCTYPE html>") and (
+        run / "figures" / "figure4-solved.svg"
+    ).is_file()
     assert cli.main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").read_bytes() == (run / "report.html").read_bytes()
 

@@ -10,7 +10,7 @@ import tiny_qwen2
 
 from cicjax import cli
 from cicjax.commands.repro import Repro
-from cicjax.experiments.repro import Options, settings_of
+from cicjax.experiments.paper.repro import Options, settings_of
 
 
 def repro(*arguments, **environment):
@@ -27,9 +27,16 @@ def toy(tmp_path):
 
 def refused(capsys, tmp_path, *arguments):
     """The one line of a refusal in this process, with exit code 2 and no run folder."""
-    assert cli.main(["repro", "--output_dir", str(tmp_path / "run"), "--scale", "smoke", *map(str, arguments)]) == 2
+    assert (
+        cli.main(["repro", "--output_dir", str(tmp_path / "run"), "--scale", "smoke", *map(str, arguments)])
+        == 2
+    )
     output = capsys.readouterr()
-    assert output.err.count("\n") == 1 and output.err.startswith("cicjax: error: ") and "Traceback" not in output.err
+    assert (
+        output.err.count("\n") == 1
+        and output.err.startswith("cicjax: error: ")
+        and "Traceback" not in output.err
+    )
     assert not (tmp_path / "run").exists()
     return output.err
 
@@ -46,7 +53,12 @@ def test_a_truncated_file_of_weights(capsys, tmp_path, toy):
 
 
 def test_an_architecture_that_is_not_supported(capsys, tmp_path, toy):
-    config = (toy / "config.json").read_text().replace("Qwen2ForCausalLM", "LlamaForCausalLM").replace('"qwen2"', '"llama"')
+    config = (
+        (toy / "config.json")
+        .read_text()
+        .replace("Qwen2ForCausalLM", "LlamaForCausalLM")
+        .replace('"qwen2"', '"llama"')
+    )
     (toy / "config.json").write_text(config)
     assert "not supported" in refused(capsys, tmp_path, "--model", toy)
 
@@ -56,23 +68,38 @@ def test_an_unknown_method(capsys, tmp_path, toy):
 
 
 def test_the_dev_split_has_a_size_of_its_own(capsys, tmp_path, toy):
-    assert "--num_test 8 is for --split test" in refused(capsys, tmp_path, "--model", toy, "--split", "dev", "--num_test", 8)
-    # A run of the dev split records the scale's own number of test questions, and repeats through its configuration.
-    assert settings_of(Options(model_name_or_path=str(toy), output_dir=tmp_path, scale="smoke", split="dev", num_test=32)).split == "dev"
+    assert "--num_test 8 is for --split test" in refused(
+        capsys, tmp_path, "--model", toy, "--split", "dev", "--num_test", 8
+    )
+    # A run of the dev split records the scale's own number of test questions, and repeats through its
+    # configuration.
+    assert (
+        settings_of(
+            Options(model_name_or_path=str(toy), output_dir=tmp_path, scale="smoke", split="dev", num_test=32)
+        ).split
+        == "dev"
+    )
 
 
 def test_flags_from_a_file_stand_below_those_of_the_command_line(capsys, tmp_path, toy):
     (tmp_path / "flags.yaml").write_text("learning_rate: 1e-5\nmethods: [dpo]\nlora_r: 3\n")
     assert "'dpo'" in refused(capsys, tmp_path, "--model", toy, "--config", tmp_path / "flags.yaml")
-    assert "'ppo'" in refused(capsys, tmp_path, "--model", toy, f"--config={tmp_path / 'flags.yaml'}", "--methods", "ppo")
-    assert "no such file" in refused(capsys, tmp_path, "--model", toy, "--config", tmp_path / "none.yaml").lower()
+    assert "'ppo'" in refused(
+        capsys, tmp_path, "--model", toy, f"--config={tmp_path / 'flags.yaml'}", "--methods", "ppo"
+    )
+    assert (
+        "no such file"
+        in refused(capsys, tmp_path, "--model", toy, "--config", tmp_path / "none.yaml").lower()
+    )
     (tmp_path / "list.yaml").write_text("- a\n")
     assert "holds no flags" in refused(capsys, tmp_path, "--model", toy, "--config", tmp_path / "list.yaml")
 
 
 def test_values_from_yaml_are_cast_by_the_flags_type(tmp_path):
     """YAML 1.1 reads 1e-5 as a string; as a flag it is the number it looks like."""
-    (tmp_path / "flags.yaml").write_text("learning_rate: 1e-5\nlora_target_modules: [q_proj]\nresolved: {nested: 1}\n")
+    (tmp_path / "flags.yaml").write_text(
+        "learning_rate: 1e-5\nlora_target_modules: [q_proj]\nresolved: {nested: 1}\n"
+    )
     arguments = cli._with_config(["repro", "--config", str(tmp_path / "flags.yaml"), "--output_dir", "x"])
     command = cli.parse(arguments)
     assert isinstance(command, Repro)
@@ -82,7 +109,20 @@ def test_values_from_yaml_are_cast_by_the_flags_type(tmp_path):
 def test_a_run_its_repetition_another_configuration_and_a_lock(tmp_path, toy):
     """The smallest whole run through the command line; then the same folder again, in three ways."""
     run = tmp_path / "run"
-    small = ("--model", toy, "--output_dir", run, "--scale", "smoke", "--num_sft", 8, "--num_test", 8, "--methods", "sft")
+    small = (
+        "--model",
+        toy,
+        "--output_dir",
+        run,
+        "--scale",
+        "smoke",
+        "--num_sft",
+        8,
+        "--num_test",
+        8,
+        "--methods",
+        "sft",
+    )
     code, out, err = repro(*small)
     assert code == 0, err
     assert "sft: 8 rows" in out and "[LOSS]" in out and "Solved of 8" in out
@@ -91,7 +131,10 @@ def test_a_run_its_repetition_another_configuration_and_a_lock(tmp_path, toy):
     assert code == 0 and (run / "results.json").read_bytes() == results, err
     code, _, err = repro(*small, "--seed", 5)
     assert code == 2 and err.count("\n") == 1 and "seed is 0 there and 5 here" in err
-    program = "from cicjax.runs import folder; import pathlib, sys, time; folder._take_lock(pathlib.Path(sys.argv[1])); time.sleep(60)"
+    program = (
+        "from cicjax.runs import folder; import pathlib, sys, time; "
+        "folder._take_lock(pathlib.Path(sys.argv[1])); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", program, str(run)])
     try:
         deadline = time.monotonic() + 30
@@ -107,7 +150,12 @@ def test_a_run_its_repetition_another_configuration_and_a_lock(tmp_path, toy):
 def test_several_seeds_are_the_runs_of_each_and_one_report(tmp_path, toy):
     shared = ["repro", "--model", str(toy), "--scale", "smoke", "--methods", "base", "sft"]
     assert cli.main([*shared, "--seeds", "1", "0", "1", "--output_dir", str(tmp_path / "all")]) == 0
-    assert {path.name for path in (tmp_path / "all").iterdir()} == {"seed-0", "seed-1", "report.html", "report-figures"}
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {
+        "seed-0",
+        "seed-1",
+        "report.html",
+        "report-figures",
+    }
     assert cli.main([*shared, "--seed", "1", "--output_dir", str(tmp_path / "one")]) == 0
     for name in ("results.json", "evaluations/sft-direct.jsonl"):
         assert (tmp_path / "all" / "seed-1" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -118,5 +166,8 @@ def test_seeds_are_refused_before_the_first_starts(capsys, tmp_path, toy):
     assert "--seed is from 0" in refused(capsys, tmp_path, "--model", toy, "--seeds", 0, -1)
     (tmp_path / "finished").mkdir()
     (tmp_path / "finished" / "config.json").write_text("{}")
-    assert cli.main(["repro", "--model", str(toy), "--output_dir", str(tmp_path / "finished"), "--seeds", "0"]) == 2
+    assert (
+        cli.main(["repro", "--model", str(toy), "--output_dir", str(tmp_path / "finished"), "--seeds", "0"])
+        == 2
+    )
     assert "is a run already" in capsys.readouterr().err and len(list((tmp_path / "finished").iterdir())) == 1

@@ -26,17 +26,36 @@ def toy(tmp_path_factory):
 
 
 def write(path, *dialogues):
-    path.write_text("".join(json.dumps({"id": f"row {n}", "messages": messages}) + "\n" for n, messages in enumerate(dialogues)))
+    path.write_text(
+        "".join(
+            json.dumps({"id": f"row {n}", "messages": messages}) + "\n"
+            for n, messages in enumerate(dialogues)
+        )
+    )
     return path
 
 
 @pytest.fixture
 def log(tmp_path):
-    return write(tmp_path / "log.jsonl", *[[QUESTION, ATTEMPT, CORRECTION]] * 6, [QUESTION, ATTEMPT | {"solved": 1}])
+    return write(
+        tmp_path / "log.jsonl", *[[QUESTION, ATTEMPT, CORRECTION]] * 6, [QUESTION, ATTEMPT | {"solved": 1}]
+    )
 
 
 def train(toy, log, run, *more):
-    arguments = ("train", log, "--model", toy, "--output_dir", run, "--lora_r", 2, "--per_device_train_batch_size", 2, *more)
+    arguments = (
+        "train",
+        log,
+        "--model",
+        toy,
+        "--output_dir",
+        run,
+        "--lora_r",
+        2,
+        "--per_device_train_batch_size",
+        2,
+        *more,
+    )
     return cli.main([str(argument) for argument in arguments])
 
 
@@ -48,7 +67,10 @@ def score(capsys, toy, log, *more):
 
 def test_training_makes_held_out_corrections_likelier_and_repeats_for_free(toy, log, tmp_path, capsys):
     run = tmp_path / "run"
-    held_out = write(tmp_path / "held_out.jsonl", [{**QUESTION, "content": "A force of 8 N acts on 2 kg."}, ATTEMPT, CORRECTION])
+    held_out = write(
+        tmp_path / "held_out.jsonl",
+        [{**QUESTION, "content": "A force of 8 N acts on 2 kg."}, ATTEMPT, CORRECTION],
+    )
     more = ("--eval_file", held_out, "--learning_rate", 0.01, "--num_train_epochs", 3, "--save_steps", 2)
     assert train(toy, log, run, *more) == 0
     first = capsys.readouterr().out
@@ -65,7 +87,9 @@ def test_training_makes_held_out_corrections_likelier_and_repeats_for_free(toy, 
     assert "another configuration" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [(), ("--keep_echoes", "--targets", "teacher", "environment", "--max_steps", 2)])
+@pytest.mark.parametrize(
+    "more", [(), ("--keep_echoes", "--targets", "teacher", "environment", "--max_steps", 2)]
+)
 def test_a_run_repeats_through_its_own_configuration(toy, log, tmp_path, capsys, more):
     run, again = tmp_path / "run", tmp_path / "again"
     assert train(toy, log, run, *more) == 0
@@ -84,7 +108,11 @@ def test_no_list_of_a_configuration_swallows_the_file(tmp_path):
     path.write_text("file: theirs.jsonl\ntargets: [teacher, user]\n")
     own = ["train", "mine.jsonl", "--output_dir", "x", "--config", str(path)]
     mine = cli.parse(cli._with_config(own))
-    theirs = cli.parse(cli._with_config(["train", "--targets", "user", "--keep-echoes", "--config", str(path), "--output_dir", "x"]))
+    theirs = cli.parse(
+        cli._with_config(
+            ["train", "--targets", "user", "--keep-echoes", "--config", str(path), "--output_dir", "x"]
+        )
+    )
     assert isinstance(mine, Train) and isinstance(theirs, Train)
     assert (mine.file.name, mine.targets, mine.keep_echoes) == ("mine.jsonl", ("teacher", "user"), False)
     assert (theirs.file.name, theirs.targets, theirs.keep_echoes) == ("theirs.jsonl", ("user",), True)
@@ -130,7 +158,9 @@ def test_the_scores_add_up(toy, log, tmp_path, capsys):
 def test_the_first_loss_is_the_quotient_of_the_scores(toy, log, tmp_path, capsys):
     """An update's loss is the teacher's nats over the teacher's tokens, as `score` counts them."""
     run = tmp_path / "run"
-    assert train(toy, log, run, "--max_steps", 1, "--per_device_train_batch_size", 8, "--dtype", "float32") == 0
+    assert (
+        train(toy, log, run, "--max_steps", 1, "--per_device_train_batch_size", 8, "--dtype", "float32") == 0
+    )
     loss = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     records = score(capsys, toy, log)
     nats = -sum(record["sum_by_author"].get("teacher", 0.0) for record in records)
@@ -155,7 +185,10 @@ def test_the_corners_of_the_stream_objective(toy, log, tmp_path):
 
 def test_what_is_trained_on_is_not_held_out(toy, log, tmp_path, capsys):
     assert train(toy, log, tmp_path / "run", "--eval_file", log) == 2
-    assert "7 of 7 held-out rows are trained on too" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert (
+        "7 of 7 held-out rows are trained on too" in capsys.readouterr().err
+        and not (tmp_path / "run").exists()
+    )
 
 
 def test_logs_of_the_agent_alone_teach_nothing(toy, tmp_path, capsys):
@@ -186,7 +219,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(toy, log, tmp_path, capsys, mo
 
 
 def test_a_split_keeps_attempt_and_correction_together(toy, tmp_path, capsys):
-    three = [message for n in range(3) for message in ({**QUESTION, "content": f"{n} N on 3 kg?"}, ATTEMPT, CORRECTION)]
+    three = [
+        message
+        for n in range(3)
+        for message in ({**QUESTION, "content": f"{n} N on 3 kg?"}, ATTEMPT, CORRECTION)
+    ]
     log = write(tmp_path / "log.jsonl", three)
     whole = len(score(capsys, toy, log)[0]["tokens"])
     assert train(toy, log, tmp_path / "run", "--max_length", whole - 1, "--overflow", "split") == 0
@@ -199,12 +236,31 @@ def test_a_split_keeps_attempt_and_correction_together(toy, tmp_path, capsys):
 def test_generate_continues_prompts_and_messages_alike(toy, tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     text = f"Question:\n{QUESTION['content']}\n\nProposed solution:\n"
-    prompts.write_text(json.dumps({"id": "a", "prompt": text}) + "\n" + json.dumps({"id": "b", "messages": [QUESTION]}) + "\n")
-    arguments = ("generate", "--model", toy, "--prompts", prompts, "--max_new_tokens", 5, "--dtype", "float32", "--json")
+    prompts.write_text(
+        json.dumps({"id": "a", "prompt": text})
+        + "\n"
+        + json.dumps({"id": "b", "messages": [QUESTION]})
+        + "\n"
+    )
+    arguments = (
+        "generate",
+        "--model",
+        toy,
+        "--prompts",
+        prompts,
+        "--max_new_tokens",
+        5,
+        "--dtype",
+        "float32",
+        "--json",
+    )
     assert cli.main([str(argument) for argument in arguments]) == 0
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first["tokens"] == second["tokens"] and first["completion"] == second["completion"]
-    assert len(first["logprobs"]) == len(first["tokens"]) <= 5 and first["finish_reason"] in ("stop", "length")
+    assert len(first["logprobs"]) == len(first["tokens"]) <= 5 and first["finish_reason"] in (
+        "stop",
+        "length",
+    )
     prompts.write_text(json.dumps({"id": "a"}) + "\n")
     assert cli.main([str(argument) for argument in arguments]) == 2
     assert f"{prompts}:1" in capsys.readouterr().err
@@ -256,9 +312,30 @@ def test_scores_agree_with_the_sampler(toy, tmp_path, capsys):
     """What `generate` says of its tokens is what `score` finds for them."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"id": "b", "messages": [QUESTION]}) + "\n")
-    cli.main([str(a) for a in ("generate", "--model", toy, "--prompts", prompts, "--max_new_tokens", 5, "--dtype", "float32", "--json")])
+    cli.main(
+        [
+            str(a)
+            for a in (
+                "generate",
+                "--model",
+                toy,
+                "--prompts",
+                prompts,
+                "--max_new_tokens",
+                5,
+                "--dtype",
+                "float32",
+                "--json",
+            )
+        ]
+    )
     answer = json.loads(capsys.readouterr().out)
-    attempt = {"role": "assistant", "author": "agent", "content": answer["completion"], "tokens": answer["tokens"]}
+    attempt = {
+        "role": "assistant",
+        "author": "agent",
+        "content": answer["completion"],
+        "tokens": answer["tokens"],
+    }
     attempt["truncated"] = answer["finish_reason"] != "stop"
     record = score(capsys, toy, write(tmp_path / "log.jsonl", [QUESTION, attempt]))[0]
     found = [p for p, author in zip(record["logprobs"], record["author"], strict=True) if author == "agent"]
@@ -266,7 +343,18 @@ def test_scores_agree_with_the_sampler(toy, tmp_path, capsys):
 
 
 def test_eval_grades_a_task(toy, capsys):
-    arguments = ("eval", "--model", toy, "--num_test", 3, "--max_new_tokens", 4, "--dtype", "float32", "--json")
+    arguments = (
+        "eval",
+        "--model",
+        toy,
+        "--num_test",
+        3,
+        "--max_new_tokens",
+        4,
+        "--dtype",
+        "float32",
+        "--json",
+    )
     assert cli.main([str(argument) for argument in arguments]) == 0
     *answers, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert len(answers) == 3 and last["summary"]["questions"] == 3
@@ -280,4 +368,8 @@ def test_a_seed_that_jax_would_cut_is_refused(toy, log, tmp_path, capsys, verb, 
     needed = {"repro": run, "train": (log, *run), "generate": ("--prompts", log), "eval": ()}[verb]
     assert cli.main([str(argument) for argument in (verb, *needed, "--model", toy, "--seed", seed)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("cicjax: error: --seed is from 0 to 4294967295") and error.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert (
+        error.startswith("cicjax: error: --seed is from 0 to 4294967295")
+        and error.count("\n") == 1
+        and not (tmp_path / "run").exists()
+    )

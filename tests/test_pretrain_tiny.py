@@ -1,4 +1,5 @@
-"""Pretraining on a two-layer toy: what a batch holds, the embedding learns, a killed run ends with the same bytes, others read it."""
+"""Pretraining on a two-layer toy: what a batch holds, the embedding learns, a killed run ends with the same
+bytes, others read it."""
 
 import json
 import sys
@@ -28,11 +29,17 @@ TOY = pretrain_tiny.Recipe(
     tokens=6 * 2 * 128,
     lines=2,
     length=128,
-    config=replace(pretrain_tiny.CONFIG, num_hidden_layers=2, hidden_size=64, intermediate_size=96, num_attention_heads=1),
+    config=replace(
+        pretrain_tiny.CONFIG, num_hidden_layers=2, hidden_size=64, intermediate_size=96, num_attention_heads=1
+    ),
     tokenizer_documents=300,
     dtype="float32",
 )
-TEXTS = ("Question:\nWhat is 12.5*3?\n\nProposed solution:\n", "pH = 4 - log10(6.5) = 3.19. Final answer: 3.19.", "e\u0301 \n\n x \u6771")
+TEXTS = (
+    "Question:\nWhat is 12.5*3?\n\nProposed solution:\n",
+    "pH = 4 - log10(6.5) = 3.19. Final answer: 3.19.",
+    "e\u0301 \n\n x \u6771",
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,9 @@ def test_shares_of_the_tokens_are_as_stated(tokenizer):
 def test_a_batch_holds_whole_documents_and_all_but_their_first_tokens_are_targets(tokenizer):
     recipe = replace(pretrain_tiny.Recipe(), lines=8)
     batch = pretrain_tiny.draw_batch(recipe, tokenizer, 3)
-    drawn = [encode(document.transcript, tokenizer).tokens.tolist() for document in islice(documents(0, 3), 60)]
+    drawn = [
+        encode(document.transcript, tokenizer).tokens.tolist() for document in islice(documents(0, 3), 60)
+    ]
     found = []
     for line in range(recipe.lines):
         for segment in range(1, batch.segments[line].max() + 1):
@@ -80,8 +89,12 @@ def test_the_embedding_learns_as_input_and_as_output(tokenizer):
     apart = {**state.base, "lm_head": {"kernel": state.base["embed_tokens"]["embedding"]}}
 
     def untied(base):
-        states = qwen2.hidden(qwen2.Model(TOY.config), base, None, batch.tokens, batch.positions, batch.segments)
-        total, weight = likelihood.weighted_nll(likelihood.token_logprobs(qwen2.logits(base, states), batch.tokens), batch.loss_weights)
+        states = qwen2.hidden(
+            qwen2.Model(TOY.config), base, None, batch.tokens, batch.positions, batch.segments
+        )
+        total, weight = likelihood.weighted_nll(
+            likelihood.token_logprobs(qwen2.logits(base, states), batch.tokens), batch.loss_weights
+        )
         return total / weight
 
     parts = jax.grad(untied)(apart)
@@ -95,10 +108,15 @@ def test_the_embedding_learns_as_input_and_as_output(tokenizer):
 def test_rounded_products_give_nearly_the_same_gradient(tokenizer):
     batch, state = pretrain_tiny.draw_batch(TOY, tokenizer, 0), pretrain_tiny.start_state(TOY)
     gradient = jax.grad(pretrain_tiny.loss, argnums=1)
-    exact, rounded = (gradient(replace(TOY, dtype=dtype), state.base, batch) for dtype in ("float32", "bfloat16"))
-    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(exact), jax.tree.leaves(rounded), strict=True):
+    exact, rounded = (
+        gradient(replace(TOY, dtype=dtype), state.base, batch) for dtype in ("float32", "bfloat16")
+    )
+    for (path, left), right in zip(
+        jax.tree_util.tree_leaves_with_path(exact), jax.tree.leaves(rounded), strict=True
+    ):
         assert right.dtype == jnp.float32
-        if "k_proj" not in str(path) or "bias" not in str(path):  # a key bias moves all scores of a query alike, so its gradient is near 0
+        # a key bias moves all scores of a query alike, so its gradient is near 0
+        if "k_proj" not in str(path) or "bias" not in str(path):
             assert np.linalg.norm(left - right) < 0.1 * np.linalg.norm(left), path
 
 
@@ -119,7 +137,11 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, monkeypatch):
     assert latest(tmp_path / "parts" / "steps") == 3
     again = pretrain_tiny.pretrain(TOY, tmp_path / "parts", save_every=3)
     assert done == [0, 1, 2, 3] and int(again.update) == TOY.updates == 6
-    assert leaf_digests(again.base) == leaf_digests(whole.base) != leaf_digests(pretrain_tiny.start_state(TOY).base)
+    assert (
+        leaf_digests(again.base)
+        == leaf_digests(whole.base)
+        != leaf_digests(pretrain_tiny.start_state(TOY).base)
+    )
 
 
 def test_a_folder_is_for_one_recipe_and_one_process(tmp_path):
@@ -131,7 +153,11 @@ def test_a_folder_is_for_one_recipe_and_one_process(tmp_path):
 
 
 def test_a_wrong_command_says_so_in_a_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pretrain_tiny.py", "--output_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path / "run")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["pretrain_tiny.py", "--output_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path / "run")],
+    )
     assert pretrain_tiny.main() == 2
     assert "exists already" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
@@ -152,8 +178,12 @@ def test_transformers_gives_the_same_ids(folder, tokenizer):
 @pytest.mark.weights
 def test_pattern_and_control_tokens_are_those_of_qwen(folder, qwen_folder):
     ours, theirs = (json.loads((path / "tokenizer.json").read_bytes()) for path in (folder, qwen_folder))
-    assert [token["content"] for token in ours["added_tokens"]] == [token["content"] for token in theirs["added_tokens"]]
-    assert [token["special"] for token in ours["added_tokens"]] == [token["special"] for token in theirs["added_tokens"]]
+    assert [token["content"] for token in ours["added_tokens"]] == [
+        token["content"] for token in theirs["added_tokens"]
+    ]
+    assert [token["special"] for token in ours["added_tokens"]] == [
+        token["special"] for token in theirs["added_tokens"]
+    ]
     assert ours["normalizer"] == theirs["normalizer"] == {"type": "NFC"}
     split, qwens = (spec["pre_tokenizer"]["pretokenizers"][0] for spec in (ours, theirs))
     assert split == qwens
@@ -168,6 +198,14 @@ def test_the_folder_loads_in_transformers(tmp_path):
     config, base = huggingface.load_base(tmp_path / "model", jnp.float32)
     tokens = np.arange(40, dtype=np.int32).reshape(2, 20) * 7 % 512
     with torch.no_grad(), jax.default_matmul_precision("highest"):
-        np.testing.assert_allclose(qwen2.apply(qwen2.Model(config), base, None, tokens), theirs(torch.tensor(tokens)).logits, atol=1e-4)
+        np.testing.assert_allclose(
+            qwen2.apply(qwen2.Model(config), base, None, tokens),
+            theirs(torch.tensor(tokens)).logits,
+            atol=1e-4,
+        )
     assert config == recipe.config
-    assert theirs.generation_config.eos_token_id == theirs.config.pad_token_id == tokenizers.load(tmp_path / "model").end_of_text
+    assert (
+        theirs.generation_config.eos_token_id
+        == theirs.config.pad_token_id
+        == tokenizers.load(tmp_path / "model").end_of_text
+    )

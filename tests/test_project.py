@@ -1,4 +1,5 @@
-"""The house keeps its promises: arrows go one way, importing does nothing, data is never executed, what README names is there."""
+"""The house keeps its promises: arrows go one way, importing does nothing, data is never executed, what
+README names is there."""
 
 import ast
 import os
@@ -16,14 +17,27 @@ FILES = sorted((ROOT / "cicjax").rglob("*.py"))
 
 # From the top of the house down. A room imports from rooms above it, and errors and assets are for all.
 ROOMS = (
-    *("provenance", "objectives", "runs", "model", "sampling", "training", "tasks", "methods"),
-    *("experiments", "report", "agent", "commands", "cli"),
+    *(
+        "files",
+        "provenance",
+        "logs",
+        "views",
+        "objectives",
+        "devices",
+        "runs",
+        "model",
+        "sampling",
+        "training",
+    ),
+    *("tasks", "methods", "agent", "experiments", "report", "server", "commands", "cli"),
 )
-COMMON = {"__init__": set(), "errors": set(), "assets": {"errors"}}
+COMMON = {"__init__": set(), "errors": set(), "assets": {"errors"}, "statistics": set()}
 # Above, and yet closed to this room.
 CLOSED = {
-    "objectives": {"provenance"},
-    "model": {"provenance", "objectives"},
+    "files": set(),
+    "objectives": {"provenance", "logs", "views", "files"},
+    "devices": {"provenance", "logs", "views", "objectives"},
+    "model": {"provenance", "logs", "views", "objectives"},
     "tasks": set(ROOMS) - {"provenance"},
     "methods": {"tasks"},
 }
@@ -32,7 +46,8 @@ EXECUTING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "s
 
 
 def allowed(room: str) -> set[str]:
-    """What a room may import from: itself, the rooms above it that are not closed to it, and what is common."""
+    """What a room may import from: itself, the rooms above it that are not closed to it, and what is
+    common."""
     if room in COMMON:
         return COMMON[room] | {room}
     above = set(ROOMS[: ROOMS.index(room) + 1])
@@ -40,7 +55,8 @@ def allowed(room: str) -> set[str]:
 
 
 def imported(source: str, *, package: str = "cicjax") -> Iterator[str]:
-    """Full names of all modules, and of what is taken from them, that a file of `package` imports anywhere in it."""
+    """Full names of all modules, and of what is taken from them, that a file of `package` imports anywhere in
+    it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -50,7 +66,9 @@ def imported(source: str, *, package: str = "cicjax") -> Iterator[str]:
             module = ".".join([*start, *filter(None, [node.module])])
             yield from (f"{module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+            yield from (
+                a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            )
 
 
 def arrows(room: str, source: str, *, package: str = "cicjax") -> set[str]:
@@ -74,7 +92,9 @@ def executions(source: str) -> set[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            if name in ("eval", "exec", "compile", "__import__") or re.fullmatch(r"yaml\.(?!safe_)\w*load\w*", name):
+            if name in ("eval", "exec", "compile", "__import__") or re.fullmatch(
+                r"yaml\.(?!safe_)\w*load\w*", name
+            ):
                 found.add(name)
         if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
             found.add(node.arg)
@@ -105,7 +125,12 @@ def test_every_folder_is_a_room():
         ("model", "def f():\n    from cicjax import provenance", {"provenance"}),
         ("methods", "from cicjax.tasks.stem import verify", {"tasks"}),
         ("tasks", "from cicjax.runs.files import write_json", {"runs"}),
-        ("tasks", "from cicjax.provenance import Segment\nfrom cicjax.errors import BadInput\nfrom cicjax.tasks import stem", set()),
+        (
+            "tasks",
+            "from cicjax.provenance import Segment\nfrom cicjax.errors import BadInput\nfrom cicjax.tasks "
+            "import stem",
+            set(),
+        ),
         ("provenance", "import importlib\nimportlib.import_module('cicjax.cli')", {"cli"}),
         ("provenance", "from ..model import lora", {"model"}),
         ("provenance", "from .. import model", {"model"}),
@@ -142,17 +167,28 @@ def test_executing_data_is_noticed(source):
 
 
 def test_safe_lookalikes_are_left_alone():
-    assert not executions("yaml.safe_load(text)\nre.compile(x)\nevaluate(x)\njax.jit(f).lower(x).compile()\nmodel.eval()")
+    assert not executions(
+        "yaml.safe_load(text)\nre.compile(x)\nevaluate(x)\njax.jit(f).lower(x).compile()\nmodel.eval()"
+    )
 
 
 def python(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_importing_every_module_does_nothing(tmp_path):
-    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES]
+    modules = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES
+    ]
     code = """
 import importlib, sys
 for name in sys.argv[1:]:
@@ -197,7 +233,11 @@ def test_what_a_document_names_is_there(document):
 
 def test_the_tree_in_contributing_is_whole():
     tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert not [file.name for file in FILES if not file.name.startswith("__") and not re.search(rf"^ +{file.name} ", tree, re.MULTILINE)]
+    assert not [
+        file.name
+        for file in FILES
+        if not file.name.startswith("__") and not re.search(rf"^ +{file.name} ", tree, re.MULTILINE)
+    ]
 
 
 def test_no_known_bad_pair_of_versions_can_be_chosen():
@@ -208,7 +248,11 @@ def test_no_known_bad_pair_of_versions_can_be_chosen():
     requirements = [Requirement(line) for line in project["dependencies"]]
     for version in ("3.11", "3.12", "3.13"):
         environment = {"python_version": version}
-        pair = {r.name: r.specifier for r in requirements if r.name in ("jax", "flax") and (not r.marker or r.marker.evaluate(environment))}
+        pair = {
+            r.name: r.specifier
+            for r in requirements
+            if r.name in ("jax", "flax") and (not r.marker or r.marker.evaluate(environment))
+        }
         for flax in ("0.12.8", "0.12.9", "0.12.10", "0.12.12"):
             for jax in ("0.10.2", "0.11.2", "0.12.0.1"):
                 bad = flax in ("0.12.8", "0.12.9") and jax != "0.10.2"

@@ -1,4 +1,5 @@
-"""The labels file in somebody else's trainer: TRL's SFTTrainer, as it comes, minimises what `cicjax score` counts."""
+"""The labels file in somebody else's trainer: TRL's SFTTrainer, as it comes, minimises what `cicjax score`
+counts."""
 
 import json
 from pathlib import Path
@@ -14,7 +15,8 @@ pytest.importorskip("trl", exc_type=ImportError)
 QUESTION = {"role": "user", "author": "user", "content": "A force of 12 N acts on 3 kg."}
 ATTEMPT = {"role": "assistant", "author": "agent", "content": "a = F / m = 12 / 3 = 5"}
 CORRECTION = {"role": "assistant", "author": "teacher", "content": "a = F / m = 12 / 3 = 4"}
-# Of unequal length, so that a batch has padding; the last has no correction, and TRL leaves it out where nothing in it is a label.
+# Of unequal length, so that a batch has padding; the last has no correction, and TRL leaves it out where
+# nothing in it is a label.
 DIALOGUES = (
     [QUESTION, ATTEMPT, CORRECTION],
     [QUESTION, CORRECTION],
@@ -32,7 +34,11 @@ def toy(tmp_path: Path) -> Path:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     path = tmp_path / "log.jsonl"
-    path.write_text("".join(json.dumps({"id": str(n), "messages": messages}) + "\n" for n, messages in enumerate(DIALOGUES)))
+    path.write_text(
+        "".join(
+            json.dumps({"id": str(n), "messages": messages}) + "\n" for n, messages in enumerate(DIALOGUES)
+        )
+    )
     return path
 
 
@@ -57,7 +63,9 @@ def losses_in_trl(labels: Path, toy: Path, folder: Path) -> list[float]:
         disable_tqdm=True,
     )
     rows = load_dataset("json", data_files=str(labels), split="train", cache_dir=str(folder / "cache"))
-    trainer = SFTTrainer(model, args=settings, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(toy))
+    trainer = SFTTrainer(
+        model, args=settings, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(toy)
+    )
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

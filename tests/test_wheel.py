@@ -1,4 +1,5 @@
-"""What ships works: the built wheel, in a folder of its own, with nothing of the repository beside it; on it the embedded base learns."""
+"""What ships works: the built wheel, in a folder of its own, with nothing of the repository beside it; on it
+the embedded base learns."""
 
 import json
 import os
@@ -15,11 +16,19 @@ METHODS = ("base", "sft", "observational", "interventional")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel unpacked as an installer does; its dependencies are those of the environment that runs the tests."""
+    """The wheel unpacked as an installer does; its dependencies are those of the environment that runs the
+    tests."""
     folder = tmp_path_factory.mktemp("wheel")
     pytest.importorskip("hatchling")
     build = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", build, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     wheel = folder / done.stdout.split()[-1]
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
@@ -43,8 +52,21 @@ def cicjax(installed, *arguments, cwd):
 
 
 def smoke(installed, cwd):
-    """`cicjax repro --scale smoke` in a new folder, at a rate at which its few updates show; the bytes of its results.json."""
-    arguments = ("repro", "--scale", "smoke", "--seed", 0, "--learning_rate", 6e-4, "--output_dir", "run", "--methods", *METHODS)
+    """`cicjax repro --scale smoke` in a new folder, at a rate at which its few updates show; the bytes of its
+    results.json."""
+    arguments = (
+        "repro",
+        "--scale",
+        "smoke",
+        "--seed",
+        0,
+        "--learning_rate",
+        6e-4,
+        "--output_dir",
+        "run",
+        "--methods",
+        *METHODS,
+    )
     cicjax(installed, *arguments, cwd=cwd)
     return (cwd / "run" / "results.json").read_bytes()
 
@@ -52,7 +74,9 @@ def smoke(installed, cwd):
 def test_the_code_and_the_base_come_from_the_wheel(installed, tmp_path):
     code = "import cicjax.assets as a; print(a.default_model_folder())"
     environment = os.environ | {"PYTHONPATH": str(installed)}
-    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True
+    )
     assert Path(done.stdout.decode().strip()) == installed / "cicjax" / "_tiny"
 
 
@@ -72,9 +96,14 @@ def test_smoke_learns_on_the_embedded_base_and_a_repetition_gives_the_same_resul
         row = results["methods"][method]
         assert 0 < row["solved"] < row["questions"], method
     ledger = results["ledger"]
-    assert ledger["positions_observational"] == ledger["positions_attempts"] + ledger["positions_interventional"]
+    assert (
+        ledger["positions_observational"] == ledger["positions_attempts"] + ledger["positions_interventional"]
+    )
     assert 0 < ledger["wrong_attempts"] < ledger["stream_rows"]
     for method in ("observational", "interventional"):
         assert results["methods"][method]["truth_gain"] > 0, "corrections became likelier"
-    assert results["methods"]["interventional"]["self_confirmation"] < results["methods"]["observational"]["self_confirmation"]
+    assert (
+        results["methods"]["interventional"]["self_confirmation"]
+        < results["methods"]["observational"]["self_confirmation"]
+    )
     assert smoke(installed, tmp_path / "second") == first

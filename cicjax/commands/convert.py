@@ -12,58 +12,79 @@ import tyro
 from cicjax.errors import BadInput
 
 if TYPE_CHECKING:
-    from cicjax.provenance.formats import Episode
+    from cicjax.provenance.transcript import Episode
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
     """Convert transcripts to the native format, which keeps who wrote each turn.
 
-    agent = the model being trained; teacher = anyone else in the assistant's role. A log seldom says which of them wrote an assistant's
-    turn, and then you do, with --assistant_author or --agent_models; nothing is guessed. A turn that the log marks as not to be trained on
+    agent = the model being trained; teacher = anyone else in the assistant's role. A log seldom says which of
+    them wrote an assistant's turn, and then you do, with --assistant_author or --agent_models; nothing is
+    guessed. A turn that the log marks as not to be trained on
     (weight 0, train false, a prompt, copied context) stays as context.
 
-    Example: cicjax convert log.jsonl --from openai --assistant_author agent --corrections edited --output episodes.jsonl
+    Example: cicjax convert log.jsonl --from openai --assistant_author agent --corrections edited --output
+    episodes.jsonl
     """
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """OpenAI messages, TRL, axolotl or ShareGPT as JSON Lines; an ATIF trajectory; or a native file."""
     output: Annotated[Path, tyro.conf.arg(metavar="OUT.jsonl")]
     """Native file to write: whole, or not at all."""
-    format: Annotated[Literal["auto", "native", "openai", "trl", "axolotl", "atif"], tyro.conf.arg(name="from")] = "auto"
+    format: Annotated[
+        Literal["auto", "native", "openai", "trl", "axolotl", "atif"], tyro.conf.arg(name="from")
+    ] = "auto"
     """Format of FILE; auto goes by the keys of its first object."""
     assistant_author: Literal["agent", "teacher"] | None = None
     """Who wrote the assistant's turns: all of them, or with --agent_models those whose model is not known."""
     agent_models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Models that are the agent: their turns are the agent's, those of any other model a teacher's."""
     corrections: Annotated[str | None, tyro.conf.arg(metavar="FIELD")] = None
-    """Key that holds the edited text of an assistant's message: the turn stays, as the agent's, and the edit follows as a teacher's. What
-    comes later in the log then stands after both, though it may answer one."""
+    """Key that holds the edited text of an assistant's message: the turn stays, as the agent's, and the edit
+    follows as a teacher's. What comes later in the log then stands after both, though it may answer one."""
     json: bool = False
     """The summary as one JSON object."""
 
     def run(self) -> None:
-        from cicjax.provenance import formats, importers
+        from cicjax.files import whole
+        from cicjax.logs import importers, native
 
-        formats.refuse_same(self.file, self.output)
-        if self.corrections is not None and self.file.is_file() and not _mentions(self.file, self.corrections):
-            raise BadInput(f"{self.file}: no message has the key {self.corrections!r} of --corrections; name the one with the edited texts")
+        whole.refuse_same(self.file, self.output)
+        if (
+            self.corrections is not None
+            and self.file.is_file()
+            and not _mentions(self.file, self.corrections)
+        ):
+            raise BadInput(
+                f"{self.file}: no message has the key {self.corrections!r} of --corrections; "
+                "name the one with the edited texts"
+            )
         name = importers.detect(self.file) if self.format == "auto" else self.format
         episodes = self._read(name)
-        formats.write_native(self.output, episodes)
-        summary = {"file": str(self.file), "format": name, "output": str(self.output), **_counts(episodes, imported=name != "native")}
+        native.write_native(self.output, episodes)
+        summary = {
+            "file": str(self.file),
+            "format": name,
+            "output": str(self.output),
+            **_counts(episodes, imported=name != "native"),
+        }
         print(json.dumps(summary, ensure_ascii=False) if self.json else _line(summary, self.agent_models))
 
     def _read(self, name: str) -> "list[Episode]":
-        from cicjax.provenance import formats, importers
+        from cicjax.logs import importers, native
         from cicjax.provenance.transcript import AUTHORS
 
         if name == "native":
             if self.assistant_author or self.agent_models:
-                raise BadInput(f"{self.file}: a native file says who wrote each turn; leave out --assistant_author and --agent_models")
-            return formats.read_native(self.file, corrections=self.corrections)
+                raise BadInput(
+                    f"{self.file}: a native file says who wrote each turn; "
+                    "leave out --assistant_author and --agent_models"
+                )
+            return native.read_native(self.file, corrections=self.corrections)
         attribution = importers.Attribution(
-            AUTHORS[self.assistant_author] if self.assistant_author else None, frozenset(self.agent_models) or None
+            AUTHORS[self.assistant_author] if self.assistant_author else None,
+            frozenset(self.agent_models) or None,
         )
         read = {
             "openai": importers.read_openai,
@@ -86,7 +107,12 @@ def _counts(episodes: "Sequence[Episode]", *, imported: bool) -> dict[str, Any]:
     messages = [message for episode in episodes for message in episode.messages]
     authors = Counter(message.author.label for message in messages)
     # The meta of a native file is anybody's; that of an imported one is ours.
-    beside = [turn for episode in episodes if imported and episode.meta for turn in episode.meta.get("turns", {}).values()]
+    beside = [
+        turn
+        for episode in episodes
+        if imported and episode.meta
+        for turn in episode.meta.get("turns", {}).values()
+    ]
     return {
         "episodes": len(episodes),
         "turns": len(messages),
@@ -98,7 +124,11 @@ def _counts(episodes: "Sequence[Episode]", *, imported: bool) -> dict[str, Any]:
 
 
 def _line(summary: dict[str, Any], agent_models: Sequence[str]) -> str:
-    authors = ", ".join(f"{name} {count:,}" for name, count in summary["authors"].items() if count or name in ("agent", "teacher"))
+    authors = ", ".join(
+        f"{name} {count:,}"
+        for name, count in summary["authors"].items()
+        if count or name in ("agent", "teacher")
+    )
     line = (
         f"{summary['output']}: {_counted(summary['episodes'], 'episode')} from {summary['format']}, "
         f"{_counted(summary['turns'], 'turn')} by {authors}; "

@@ -11,7 +11,7 @@ import tyro
 from cicjax.errors import BadInput
 
 if TYPE_CHECKING:
-    from cicjax.experiments.settings import Settings
+    from cicjax.experiments.paper.settings import Settings
     from cicjax.tasks.stem import Problem
     from cicjax.training.policy import LoadedPolicy
 
@@ -25,7 +25,9 @@ class Eval:
     Example: cicjax eval --model Qwen2.5-0.5B --adapter runs/small/interventional --task stem
     """
 
-    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = None
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
+        None
+    )
     """A Qwen2 folder or a hub id; without one, the embedded base and its numbers."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
@@ -36,16 +38,18 @@ class Eval:
     num_test: int | None = None
     """How many; by default as many as the adapter's run has, else 100 of test and 200 of dev."""
     seed: int | None = None
-    """Decides the questions; by default the adapter's run's, else 0. Without a run: those of `cicjax repro` with 200 teacher rows."""
+    """Decides the questions; by default the adapter's run's, else 0. Without a run: those of `cicjax repro`
+    with 200 teacher rows."""
     max_new_tokens: int | None = None
     """Longest answer; by default the run's, else 256."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the base."""
     json: bool = False
-    """One object an answer (question, completion, extracted value, verdict) and a last one with the summary."""
+    """One object an answer (question, completion, extracted value, verdict) and a last one with the
+    summary."""
 
     def run(self) -> None:
-        from cicjax.experiments import evaluate
+        from cicjax.experiments.paper import evaluate
         from cicjax.training.policy import load_policy
 
         settings = self._settings()
@@ -64,7 +68,7 @@ class Eval:
 
     def _settings(self) -> "Settings":
         """What the adapter's run asked, or what the paper's counts ask, with these flags over it."""
-        from cicjax.experiments.settings import PAPER, Settings, asked_in
+        from cicjax.experiments.paper.settings import PAPER, Settings, asked_in
         from cicjax.runs.seeds import check_seed
         from cicjax.training.adapters import run_config
 
@@ -75,7 +79,8 @@ class Eval:
         run = asked_in(run_config(self.adapter), where=self.adapter) if self.adapter is not None else None
         if run is not None and self.seed not in (None, run.seed):
             raise BadInput(
-                f"{self.adapter}: its run has seed {run.seed}, and with --seed {self.seed} it may know the answers; leave --seed out"
+                f"{self.adapter}: its run has seed {run.seed}, and with --seed {self.seed} it may know the "
+                "answers; leave --seed out"
             )
         check_seed(self.seed or 0)
         numbers = "tiny" if self.model_name_or_path is None else "paper"
@@ -88,7 +93,10 @@ class Eval:
 
         counts = settings.counts
         if self.split == "dev" and (self.num_test or 0) > counts.dev_problems:
-            raise BadInput(f"--split dev has {counts.dev_problems} questions, --num_test asks for {self.num_test}; ask for fewer")
+            raise BadInput(
+                f"--split dev has {counts.dev_problems} questions, --num_test asks for {self.num_test}; "
+                "ask for fewer"
+            )
         splits = stem.make_splits(
             seed=settings.seed,
             sft=counts.sft_rows,
@@ -100,9 +108,11 @@ class Eval:
         return splits.test if self.split == "test" else splits.dev[: self.num_test]
 
 
-def _answers(policy: "LoadedPolicy", settings: "Settings", problems: "Sequence[Problem]") -> Iterator[dict[str, Any]]:
+def _answers(
+    policy: "LoadedPolicy", settings: "Settings", problems: "Sequence[Problem]"
+) -> Iterator[dict[str, Any]]:
     """The answers of the run's own evaluation, chunk by chunk."""
-    from cicjax.experiments import evaluate
+    from cicjax.experiments.paper import evaluate
     from cicjax.runs.metrics import in_chunks
     from cicjax.sampling.sampler import Sampler
     from cicjax.training.policy import decoding

@@ -14,18 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """Write an adapter for others, with a model card: a folder for peft, vLLM and llama.cpp, or the base with the adapter merged in.
+    """Write an adapter for others, with a model card: a folder for peft, vLLM and llama.cpp, or the base with
+    the adapter merged in.
 
     Nothing is overwritten: the folder appears whole under its name, or not at all.
 
-    Example: cicjax export runs/small/interventional --model Qwen2.5-0.5B --format peft --output_dir interventional-peft
+    Example: cicjax export runs/small/interventional --model Qwen2.5-0.5B --format peft --output_dir
+    interventional-peft
     """
 
     adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
     """RUN/METHOD of a run, whose newest checkpoint is taken, or a folder that peft saved."""
     output_dir: Annotated[Path, tyro.conf.arg(metavar="OUT")]
     """Folder to be made; it must not exist."""
-    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = None
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
+        None
+    )
     """The base that the adapter was trained on; without one, the base that the run's config.json names."""
     format: Literal["peft", "merged"] = "peft"
     """peft: the adapter alone. merged: a whole Hugging Face folder, added in float32."""
@@ -44,7 +48,9 @@ class Export:
         name = self._base()
         location = huggingface.resolve(name)
         config, fingerprint = huggingface.read_config(location), huggingface.fingerprint(location)
-        adapter, lora, known = load_adapter(self.adapter, config, base_fingerprint=fingerprint, base_name=name)
+        adapter, lora, known = load_adapter(
+            self.adapter, config, base_fingerprint=fingerprint, base_name=name
+        )
         if self.format == "peft":
             self._write_peft(adapter, lora, known, name=name)
         else:
@@ -58,34 +64,62 @@ class Export:
 
         config = run_config(self.adapter)
         if self.model_name_or_path is None and "model_name_or_path" not in config:
-            raise BadInput(f"{self.adapter}: nothing beside it says on which base it was trained; name it with --model DIR_OR_HUB_ID")
+            raise BadInput(
+                f"{self.adapter}: nothing beside it says on which base it was trained; "
+                "name it with --model DIR_OR_HUB_ID"
+            )
         name = self.model_name_or_path or config.get("model_name_or_path")
         return str(name if name is not None else default_model_folder())
 
-    def _card(self, lora: "LoRAConfig", known: dict[str, Any], *, name: str, merged_dtype: str | None = None) -> str:
-        from cicjax.experiments.card import model_card
+    def _card(
+        self, lora: "LoRAConfig", known: dict[str, Any], *, name: str, merged_dtype: str | None = None
+    ) -> str:
+        from cicjax.training.card import model_card
 
-        return model_card(self.adapter, known=known, lora=lora, base_name=self.base_name or name, merged_dtype=merged_dtype)
+        return model_card(
+            self.adapter, known=known, lora=lora, base_name=self.base_name or name, merged_dtype=merged_dtype
+        )
 
-    def _write_peft(self, adapter: dict[str, Any], lora: "LoRAConfig", known: dict[str, Any], *, name: str) -> None:
+    def _write_peft(
+        self, adapter: dict[str, Any], lora: "LoRAConfig", known: dict[str, Any], *, name: str
+    ) -> None:
         from cicjax.model.peft import write_peft
 
         metadata = {key: str(known[key]) for key in ("method", "base_fingerprint") if key in known}
         card = self._card(lora, known, name=name)
-        write_peft(self.output_dir, adapter, lora, base_model_name_or_path=self.base_name or name, card=card, metadata=metadata)
+        write_peft(
+            self.output_dir,
+            adapter,
+            lora,
+            base_model_name_or_path=self.base_name or name,
+            card=card,
+            metadata=metadata,
+        )
         print(f"{self.output_dir}: {_described(adapter, lora)}, as peft reads it")
 
     def _write_merged(
-        self, adapter: dict[str, Any], lora: "LoRAConfig", known: dict[str, Any], *, name: str, location: Path, config: "Qwen2Config"
+        self,
+        adapter: dict[str, Any],
+        lora: "LoRAConfig",
+        known: dict[str, Any],
+        *,
+        name: str,
+        location: Path,
+        config: "Qwen2Config",
     ) -> None:
         from cicjax.model import huggingface
         from cicjax.model.peft import does_nothing
 
         if does_nothing(adapter):
-            raise BadInput(f"{self.adapter}: the adapter changes nothing (it was never trained), so the base is the merged model already")
+            raise BadInput(
+                f"{self.adapter}: the adapter changes nothing (it was never trained), "
+                "so the base is the merged model already"
+            )
         dtype = str(huggingface.stored_dtype(location, config)) if self.dtype == "auto" else self.dtype
         card = self._card(lora, known, name=name, merged_dtype=dtype)
-        huggingface.write_merged(self.output_dir, location, adapter=adapter, lora=lora, dtype=dtype, card=card)
+        huggingface.write_merged(
+            self.output_dir, location, adapter=adapter, lora=lora, dtype=dtype, card=card
+        )
         print(f"{self.output_dir}: {_described(adapter, lora)}, merged into {name}, in {dtype}")
 
 
@@ -93,5 +127,6 @@ def _described(adapter: dict[str, Any], lora: "LoRAConfig") -> str:
     import jax
 
     return (
-        f"{sum(leaf.size for leaf in jax.tree.leaves(adapter)):,} parameters of rank {lora.rank} on {len(lora.target_modules)} projections"
+        f"{sum(leaf.size for leaf in jax.tree.leaves(adapter)):,} parameters of rank {lora.rank} on "
+        f"{len(lora.target_modules)} projections"
     )

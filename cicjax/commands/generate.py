@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Continue prompts with a model: JSON Lines of {id, prompt} or {id, messages} in, the same with the completion out.
+    """Continue prompts with a model: JSON Lines of {id, prompt} or {id, messages} in, the same with the
+    completion out.
 
     Example: cicjax generate --model Qwen2.5-0.5B --adapter runs/mine/adapter --prompts prompts.jsonl --json
     """
 
     prompts: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """One object a line: id, and prompt (text, used as it stands) or messages (role, content, author)."""
-    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = None
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
+        None
+    )
     """A Qwen2 folder or a hub id; without one, the embedded base."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
@@ -58,7 +61,12 @@ class Generate:
         if not asked:
             raise BadInput(f"{self.prompts}: holds no prompt; give one JSON object a line")
         sampler = Sampler(policy.model, policy.base, policy.adapter)
-        how = decoding(policy.tokenizer, max_new_tokens=self.max_new_tokens, temperature=self.temperature, stop_strings=self.stop)
+        how = decoding(
+            policy.tokenizer,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            stop_strings=self.stop,
+        )
         keys = row_keys(self.seed, "generate", range(len(asked)), [0] * len(asked))
         for first, chunk in in_chunks(asked, "generate"):
             own = keys[first : first + len(chunk)]
@@ -67,7 +75,7 @@ class Generate:
                 self._print(record, completion, policy.tokenizer)
 
     def _prompts(self, tokenizer: "Tokenizer") -> Iterator[tuple[dict[str, Any], list[int]]]:
-        from cicjax.provenance import strict
+        from cicjax.files import strict
 
         for number, record in strict.records(self.prompts, what="a prompt"):
             where = f"{self.prompts}:{number}"
@@ -84,9 +92,11 @@ class Generate:
             yield record, ids
 
     def _of_messages(self, record: dict[str, Any], tokenizer: "Tokenizer", *, where: str) -> list[int]:
-        from cicjax.provenance import encode, formats, protocol, strict
+        from cicjax.files import strict
+        from cicjax.logs import native
+        from cicjax.provenance import encode, protocol
 
-        episode = formats.parse_episode(json.dumps(record), where=where)
+        episode = native.parse_episode(json.dumps(record), where=where)
         with strict.place(where):
             render = protocol.renderer(self.format, ("teacher",), [episode], tokenizer, open_turn=True)
             return encode(render(episode), tokenizer).tokens.tolist()
@@ -97,4 +107,7 @@ class Generate:
             print(f"{record['id']}: {text}", flush=True)
             return
         facts = {"tokens": list(completion.tokens), "logprobs": list(map(float, completion.logprobs))}
-        print(json.dumps(record | {"completion": text} | facts | {"finish_reason": completion.finish_reason}), flush=True)
+        print(
+            json.dumps(record | {"completion": text} | facts | {"finish_reason": completion.finish_reason}),
+            flush=True,
+        )

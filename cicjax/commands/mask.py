@@ -1,4 +1,5 @@
-"""`cicjax mask`: who wrote each token of a transcript file, which of them are trained on, and what is wrong with it."""
+"""`cicjax mask`: who wrote each token of a transcript file, which of them are trained on, and what is wrong
+with it."""
 
 import json
 import sys
@@ -12,11 +13,11 @@ import tyro
 from cicjax.errors import BadInput
 
 if TYPE_CHECKING:
+    from cicjax.logs.audit import Finding
     from cicjax.provenance import Encoded
-    from cicjax.provenance.audit import Finding
-    from cicjax.provenance.counts import Weighting
-    from cicjax.provenance.formats import Episode
+    from cicjax.provenance.protocol import Weighting
     from cicjax.provenance.tokenizer import Tokenizer
+    from cicjax.provenance.transcript import Episode
 
     Rows = Sequence[tuple[Episode, Encoded]]
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class Mask:
     """Show which tokens of a transcript file are trained on, and who wrote them.
 
-    agent = the model being trained; teacher = anyone else in the assistant's role. observational = train every assistant turn;
-    interventional = train only what others wrote.
+    agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
+    every assistant turn; interventional = train only what others wrote.
 
     Example: cicjax mask rollouts.jsonl --tokenizer Qwen2.5-0.5B --objective interventional
     """
@@ -34,7 +35,8 @@ class Mask:
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FILE")] = None
     """Native transcript file: one JSON object a line, with an author beside every message."""
     tokenizer: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder with a tokenizer.json, or a hub id. Needs no weights. With --demo the embedded base's by default."""
+    """Folder with a tokenizer.json, or a hub id. Needs no weights. With --demo the embedded base's by
+    default."""
     objective: Literal["interventional", "observational", "stream"] = "interventional"
     """Which loss the weights belong to; stream lies between the two, --wrong and --correct say where."""
     wrong: float | None = None
@@ -42,22 +44,27 @@ class Mask:
     correct: float | None = None
     """With --objective stream: weight of the agent's turns that passed, by default 0."""
     targets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AUTHOR ...")] = ("teacher",)
-    """Whose words are targets beside the agent's own: teacher is equation (14), world is equation (2) in full."""
+    """Whose words are targets beside the agent's own: teacher is equation (14), world is equation (2) in
+    full."""
     keep_echoes: bool = False
     """Train also on long repeats of the agent's words in what users, tools and the environment wrote."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
-    """Protocol in which messages become tokens; auto is plain where that holds every episode, else the tokenizer's chat protocol."""
+    """Protocol in which messages become tokens; auto is plain where that holds every episode, else the
+    tokenizer's chat protocol."""
     json: bool = False
-    """One JSON object a transcript: id, tokens, text, gamma, is_target, weight, author. With --audit, one a finding."""
+    """One JSON object a transcript: id, tokens, text, gamma, is_target, weight, author. With --audit, one a
+    finding."""
     labels: Annotated[Path | None, tyro.conf.arg(metavar="OUT.jsonl")] = None
-    """Write input_ids, attention_mask and labels (-100 where nothing is learned), a row a transcript, for other trainers. Only for
-    weights of 0 and 1."""
+    """Write input_ids, attention_mask and labels (-100 where nothing is learned), a row a transcript, for
+    other trainers. Only for weights of 0 and 1."""
     html: Annotated[Path | None, tyro.conf.arg(metavar="OUT.html")] = None
-    """Write one self-contained page with every token's author and weight; drawn are the first 200 transcripts, counted all of them."""
+    """Write one self-contained page with every token's author and weight; drawn are the first 200
+    transcripts, counted all of them."""
     audit: bool = False
-    """List instead what ruins runs, file:line: severity: code: message, and end with exit code 1 if there is anything. Codes: unreadable,
-    unknown-author, unrenderable, nothing-supervised, all-supervised, too-long, truncated-target, no-end, empty-turn, duplicate, echo,
-    no-input, gap, missing-result, orphan-result, hidden-tools, elided, image."""
+    """List instead what ruins runs, file:line: severity: code: message, and end with exit code 1 if there is
+    anything. Codes: unreadable, unknown-author, unrenderable, nothing-supervised, all-supervised, too-long,
+    truncated-target, no-end, empty-turn, duplicate, echo, no-input, gap, missing-result, orphan-result,
+    hidden-tools, elided, image."""
     test: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --audit: the transcripts held out for testing, which must ask other questions."""
     max_length: int | None = None
@@ -67,10 +74,11 @@ class Mask:
 
     def run(self) -> None:
         from cicjax.assets import default_model_folder
-        from cicjax.provenance import formats, tokenizer
+        from cicjax.files import whole
+        from cicjax.provenance import tokenizer
 
         self._check()
-        formats.refuse_same(self.file, self.labels, self.html)
+        whole.refuse_same(self.file, self.labels, self.html)
         loaded = tokenizer.load(default_model_folder() if self.tokenizer is None else self.tokenizer)
         if self.audit:
             self._audit(loaded)
@@ -79,9 +87,16 @@ class Mask:
 
     def _check(self) -> None:
         if self.demo == (self.file is not None):
-            raise BadInput("name one transcript file, or give --demo" if not self.demo else "--demo shows its own rows; leave the file out")
+            raise BadInput(
+                "name one transcript file, or give --demo"
+                if not self.demo
+                else "--demo shows its own rows; leave the file out"
+            )
         if self.tokenizer is None and not self.demo:
-            raise BadInput("a mask is a matter of tokens; say whose with --tokenizer DIR, a folder with a tokenizer.json" + _at_hand())
+            raise BadInput(
+                "a mask is a matter of tokens; say whose with --tokenizer DIR, a folder with a tokenizer.json"
+                + _at_hand()
+            )
         if self.objective != "stream" and (self.wrong, self.correct) != (None, None):
             raise BadInput("--wrong and --correct belong to --objective stream")
         for name, weight in (("wrong", self.wrong), ("correct", self.correct)):
@@ -95,10 +110,12 @@ class Mask:
             raise BadInput(f"--max_length is 1 or more, not {self.max_length}")
 
     def _show(self, tokenizer: "Tokenizer") -> None:
-        from cicjax.provenance import demo, formats, page, protocol
+        from cicjax.logs import native
+        from cicjax.provenance import protocol
+        from cicjax.views import demo, page
 
         path = self.file or Path("demo")
-        episodes = demo.EPISODES if self.file is None else formats.read_native(self.file)
+        episodes = demo.EPISODES if self.file is None else native.read_native(self.file)
         render = protocol.renderer(self.format, self.targets, episodes, tokenizer)
         rows = list(protocol.encode_all(episodes, tokenizer, render=render, path=path))
         weigh = self._weighting(self.objective)
@@ -106,10 +123,13 @@ class Mask:
             _write_labels(self.labels, rows, weigh)
         if self.html is not None:
             names = {"stream": f"stream (wrong {self.wrong or 0:g}, correct {self.correct or 0:g})"}
-            views = {names.get(o, o): self._weighting(o) for o in dict.fromkeys(("observational", "interventional", self.objective))}
+            views = {
+                names.get(o, o): self._weighting(o)
+                for o in dict.fromkeys(("observational", "interventional", self.objective))
+            }
             shown = names.get(self.objective, self.objective)
             text = page.page_html(rows, tokenizer, title=path.name, weightings=views, shown=shown)
-            formats.write_lines(self.html, [text])
+            native.write_lines(self.html, [text])
         if self.json:
             _print_records(rows, tokenizer, weigh)
             return
@@ -121,28 +141,36 @@ class Mask:
             print(f"{written} written")
 
     def _audit(self, tokenizer: "Tokenizer") -> None:
-        from cicjax.provenance import audit, protocol
+        from cicjax.logs import audit
+        from cicjax.provenance import protocol
 
         assert self.file is not None
-        weigh = protocol.weighting(self.objective, wrong=self.wrong or 0.0, correct=self.correct or 0.0, keep_echoes=True)
+        weigh = protocol.weighting(
+            self.objective, wrong=self.wrong or 0.0, correct=self.correct or 0.0, keep_echoes=True
+        )
         rows, findings = self._readable(self.file, tokenizer)
         if rows:
             findings += audit.audit(rows, tokenizer, path=self.file, weigh=weigh, max_length=self.max_length)
         if self.test is not None:
             test_rows, unreadable = self._readable(self.test, tokenizer)
             findings += [*unreadable, *audit.duplicates(rows, test_rows, path=self.file, test_path=self.test)]
-        self._report(sorted(findings, key=lambda finding: (finding.file != str(self.file), finding.line)), len(rows))
+        self._report(
+            sorted(findings, key=lambda finding: (finding.file != str(self.file), finding.line)), len(rows)
+        )
 
     def _readable(self, path: Path, tokenizer: "Tokenizer") -> "tuple[Rows, list[Finding]]":
-        from cicjax.provenance import audit, encode, protocol
+        from cicjax.logs import audit
+        from cicjax.provenance import encode, protocol
 
         episodes, findings = audit.read(path)
         render = protocol.renderer(self.format, self.targets, episodes, tokenizer)
-        rows, unrenderable = audit.encode_or_find(episodes, path, lambda episode: encode(render(episode), tokenizer))
+        rows, unrenderable = audit.encode_or_find(
+            episodes, path, lambda episode: encode(render(episode), tokenizer)
+        )
         return rows, [*findings, *unrenderable]
 
     def _report(self, findings: "Sequence[Finding]", episodes: int) -> None:
-        from cicjax.provenance import audit
+        from cicjax.logs import audit
 
         for finding in findings:
             print(json.dumps(finding.record()) if self.json else " ".join(str(finding).split()))
@@ -155,7 +183,9 @@ class Mask:
     def _weighting(self, objective: str) -> "Weighting":
         from cicjax.provenance import protocol
 
-        return protocol.weighting(objective, wrong=self.wrong or 0.0, correct=self.correct or 0.0, keep_echoes=self.keep_echoes)
+        return protocol.weighting(
+            objective, wrong=self.wrong or 0.0, correct=self.correct or 0.0, keep_echoes=self.keep_echoes
+        )
 
 
 def _at_hand() -> str:
@@ -168,32 +198,35 @@ def _at_hand() -> str:
 
 
 def _print_records(rows: "Rows", tokenizer: "Tokenizer", weigh: "Weighting") -> None:
-    from cicjax.provenance import viewer
+    from cicjax.views import boxes
 
     for episode, encoded in rows:
-        print(json.dumps(viewer.record(episode.id, encoded, tokenizer, weigh(encoded))))
+        print(json.dumps(boxes.record(episode.id, encoded, tokenizer, weigh(encoded))))
 
 
 def _write_labels(path: Path, rows: "Rows", weigh: "Weighting") -> None:
-    from cicjax.provenance import formats, viewer
+    from cicjax.logs import native
+    from cicjax.views import boxes
 
-    formats.write_lines(path, (json.dumps(viewer.labels(encoded, weigh(encoded))) for _, encoded in rows))
+    native.write_lines(path, (json.dumps(boxes.labels(encoded, weigh(encoded))) for _, encoded in rows))
 
 
 def _print_boxes(rows: "Rows", tokenizer: "Tokenizer", objective: str, weigh: "Weighting") -> None:
-    from cicjax.provenance import viewer
+    from cicjax.views import boxes
 
     for episode, encoded in rows:
         title = f"{objective.capitalize()}: {episode.id}"
         if sys.stdout.isatty():
-            viewer.print_coloured(title, encoded, tokenizer, weigh(encoded))
+            boxes.print_coloured(title, encoded, tokenizer, weigh(encoded))
         else:
-            print(title, viewer.boxes(encoded, tokenizer, weigh(encoded)), sep="\n", end="\n\n")
+            print(title, boxes.boxes(encoded, tokenizer, weigh(encoded)), sep="\n", end="\n\n")
 
 
 def _print_counts(rows: "Rows", objective: str, weigh: "Weighting") -> None:
-    """How many tokens there are and how many of them are supervised, in all and by author; where none is, the ways on."""
-    from cicjax.provenance import audit, counts
+    """How many tokens there are and how many of them are supervised, in all and by author; where none is, the
+    ways on."""
+    from cicjax.logs import audit
+    from cicjax.views import counts
 
     found = counts.count((encoded for _, encoded in rows), {objective: weigh})
     total, supervised = int(found.tokens.sum()), found.total(objective)

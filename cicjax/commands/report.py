@@ -9,16 +9,21 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Write a page with tables, figures and transcripts of a finished run, or of several seeds of one experiment.
+    """Write a page with tables, figures and transcripts of a finished run, or of several seeds of one
+    experiment.
 
-    One run: RUN/report.html and RUN/figures. The page is one file that needs no network and no script to be read.
+    One run: RUN/report.html and RUN/figures. The page is one file that needs no network and no script to be
+    read.
 
     Example: cicjax report runs/small
 
     Example: cicjax report runs/seed0 runs/seed1 runs/seed2 --output seeds.html
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+    ]
     """Folders that `cicjax repro` finished; several must differ in their seeds alone."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="OUT.html")] = None
     """Where the page goes, its figures in a folder beside it. Needed for several runs."""

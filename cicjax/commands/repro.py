@@ -14,24 +14,29 @@ from cicjax.model.config import PROJECTIONS
 class Repro:
     """Reproduce sections 2.1-2.5 of the paper in one folder; the same command, repeated, resumes.
 
-    agent = the model being trained; teacher = anyone else in the assistant's role. observational = train every assistant turn;
-    interventional = train only what others wrote.
+    agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
+    every assistant turn; interventional = train only what others wrote.
 
     Example: cicjax repro --model Qwen2.5-0.5B --scale small --seed 0 --output_dir runs/small
     """
 
     output_dir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Folder of the run: config, metrics, rollouts, one adapter a method, evaluations, results.json."""
-    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = None
-    """A Qwen2 folder (config.json, safetensors, tokenizer.json) or a hub id; without one, the embedded base."""
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
+        None
+    )
+    """A Qwen2 folder (config.json, safetensors, tokenizer.json) or a hub id; without one, the embedded
+    base."""
     scale: Literal["paper", "small", "smoke"] = "paper"
     """paper: 400 wrong attempts; small: 100; smoke: a check that everything runs."""
     seed: int = 0
     """Problems, adapters, order and samples follow from it."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
-    """Several seeds in the place of one, each in RUN/seed-N as `--seed N` leaves it, and a report of all in RUN."""
+    """Several seeds in the place of one, each in RUN/seed-N as `--seed N` leaves it, and a report of all in
+    RUN."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = METHODS
-    """Rows of the table. oracle_shared is SFT+oracle on the stream's schedule, which answers whether the context helps."""
+    """Rows of the table. oracle_shared is SFT+oracle on the stream's schedule, which answers whether the
+    context helps."""
     split: Literal["test", "dev"] = "test"
     """Questions that methods are compared on; settings are chosen on dev alone."""
     num_test: int | None = None
@@ -64,9 +69,13 @@ class Repro:
     def run(self) -> None:
         from cicjax import report
         from cicjax.assets import default_model_folder
-        from cicjax.experiments import repro
+        from cicjax.experiments.paper import repro
 
-        flags = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("config", "seeds")}
+        flags = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("config", "seeds")
+        }
         embedded = self.model_name_or_path is None
         flags["model_name_or_path"] = str(default_model_folder()) if embedded else self.model_name_or_path
         options = repro.Options(**flags, embedded=embedded)
@@ -75,4 +84,6 @@ class Repro:
             repro.print_table(repro.reproduce(run))
             print(f"{report.write_report([run.output_dir])}: open it in a browser")
         if self.seeds:
-            print(f"{report.write_report([run.output_dir for run in runs], self.output_dir / 'report.html')}: all seeds")
+            print(
+                f"{report.write_report([run.output_dir for run in runs], self.output_dir / 'report.html')}: all seeds"
+            )

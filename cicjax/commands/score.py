@@ -10,7 +10,7 @@ import tyro
 
 if TYPE_CHECKING:
     from cicjax.provenance import Encoded
-    from cicjax.provenance.formats import Episode
+    from cicjax.provenance.transcript import Episode
     from cicjax.training.batches import Shape
     from cicjax.training.policy import LoadedPolicy
 
@@ -26,7 +26,9 @@ class Score:
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """Native transcript file."""
-    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = None
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
+        None
+    )
     """A Qwen2 folder or a hub id; without one, the embedded base."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
@@ -40,13 +42,14 @@ class Score:
     def run(self) -> None:
         import jax
 
-        from cicjax.provenance import formats, protocol
+        from cicjax.logs import native
+        from cicjax.provenance import protocol
         from cicjax.runs.metrics import in_chunks
         from cicjax.training.batches import fit_shape
         from cicjax.training.policy import load_policy
 
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter, training=True)
-        episodes = formats.read_native(self.file)
+        episodes = native.read_native(self.file)
         render = protocol.renderer(self.format, ("teacher",), episodes, policy.tokenizer)
         rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=self.file))
         shape = fit_shape((len(encoded.tokens) for _, encoded in rows), rows=1)
@@ -63,11 +66,14 @@ class Score:
 
 
 def _records(policy: "LoadedPolicy", rows: "Rows", shape: "Shape") -> Iterator[dict[str, Any]]:
-    """Of each transcript: its id, its tokens with their log-probabilities in nats, gates and authors, and the sums by author."""
+    """Of each transcript: its id, its tokens with their log-probabilities in nats, gates and authors, and the
+    sums by author."""
     from cicjax.training import scoring
 
     encoded = [each for _, each in rows]
-    scores = scoring.token_logprobs(encoded, model=policy.model, base=policy.base, adapter=policy.adapter, shape=shape)
+    scores = scoring.token_logprobs(
+        encoded, model=policy.model, base=policy.base, adapter=policy.adapter, shape=shape
+    )
     for (episode, each), logprobs in zip(rows, scores, strict=True):
         yield _record(episode.id, each, logprobs.astype(float).tolist())
 

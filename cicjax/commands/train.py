@@ -12,8 +12,8 @@ from cicjax.model.config import PROJECTIONS
 
 if TYPE_CHECKING:
     from cicjax.provenance import Encoded
-    from cicjax.provenance.counts import Weighting
-    from cicjax.provenance.formats import Episode
+    from cicjax.provenance.protocol import Weighting
+    from cicjax.provenance.transcript import Episode
     from cicjax.training.finetune import Trainer
     from cicjax.training.policy import LoadedPolicy
 
@@ -26,8 +26,8 @@ OUTSIDE_IDENTITY = ("file", "eval_file", "model_name_or_path", "start_adapter", 
 class Train:
     """Train a LoRA adapter on a transcript file; the same command, repeated, resumes.
 
-    agent = the model being trained; teacher = anyone else in the assistant's role. observational = train every assistant turn;
-    interventional = train only what others wrote.
+    agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
+    every assistant turn; interventional = train only what others wrote.
 
     Example: cicjax train log.jsonl --model Qwen2.5-0.5B --objective interventional --output_dir runs/mine
     """
@@ -36,7 +36,9 @@ class Train:
     """Native transcript file (see `cicjax convert` for others)."""
     output_dir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Folder of the run: config.json, metrics.jsonl, adapter/, results.json."""
-    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = None
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
+        None
+    )
     """A Qwen2 folder or a hub id; without one, the embedded base."""
     objective: Literal["interventional", "observational", "stream"] = "interventional"
     """stream lies between the two: --wrong and --correct say what the agent's judged turns weigh."""
@@ -45,19 +47,22 @@ class Train:
     correct: float = 0.0
     """With --objective stream: weight of the agent's turns that passed."""
     targets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AUTHOR ...")] = ("teacher",)
-    """Whose words are targets beside the agent's own: teacher is equation (14), world is equation (2) in full."""
+    """Whose words are targets beside the agent's own: teacher is equation (14), world is equation (2) in
+    full."""
     keep_echoes: bool = False
     """Train also on long repeats of the agent's words in what users, tools and the environment wrote."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
     """Protocol in which messages become tokens."""
     start_adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Adapter to start from: RUN/METHOD of an earlier run, or a peft folder. Its LoRA settings are taken over."""
+    """Adapter to start from: RUN/METHOD of an earlier run, or a peft folder. Its LoRA settings are taken
+    over."""
     eval_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Held-out transcripts: negative log-likelihood by author, before and after."""
     max_length: int | None = None
     """Longest row in tokens."""
     overflow: Literal["refuse", "drop", "split"] = "refuse"
-    """What becomes of longer rows; a split cuts where a user speaks and never parts a correction from its attempt."""
+    """What becomes of longer rows; a split cuts where a user speaks and never parts a correction from its
+    attempt."""
     learning_rate: float | None = None
     """Peak rate of AdamW; by default 2e-4."""
     num_train_epochs: int = 1
@@ -90,7 +95,7 @@ class Train:
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
-        from cicjax.runs.files import write_json
+        from cicjax.files.whole import write_json
         from cicjax.runs.folder import RunFolder
 
         self._check()
@@ -107,7 +112,14 @@ class Train:
     def _check(self) -> None:
         from cicjax.runs.seeds import check_seed
 
-        positive = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "lora_r")
+        positive = (
+            "num_train_epochs",
+            "max_steps",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "save_steps",
+            "lora_r",
+        )
         for name in positive:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -131,26 +143,38 @@ class Train:
         from cicjax.model.config import LoRAConfig
         from cicjax.training.policy import load_policy
 
-        lora = LoRAConfig(rank=self.lora_r, alpha=self.lora_alpha, target_modules=tuple(self.lora_target_modules))
-        return load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.start_adapter, lora=lora, training=True)
+        lora = LoRAConfig(
+            rank=self.lora_r, alpha=self.lora_alpha, target_modules=tuple(self.lora_target_modules)
+        )
+        return load_policy(
+            self.model_name_or_path, dtype=self.dtype, adapter=self.start_adapter, lora=lora, training=True
+        )
 
     def _rows(self, policy: "LoadedPolicy", path: Path) -> "Rows":
-        from cicjax.provenance import formats, protocol
-        from cicjax.training import transcripts
+        from cicjax.logs import lengths, native
+        from cicjax.provenance import protocol
 
-        episodes = formats.read_native(path)
+        episodes = native.read_native(path)
         render = protocol.renderer(self.format, self.targets, episodes, policy.tokenizer)
         rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=path))
-        fitted = transcripts.fit(
-            rows, max_length=self.max_length, overflow=self.overflow, render=render, tokenizer=policy.tokenizer, path=path
+        fitted = lengths.fit(
+            rows,
+            max_length=self.max_length,
+            overflow=self.overflow,
+            render=render,
+            tokenizer=policy.tokenizer,
+            path=path,
         )
         for count, what in ((fitted.dropped, "dropped"), (fitted.split, "split")):
             if count:
-                print(f"{path}: {count} of {len(rows)} rows are longer than {self.max_length} tokens and were {what}")
+                print(
+                    f"{path}: {count} of {len(rows)} rows are longer than {self.max_length} tokens and "
+                    f"were {what}"
+                )
         return fitted.rows
 
     def _check_targets(self, rows: "Rows") -> None:
-        from cicjax.provenance import audit
+        from cicjax.logs import audit
 
         weigh = self._weighting()
         if not any(weigh(encoded).any() for _, encoded in rows):
@@ -161,20 +185,27 @@ class Train:
         again = [episode for episode, encoded in held_out if encoded.tokens.tobytes() in trained]
         if again:
             raise BadInput(
-                f"{self.eval_file}:{again[0].line}: {len(again)} of {len(held_out)} held-out rows are trained on too, this one first; "
+                f"{self.eval_file}:{again[0].line}: {len(again)} of {len(held_out)} held-out rows are "
+                "trained on too, this one first; "
                 "hold out others (`cicjax mask FILE --audit --test FILE` lists them)"
             )
 
     def _weighting(self) -> "Weighting":
         from cicjax.provenance import protocol
 
-        return protocol.weighting(self.objective, wrong=self.wrong, correct=self.correct, keep_echoes=self.keep_echoes)
+        return protocol.weighting(
+            self.objective, wrong=self.wrong, correct=self.correct, keep_echoes=self.keep_echoes
+        )
 
     def _trainer(self, policy: "LoadedPolicy") -> "Trainer":
         from cicjax.training.finetune import Trainer
         from cicjax.training.steps import Optimization
 
-        own = {"warmup_steps": self.warmup_steps, "weight_decay": self.weight_decay, "max_grad_norm": self.max_grad_norm}
+        own = {
+            "warmup_steps": self.warmup_steps,
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+        }
         if self.learning_rate is not None:
             own["learning_rate"] = self.learning_rate
         return Trainer(
@@ -192,27 +223,38 @@ class Train:
         )
 
     def _train(self, policy: "LoadedPolicy", rows: "Rows", held_out: "Rows") -> dict[str, Any]:
-        from cicjax.runs.files import read_json
+        from cicjax.files.whole import read_json
         from cicjax.training.finetune import fine_tune, fresh_adapter
-        from cicjax.training.transcripts import nll_by_author
+        from cicjax.training.scoring import nll_by_author
 
         trainer = self._trainer(policy)
         start = policy.adapter if policy.adapter is not None else fresh_adapter(policy.model, seed=self.seed)
         held = [encoded for _, encoded in held_out]
         model, base = policy.model, policy.base
         before = nll_by_author(held, model=model, base=base, adapter=policy.adapter) if held else {}
-        adapter = fine_tune(trainer, "adapter", [(episode.id, encoded) for episode, encoded in rows], self._weighting(), start=start)
+        adapter = fine_tune(
+            trainer,
+            "adapter",
+            [(episode.id, encoded) for episode, encoded in rows],
+            self._weighting(),
+            start=start,
+        )
         after = nll_by_author(held, model=model, base=base, adapter=adapter) if held else {}
         budget = read_json(self.output_dir / "adapter" / "budget.json")
         held_out_nll = {"before": before, "after": after}
-        return {"objective": self.objective, "targets": list(self.targets), "budget": budget, "held_out": held_out_nll}
+        return {
+            "objective": self.objective,
+            "targets": list(self.targets),
+            "budget": budget,
+            "held_out": held_out_nll,
+        }
 
     def _record(self, policy: "LoadedPolicy", rows: "Rows") -> dict[str, Any]:
         """config.json: the flags, and what they resolve to."""
         import hashlib
         from dataclasses import asdict
 
-        from cicjax.runs.files import file_digest
+        from cicjax.files.whole import file_digest
         from cicjax.training import checkpoints
 
         flags = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "config"}

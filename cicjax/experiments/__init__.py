@@ -1,1 +1,1 @@
-"""The paper as a graph of stages over one run folder."""
+"""Experiments, a folder each, and the attempts that all of them ask for."""

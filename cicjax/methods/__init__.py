@@ -1,4 +1,5 @@
-"""One short file per row of the paper's table. A method says which rows are trained on and what each position weighs; it knows no task."""
+"""One short file per row of the paper's table. A method says which rows are trained on and what each position
+weighs; it knows no task."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,5 @@
-"""The observational stream agent, equation (13): whatever stands in the transcript is evidence, its own attempts too.
+"""The observational stream agent, equation (13): whatever stands in the transcript is evidence, its own
+attempts too.
 
     L(theta) = - sum over j of log p(y_hat_j | x_j) - sum over failed j of log p(y*_j | x_j, y_hat_j)
 
@@ -6,8 +7,8 @@
     gamma      0 0 0 0 0 0 0    1 1 1    1        0 0 0                 0 0 0    0
     weight     0 0 0 0 0 0 0    1 1 1    1        0 0 0                 1 1 1    1
 
-Deviations: (1) the mean over an update's targets, as in SFT; (2) the end of text after an attempt that was cut at the length limit was
-written by nobody and is no target.
+Deviations: (1) the mean over an update's targets, as in SFT; (2) the end of text after an attempt that was
+cut at the length limit was written by nobody and is no target.
 """
 
 import numpy as np

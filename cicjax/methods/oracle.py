@@ -1,10 +1,12 @@
-"""SFT + oracle corrections, equation (12): the corrections of the stream as ordinary rows, without the attempt that they correct.
+"""SFT + oracle corrections, equation (12): the corrections of the stream as ordinary rows, without the
+attempt that they correct.
 
     L(theta) = - sum over failed j of log p(y*_j | x_j)
 
 The targets are those of the interventional agent, token for token; what differs is the context.
-Deviations: (1) the mean over an update's targets, as in SFT. (2) It exists twice: over its own rows alone, as in the paper, and on the
-stream's schedule, where row i of update j is the stream's row i of update j with the attempt taken out.
+Deviations: (1) the mean over an update's targets, as in SFT. (2) It exists twice: over its own rows alone, as
+in the paper, and on the stream's schedule, where row i of update j is the stream's row i of update j with the
+attempt taken out.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cicjax.provenance import Encoded, weights
-from cicjax.provenance.formats import Episode
+from cicjax.provenance.transcript import Episode
 
 
 def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:

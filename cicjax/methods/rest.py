@@ -4,8 +4,9 @@
     L(theta) = - sum over D and replay of log p(y | x)
 
 Here alone the agent's own words are targets by design: the verifier's choice of them is what the world says.
-Deviations: (1) the mean over an update's targets, as in SFT. (2) "Clean" is not defined in the paper: here a candidate that gives its
-answer after the marker, on one line, and ended by itself; of several different ones in a group, the first.
+Deviations: (1) the mean over an update's targets, as in SFT. (2) "Clean" is not defined in the paper: here a
+candidate that gives its answer after the marker, on one line, and ended by itself; of several different ones
+in a group, the first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
 
 
 def select(group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The candidate of a group to imitate, if one passes; `group` holds graded answers in the order of sampling."""
+    """The candidate of a group to imitate, if one passes; `group` holds graded answers in the order of
+    sampling."""
     return next((answer for answer in group if is_clean(answer)), None)
 
 

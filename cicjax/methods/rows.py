@@ -1,7 +1,6 @@
 """The two kinds of row of section 2.2."""
 
-from cicjax.provenance.formats import Episode
-from cicjax.provenance.transcript import Author, Message
+from cicjax.provenance.transcript import Author, Episode, Message
 
 
 def question(text: str) -> Message:
@@ -19,7 +18,9 @@ def demonstration(id: str, *, question_text: str, solution: str, source: str = "
     return Episode(id=id, source=source, messages=(question(question_text), teacher_solution(solution)))
 
 
-def attempted(id: str, *, question_text: str, attempt: Message, correction: str, source: str = "stream") -> Episode:
+def attempted(
+    id: str, *, question_text: str, attempt: Message, correction: str, source: str = "stream"
+) -> Episode:
     """(x, y_hat) after a success, (x, y_hat, y*) after a failure: a row of the stream, equation (3)."""
     followed = () if attempt.solved == 1 else (teacher_solution(correction),)
     return Episode(id=id, source=source, messages=(question(question_text), attempt, *followed))

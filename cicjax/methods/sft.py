@@ -5,7 +5,8 @@
     tokens     Question: ... Proposed solution:    n = 10.0/40.0 = ...    <eos>
     weight     0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0    1 1 1 1 1 1 1 1 1 1    1
 
-Deviations: (1) an update descends the sum over its rows divided by their number of targets (a setting; AdamW and clipping hide the scale).
+Deviations: (1) an update descends the sum over its rows divided by their number of targets (a setting; AdamW
+and clipping hide the scale).
 """
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""config.json of the Qwen2 architecture: read with suspicion into a `Qwen2Config`, and written for every version of transformers.
+"""config.json of the Qwen2 architecture: read with suspicion into a `Qwen2Config`, and written for every
+version of transformers.
 
 Tensors are left to `huggingface`.
 """
@@ -24,7 +25,10 @@ def parse_config(fields: Fields) -> Qwen2Config:
     key_value_heads = fields.count("num_key_value_heads", default=heads)
     head_dim = fields.count("head_dim", default=hidden // heads)
     if heads % key_value_heads or head_dim % 2 or (fields.get("head_dim") is None and hidden % heads):
-        raise fields.refusal(f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of {hidden} do not fit together")
+        raise fields.refusal(
+            f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of {hidden} do not "
+            "fit together"
+        )
     tied = fields.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         raise fields.refusal("tie_word_embeddings must be true or false")
@@ -46,16 +50,22 @@ def parse_config(fields: Fields) -> Qwen2Config:
 def _refuse_unsupported(fields: Fields) -> None:
     model_type, names = fields.get("model_type"), fields.get("architectures", [ARCHITECTURE])
     if model_type != "qwen2" or not isinstance(names, list) or ARCHITECTURE not in names:
-        found = show(names[0] if isinstance(names, list) and names and names[0] != ARCHITECTURE else model_type)
+        found = show(
+            names[0] if isinstance(names, list) and names and names[0] != ARCHITECTURE else model_type
+        )
         raise fields.refusal(f"architecture {found} is not supported; give a model of {ARCHITECTURE}")
     if fields.get("hidden_act", "silu") != "silu":
         raise fields.refusal(f"hidden_act {show(fields.get('hidden_act'))} is not supported; Qwen2 has silu")
     if fields.get("quantization_config") is not None:
         raise fields.refusal("quantized weights are not supported; give the model in bfloat16 or float32")
     # transformers 5 writes the kind of every layer, transformers 4 one switch.
-    kinds = fields.get("layer_types", ["sliding_attention" if fields.get("use_sliding_window") else "full_attention"])
+    kinds = fields.get(
+        "layer_types", ["sliding_attention" if fields.get("use_sliding_window") else "full_attention"]
+    )
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        raise fields.refusal("sliding-window attention is not supported; give a model with use_sliding_window false")
+        raise fields.refusal(
+            "sliding-window attention is not supported; give a model with use_sliding_window false"
+        )
 
 
 def _rope_theta(fields: Fields) -> float:
@@ -63,7 +73,9 @@ def _rope_theta(fields: Fields) -> float:
     for name in ("rope_scaling", "rope_parameters"):
         rope = fields.get(name, {})
         plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) == "default"
-        if not plain or any(rope[key] is not None for key in rope.keys() - {"rope_type", "type", "rope_theta"}):
+        if not plain or any(
+            rope[key] is not None for key in rope.keys() - {"rope_type", "type", "rope_theta"}
+        ):
             raise fields.refusal(f"{name} is not supported; give a model with the default rotary positions")
         theta = Fields(fields.path, rope).positive("rope_theta", default=theta)
     return theta

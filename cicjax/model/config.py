@@ -1,4 +1,5 @@
-"""The shape of a Qwen2 model: the fields of a Hugging Face config.json that the architecture needs, and no others."""
+"""The shape of a Qwen2 model: the fields of a Hugging Face config.json that the architecture needs, and no
+others."""
 
 from dataclasses import dataclass
 
@@ -7,7 +8,8 @@ from dataclasses import dataclass
 class Qwen2Config:
     """Sizes of a Qwen2 decoder.
 
-    Letters in shape annotations: L layers, D model, N query and K key-value heads of H, F feed-forward, V vocabulary.
+    Letters in shape annotations: L layers, D model, N query and K key-value heads of H, F feed-forward, V
+    vocabulary.
     """
 
     vocab_size: int

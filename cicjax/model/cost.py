@@ -1,12 +1,18 @@
-"""What a pass over the model costs at least, in floating-point operations. Padding, rematerialisation and dead rows are no useful work."""
+"""What a pass over the model costs at least, in floating-point operations. Padding, rematerialisation and
+dead rows are no useful work."""
 
 from cicjax.model.config import LoRAConfig, Qwen2Config
 from cicjax.model.lora import projection_shapes
 
 
 def body_flop(config: Qwen2Config) -> int:
-    """One token forward through all projections, attention products left out (they are below 2 % at the lengths of this project)."""
-    return 2 * config.num_hidden_layers * sum(inputs * outputs for _, inputs, outputs in projection_shapes(config).values())
+    """One token forward through all projections, attention products left out (they are below 2 % at the
+    lengths of this project)."""
+    return (
+        2
+        * config.num_hidden_layers
+        * sum(inputs * outputs for _, inputs, outputs in projection_shapes(config).values())
+    )
 
 
 def head_flop(config: Qwen2Config) -> int:
@@ -17,11 +23,17 @@ def head_flop(config: Qwen2Config) -> int:
 def lora_flop(config: Qwen2Config, lora: LoRAConfig) -> int:
     """One token forward through the adapter."""
     shapes = {name: shape for name, shape in projection_shapes(config).items() if name in lora.target_modules}
-    return 2 * config.num_hidden_layers * lora.rank * sum(inputs + outputs for _, inputs, outputs in shapes.values())
+    return (
+        2
+        * config.num_hidden_layers
+        * lora.rank
+        * sum(inputs + outputs for _, inputs, outputs in shapes.values())
+    )
 
 
 def training_flop(config: Qwen2Config, lora: LoRAConfig, *, tokens: int, supervised: int) -> int:
-    """Forward and backward of `tokens` positions, `supervised` of them with loss: no weight gradient of the base, no head elsewhere."""
+    """Forward and backward of `tokens` positions, `supervised` of them with loss: no weight gradient of the
+    base, no head elsewhere."""
     return tokens * (2 * body_flop(config) + 3 * lora_flop(config, lora)) + supervised * 2 * head_flop(config)
 
 

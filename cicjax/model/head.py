@@ -1,9 +1,10 @@
 """The vocabulary head on the positions that carry loss, and on no others.
 
-An interventional row supervises about a fifth of its positions and the vocabulary has 151,936 entries, so hidden states are gathered
-first, (B, K) of them, and projected in chunks: no array with a vocabulary axis has more than chunk x V elements, whatever T is.
-The gradient with respect to a hidden state, E[target] - softmax @ E, is one vector a position and is computed in the forward pass;
-the embedding gets none: this head is for a frozen base. Whoever trains the embedding uses `qwen2.logits`.
+An interventional row supervises about a fifth of its positions and the vocabulary has 151,936 entries, so
+hidden states are gathered first, (B, K) of them, and projected in chunks: no array with a vocabulary axis has
+more than chunk x V elements, whatever T is. The gradient with respect to a hidden state, E[target] - softmax
+@ E, is one vector a position and is computed in the forward pass; the embedding gets none: this head is for a
+frozen base. Whoever trains the embedding uses `qwen2.logits`.
 """
 
 from functools import partial
@@ -16,7 +17,8 @@ CHUNK = 128  # chosen on a CPU; an accelerator may want a larger one, for the em
 
 
 def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) -> Float[Array, "B K D"]:
-    """The states that predict tokens[:, indices]: those one position earlier. Index 0 has no context and must carry weight 0."""
+    """The states that predict tokens[:, indices]: those one position earlier. Index 0 has no context and must
+    carry weight 0."""
     return jnp.take_along_axis(states, jnp.maximum(indices - 1, 0)[..., None], axis=1)
 
 
@@ -29,10 +31,12 @@ def target_logprobs(
     chunk: int = CHUNK,
     unembedding: Float[Array, "D V"] | None = None,
 ) -> Float[Array, "B K"]:
-    """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are padding.
+    """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are
+    padding.
 
-    `chunk` bounds the number of positions projected at once, down to one column; the work is that of `used` columns, rounded up to half a
-    chunk. `unembedding` is the embedding's transpose, which a CPU wants for the gradient. No gradient reaches either.
+    `chunk` bounds the number of positions projected at once, down to one column; the work is that of `used`
+    columns, rounded up to half a chunk. `unembedding` is the embedding's transpose, which a CPU wants for the
+    gradient. No gradient reaches either.
     """
     return _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=False)[0]
 
@@ -53,7 +57,9 @@ def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, wit
         odds = jnp.exp(scores - top[:, None])
         total = odds.sum(axis=-1)
         normaliser = top + jnp.log(total)
-        own = jax.lax.dynamic_slice_in_dim(target_scores, start, width, axis=1) - normaliser.reshape(batch, width)
+        own = jax.lax.dynamic_slice_in_dim(target_scores, start, width, axis=1) - normaliser.reshape(
+            batch, width
+        )
         logprobs = jax.lax.dynamic_update_slice_in_dim(logprobs, own, start, axis=1)
         if with_gradient:
             spec, rows = ("nv,vd->nd", embedding) if unembedding is None else ("nv,dv->nd", unembedding)
@@ -64,10 +70,13 @@ def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, wit
 
     zeros = jnp.zeros((batch, columns + padding), jnp.float32)
     gradient = jnp.zeros((batch, columns + padding, size), jnp.float32) if with_gradient else None
-    # Whole chunks, then perhaps half of one. Each body uses its loop's number: XLA lifts what does not out of the loop and always runs it.
+    # Whole chunks, then perhaps half of one. Each body uses its loop's number: XLA lifts what does not out of
+    # the loop and always runs it.
     halves = 2 if chunk >= 2 * batch else 1
     wide, count = min(halves * narrow, columns + padding), -(-jnp.minimum(used, columns) // narrow)
-    carry = jax.lax.fori_loop(0, count // halves, lambda whole, carry: project(whole * wide, wide, carry), (zeros, gradient))
+    carry = jax.lax.fori_loop(
+        0, count // halves, lambda whole, carry: project(whole * wide, wide, carry), (zeros, gradient)
+    )
     logprobs, gradient = jax.lax.fori_loop(
         count // halves * halves, count, lambda half, carry: project(half * narrow, narrow, carry), carry
     )
@@ -79,7 +88,9 @@ def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, wit
 
 
 def _forward(hidden_states, embedding, targets, used, chunk, unembedding):
-    logprobs, gradient = _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=True)
+    logprobs, gradient = _project(
+        hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=True
+    )
     return logprobs, (gradient, jnp.zeros((0,), hidden_states.dtype), (embedding, unembedding))
 
 

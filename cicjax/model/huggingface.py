@@ -1,7 +1,9 @@
-"""Hugging Face folders of the Qwen2 architecture: config.json and safetensors in, as one stacked tree of arrays, and out again.
+"""Hugging Face folders of the Qwen2 architecture: config.json and safetensors in, as one stacked tree of
+arrays, and out again.
 
-Every name, shape and dtype is checked before memory is taken; how files are read and folders appear is `storage`'s business.
-What config.json means is left to `architecture`, tokenizers to `provenance.tokenizer`, adapters to `peft`.
+Every name, shape and dtype is checked before memory is taken; how files are read and folders appear is
+`storage`'s business. What config.json means is left to `architecture`, tokenizers to `provenance.tokenizer`,
+adapters to `peft`.
 """
 
 import functools
@@ -22,11 +24,22 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from cicjax.errors import BadInput
+from cicjax.files.whole import file_digest
 from cicjax.model.architecture import ARCHITECTURE, config_json, parse_config
 from cicjax.model.config import LoRAConfig, Qwen2Config
 from cicjax.model.lora import merge_adapter, projection_shapes
-from cicjax.model.storage import CARD, Fields, StoredTensor, new_folder, open_tensors, read_json, reading, show, write_json, write_tensors
-from cicjax.runs.files import file_digest
+from cicjax.model.storage import (
+    CARD,
+    Fields,
+    StoredTensor,
+    new_folder,
+    open_tensors,
+    read_json,
+    reading,
+    show,
+    write_json,
+    write_tensors,
+)
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -46,11 +59,15 @@ FLOATS = {"BF16": jnp.dtype(jnp.bfloat16), "F16": jnp.dtype(jnp.float16), "F32":
 
 
 def resolve(path_or_hub_id: str | Path) -> Path:
-    """The folder itself, or the local copy of a hub id's config, tokenizer and safetensors. Raises BadInput where neither is to be had."""
+    """The folder itself, or the local copy of a hub id's config, tokenizer and safetensors. Raises BadInput
+    where neither is to be had."""
     if os.path.exists(os.path.expanduser(path_or_hub_id)):
         return Path(path_or_hub_id).expanduser()
     if isinstance(path_or_hub_id, Path) or not HUB_ID.fullmatch(path_or_hub_id):
-        raise BadInput(f"{path_or_hub_id}: no such folder; give a folder with {CONFIG} and {WEIGHTS}, or a hub id such as OWNER/NAME")
+        raise BadInput(
+            f"{path_or_hub_id}: no such folder; give a folder with {CONFIG} and {WEIGHTS}, "
+            "or a hub id such as OWNER/NAME"
+        )
     try:
         from huggingface_hub import snapshot_download
 
@@ -58,13 +75,16 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         return Path(snapshot_download(path_or_hub_id, allow_patterns=patterns))
     except Exception as error:  # the hub's client has many kinds, of network, access and absence
         reason = type(error).__name__
-        raise BadInput(f"{path_or_hub_id}: no such folder, and not to be had as a hub id ({reason}); pass a folder") from None
+        raise BadInput(
+            f"{path_or_hub_id}: no such folder, and not to be had as a hub id ({reason}); pass a folder"
+        ) from None
 
 
 def load_base(path_or_hub_id: str | Path, dtype: DTypeLike) -> tuple[Qwen2Config, dict[str, Any]]:
     """Configuration and base tree of a folder or hub id, as JAX arrays in bfloat16 or float32.
 
-    Layers are stacked along a first axis and kernels are (in, out), the transposes of the file's. Raises BadInput, in one line.
+    Layers are stacked along a first axis and kernels are (in, out), the transposes of the file's. Raises
+    BadInput, in one line.
     """
     folder = resolve(path_or_hub_id)
     config = read_config(folder)
@@ -72,7 +92,8 @@ def load_base(path_or_hub_id: str | Path, dtype: DTypeLike) -> tuple[Qwen2Config
 
 
 def read_config(folder: str | Path) -> Qwen2Config:
-    """The architecture that config.json describes, in the spelling of transformers 4 or 5. Raises BadInput for any other than Qwen2."""
+    """The architecture that config.json describes, in the spelling of transformers 4 or 5. Raises BadInput
+    for any other than Qwen2."""
     folder = Path(folder)
     path = folder / CONFIG
     if not path.is_file():
@@ -122,9 +143,11 @@ def _leaves(config: Qwen2Config) -> list[_Leaf]:
 
 
 def read_base(folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike) -> dict[str, Any]:
-    """The base tree of a folder whose config is known, in bfloat16 or float32. Takes the memory of the model and its largest array besides.
+    """The base tree of a folder whose config is known, in bfloat16 or float32. Takes the memory of the model
+    and its largest array besides.
 
-    Raises BadInput for another dtype, and for weights that are absent, damaged, or not those that the config calls for.
+    Raises BadInput for another dtype, and for weights that are absent, damaged, or not those that the config
+    calls for.
     """
     target = jnp.dtype(dtype)
     if target not in (jnp.bfloat16, jnp.float32):
@@ -144,16 +167,28 @@ def _check_tensors(folder: Path, config: Qwen2Config, tensors: Mapping[str, Stor
         for name in leaf.tensors(config):
             # One by one: a config that speaks of a billion layers ends at the first that is not there.
             if name not in tensors:
-                raise BadInput(f"{folder}: the weights have no tensor {name}, which {CONFIG} calls for; fetch the folder again")
+                raise BadInput(
+                    f"{folder}: the weights have no tensor {name}, which {CONFIG} calls for; "
+                    "fetch the folder again"
+                )
             stored, shape = tensors[name], leaf.shape[::-1] if leaf.transposed else leaf.shape
             if stored.shape() != shape:
-                raise BadInput(f"{stored.file}: {name} has shape {stored.shape()} where {CONFIG} means {shape}; fetch the folder again")
+                raise BadInput(
+                    f"{stored.file}: {name} has shape {stored.shape()} where {CONFIG} means {shape}; "
+                    "fetch the folder again"
+                )
             if stored.dtype() not in FLOATS:
-                raise BadInput(f"{stored.file}: {name} is stored as {stored.dtype()}; give the model in bfloat16, float16 or float32")
+                raise BadInput(
+                    f"{stored.file}: {name} is stored as {stored.dtype()}; give the model in bfloat16, "
+                    "float16 or float32"
+                )
             expected.add(name)
     for name in sorted(tensors.keys() - expected):
         if not _ignorable(name, config, tensors):
-            raise BadInput(f"{tensors[name].file}: tensor {show(name)} has no place in {ARCHITECTURE}; give a model without it")
+            raise BadInput(
+                f"{tensors[name].file}: tensor {show(name)} has no place in {ARCHITECTURE}; "
+                "give a model without it"
+            )
 
 
 def _ignorable(name: str, config: Qwen2Config, tensors: Mapping[str, StoredTensor]) -> bool:
@@ -165,7 +200,9 @@ def _ignorable(name: str, config: Qwen2Config, tensors: Mapping[str, StoredTenso
     return same_kind and head.read().tobytes() == embedding.read().tobytes()
 
 
-def _read_leaf(leaf: _Leaf, config: Qwen2Config, tensors: Mapping[str, StoredTensor], dtype: np.dtype) -> np.ndarray:
+def _read_leaf(
+    leaf: _Leaf, config: Qwen2Config, tensors: Mapping[str, StoredTensor], dtype: np.dtype
+) -> np.ndarray:
     array = np.empty((config.num_hidden_layers if leaf.stacked else 1, *leaf.shape), dtype)
     for layer, name in enumerate(leaf.tensors(config)):
         array[layer] = leaf.turn(tensors[name].read())
@@ -179,7 +216,8 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """The safetensors files of a folder: the single one, or the shards its index names. Raises BadInput where there are none."""
+    """The safetensors files of a folder: the single one, or the shards its index names. Raises BadInput where
+    there are none."""
     folder = Path(folder)
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -198,7 +236,10 @@ def _shards(folder: Path) -> list[Path]:
     shards: list[Path] = []
     for name in sorted({name if isinstance(name, str) else show(name) for name in weight_map.values()}):
         if not SHARD.fullmatch(name) or not _inside(folder / name, folder):
-            raise BadInput(f"{index}: weight_map leads to {show(name)}, which is no safetensors file of this folder; fetch it again")
+            raise BadInput(
+                f"{index}: weight_map leads to {show(name)}, which is no safetensors file of this folder; "
+                "fetch it again"
+            )
         if not (folder / name).is_file():
             raise BadInput(f"{folder / name}: missing, and {INDEX} names it; fetch the folder again")
         shards.append(folder / name)
@@ -214,7 +255,8 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def fingerprint(base_folder: str | Path) -> str:
-    """SHA-256 in hexadecimal over what config.json means and every byte of the weights. Digests of unchanged files are remembered.
+    """SHA-256 in hexadecimal over what config.json means and every byte of the weights. Digests of unchanged
+    files are remembered.
 
     Raises BadInput where there is no such model.
     """
@@ -241,7 +283,8 @@ def save_folder(
     extra: Mapping[str, Any] | None = None,
     card: str | None = None,
 ) -> None:
-    """Write `base` as a Hugging Face folder: config.json with the fields of `extra` besides, model.safetensors, copies of `files`, a card.
+    """Write `base` as a Hugging Face folder: config.json with the fields of `extra` besides,
+    model.safetensors, copies of `files`, a card.
 
     The folder is there whole or not at all. Raises BadInput if there is anything of that name.
     """
@@ -265,10 +308,11 @@ def write_merged(
     dtype: DTypeLike | None = None,
     card: str | None = None,
 ) -> None:
-    """Write a base with W + (alpha / rank) A B in place of W: added in float32, then stored in `dtype`, by default the base's own.
+    """Write a base with W + (alpha / rank) A B in place of W: added in float32, then stored in `dtype`, by
+    default the base's own.
 
-    Configuration and tokenizer are the base's, and a tied head stays tied. Raises BadInput if there is anything of that name, and where
-    a weight is too large for `dtype`.
+    Configuration and tokenizer are the base's, and a tied head stays tied. Raises BadInput if there is
+    anything of that name, and where a weight is too large for `dtype`.
     """
     source = resolve(base_folder)
     config = read_config(source)
@@ -280,12 +324,17 @@ def write_merged(
         merged = merge_adapter(base, dict(adapter), lora)
     merged = jax.tree.map(lambda leaf: _within(leaf, target, folder), merged)
     # The dtype is written anew, in one spelling; auto_map would name code.
-    kept = {name: value for name, value in read_json(source / CONFIG).items() if name not in ("torch_dtype", "dtype", "auto_map")}
+    kept = {
+        name: value
+        for name, value in read_json(source / CONFIG).items()
+        if name not in ("torch_dtype", "dtype", "auto_map")
+    }
     save_folder(folder, config, base=merged, files=tokenizer_files(source), extra=kept, card=card)
 
 
 def stored_dtype(folder: str | Path, config: Qwen2Config) -> np.dtype:
-    """The dtype that holds every tensor of a folder unchanged: their own if they share one, else float32. BadInput as in `read_base`."""
+    """The dtype that holds every tensor of a folder unchanged: their own if they share one, else float32.
+    BadInput as in `read_base`."""
     with ExitStack() as opened:
         tensors = open_tensors(weight_files(folder), opened)
         _check_tensors(Path(folder), config, tensors)
@@ -314,6 +363,8 @@ def _torch_tensors(config: Qwen2Config, base: Mapping[str, Any]) -> Iterator[tup
         array = np.asarray(value)
         rows = array if leaf.stacked else array[None]
         if rows.shape != (config.num_hidden_layers if leaf.stacked else 1, *leaf.shape):
-            raise ValueError(f"{'/'.join(leaf.path)} has shape {array.shape}, which is not what the configuration says")
+            raise ValueError(
+                f"{'/'.join(leaf.path)} has shape {array.shape}, which is not what the configuration says"
+            )
         for row, name in zip(rows, leaf.tensors(config), strict=True):
             yield name, np.ascontiguousarray(leaf.turn(row))

@@ -1,6 +1,7 @@
 """LoRA by hand: the adapter's variables, and a linear map that adds the low-rank product to a frozen kernel.
 
-The variable type is disjoint from `nnx.Param`, so that one split of a module gives the frozen base and the trainable adapter.
+The variable type is disjoint from `nnx.Param`, so that one split of a module gives the frozen base and the
+trainable adapter.
 """
 
 from functools import partial
@@ -22,13 +23,17 @@ class LoRAParam(nnx.Variable):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def linear(
-    x: Float[Array, "*B I"], kernel: Float[Array, "I O"] | None, turned: Float[Array, "O I"] | None, dtype: Any
+    x: Float[Array, "*B I"],
+    kernel: Float[Array, "I O"] | None,
+    turned: Float[Array, "O I"] | None,
+    dtype: Any,
 ) -> Float[Array, "*B O"]:
     """x @ kernel with both operands rounded to `dtype` and float32 sums; so are its two backward products.
 
-    Autodiff alone would hand the backward products a float32 cotangent, which a bf16 matrix unit cannot use. `turned` is the transposed
-    kernel, beside it or in its place: a CPU multiplies along rows as they lie and repacks what lies across, in up to twice the time, so
-    the forward product takes `turned` where there is one and the backward product `kernel`. The gradient goes to one of the two.
+    Autodiff alone would hand the backward products a float32 cotangent, which a bf16 matrix unit cannot use.
+    `turned` is the transposed kernel, beside it or in its place: a CPU multiplies along rows as they lie and
+    repacks what lies across, in up to twice the time, so the forward product takes `turned` where there is
+    one and the backward product `kernel`. The gradient goes to one of the two.
     """
     x = x.astype(dtype)
     if turned is not None:
@@ -45,7 +50,9 @@ def _linear_backward(dtype, saved, cotangent):
     x, kernel, turned, like = saved
     cotangent = cotangent.astype(dtype)
     spec, weight = ("...o,oi->...i", turned) if kernel is None else ("...o,io->...i", kernel)
-    dx = jnp.einsum(spec, cotangent, weight.astype(dtype), preferred_element_type=jnp.float32).astype(like.dtype)
+    dx = jnp.einsum(spec, cotangent, weight.astype(dtype), preferred_element_type=jnp.float32).astype(
+        like.dtype
+    )
     if kernel is None:
         return dx, None, _outer(cotangent, x).astype(weight.dtype)
     return dx, _outer(x, cotangent).astype(weight.dtype), None if turned is None else jnp.zeros_like(turned)
@@ -64,13 +71,23 @@ def on_last_axis(vector: Float[Array, "D"], rank: int) -> Float[Array, "..."]:
 
 
 class LoRALinear(nnx.Module):
-    """y = x W + b, plus (alpha / rank) (x A) B where the adapter targets this projection. Products run in W's dtype, sums in float32.
+    """y = x W + b, plus (alpha / rank) (x A) B where the adapter targets this projection. Products run in W's
+    dtype, sums in float32.
 
-    `layouts` names what holds W: "kernel" (inputs, outputs), "turned" (outputs, inputs), or both beside each other.
+    `layouts` names what holds W: "kernel" (inputs, outputs), "turned" (outputs, inputs), or both beside each
+    other.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, use_bias: bool, rank: int | None, scaling: float, dtype: Any, layouts: Layouts = ("kernel",)
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        use_bias: bool,
+        rank: int | None,
+        scaling: float,
+        dtype: Any,
+        layouts: Layouts = ("kernel",),
     ):
         self.kernel = nnx.Param(jnp.zeros((inputs, outputs), dtype)) if "kernel" in layouts else None
         self.turned = nnx.Param(jnp.zeros((outputs, inputs), dtype)) if "turned" in layouts else None
@@ -114,7 +131,8 @@ def projection_shapes(config: Qwen2Config) -> dict[str, tuple[str, int, int]]:
 
 
 def init_adapter(config: Qwen2Config, lora: LoRAConfig, key: Key[Array, ""]) -> dict:
-    """A fresh adapter in float32: A Kaiming-uniform (bound sqrt(1 / inputs), as for a linear layer), B zero: it changes nothing yet."""
+    """A fresh adapter in float32: A Kaiming-uniform (bound sqrt(1 / inputs), as for a linear layer), B zero:
+    it changes nothing yet."""
     layers: dict[str, dict] = {}
     for number, (name, (module, inputs, outputs)) in enumerate(projection_shapes(config).items()):
         if name not in lora.target_modules:
@@ -128,7 +146,8 @@ def init_adapter(config: Qwen2Config, lora: LoRAConfig, key: Key[Array, ""]) -> 
 
 
 def merge_adapter(base: dict, adapter: dict, lora: LoRAConfig) -> dict:
-    """The base with W + (alpha / rank) A B in place of W, computed in float32, stored in W's dtype; W's transposes are left out.
+    """The base with W + (alpha / rank) A B in place of W, computed in float32, stored in W's dtype; W's
+    transposes are left out.
 
     The given tree stays as it is.
     """
@@ -137,5 +156,8 @@ def merge_adapter(base: dict, adapter: dict, lora: LoRAConfig) -> dict:
         for name, factors in projections.items():
             rest = {key: leaf for key, leaf in layers[module][name].items() if key != "turned"}
             update = lora.scaling * jnp.einsum("lir,lro->lio", factors["lora_a"], factors["lora_b"])
-            layers[module][name] = {**rest, "kernel": (rest["kernel"].astype(jnp.float32) + update).astype(rest["kernel"].dtype)}
+            layers[module][name] = {
+                **rest,
+                "kernel": (rest["kernel"].astype(jnp.float32) + update).astype(rest["kernel"].dtype),
+            }
     return {**base, "layers": layers}

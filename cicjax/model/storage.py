@@ -1,6 +1,8 @@
-"""Model folders as files: safetensors and JSON of others read with suspicion, new folders written whole or not at all.
+"""Model folders as files: safetensors and JSON of others read with suspicion, new folders written whole or
+not at all.
 
-Reads data and nothing else: no pickle, no code of the folder. What the tensors mean is left to `huggingface` and `peft`.
+Reads data and nothing else: no pickle, no code of the folder. What the tensors mean is left to `huggingface`
+and `peft`.
 """
 
 import json
@@ -18,14 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cicjax.errors import BadInput, OutOfResources
-from cicjax.runs.files import sync_folder as sync
+from cicjax.files.whole import sync_folder as sync
 
 MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 1 << 20, 1 << 25
 CARD = "README.md"
 
 
 class Fields(NamedTuple):
-    """A parsed JSON file of settings, with the path that every complaint names. A field that is null counts as absent."""
+    """A parsed JSON file of settings, with the path that every complaint names. A field that is null counts
+    as absent."""
 
     path: Path
     values: dict[str, Any]
@@ -36,14 +39,16 @@ class Fields(NamedTuple):
         return default if value is None else value
 
     def count(self, name: str, *, default: int | None = None) -> int:
-        """A whole number from 1 to 2**31 - 1. Raises BadInput for anything else, and where it is absent without a default."""
+        """A whole number from 1 to 2**31 - 1. Raises BadInput for anything else, and where it is absent
+        without a default."""
         value = self.get(name, default)
         if type(value) is not int or not 0 < value < 2**31:
             raise self.refusal(f"{name} must be a whole number above 0, not {show(value)}")
         return value
 
     def positive(self, name: str, *, default: float | None = None) -> float:
-        """A finite number above 0, as a float. Raises BadInput for anything else, and where it is absent without a default."""
+        """A finite number above 0, as a float. Raises BadInput for anything else, and where it is absent
+        without a default."""
         value = self.get(name, default)
         if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
             raise self.refusal(f"{name} must be a number above 0, not {show(value)}")
@@ -70,13 +75,15 @@ class StoredTensor(NamedTuple):
         return self.handle.get_slice(self.name).get_dtype()
 
     def read(self) -> np.ndarray:
-        """Its values, of that shape and dtype. Raises BadInput where the file is cut short or cannot be read."""
+        """Its values, of that shape and dtype. Raises BadInput where the file is cut short or cannot be
+        read."""
         with reading(self.file):
             return self.handle.get_tensor(self.name)
 
 
 def open_tensors(files: Iterable[Path], opened: ExitStack) -> dict[str, StoredTensor]:
-    """The tensors of safetensors files by name, readable until `opened` closes. Raises BadInput for a damaged file, before it is read."""
+    """The tensors of safetensors files by name, readable until `opened` closes. Raises BadInput for a damaged
+    file, before it is read."""
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         _check_header(file)
@@ -85,7 +92,9 @@ def open_tensors(files: Iterable[Path], opened: ExitStack) -> dict[str, StoredTe
             handle = opened.enter_context(safe_open(file, framework="np", backend="pread"))
         for name in handle.keys():  # noqa: SIM118 (not a dictionary)
             if name in tensors:
-                raise BadInput(f"{file}: {show(name)} is also in {tensors[name].file.name}; a tensor belongs in one file")
+                raise BadInput(
+                    f"{file}: {show(name)} is also in {tensors[name].file.name}; a tensor belongs in one file"
+                )
             tensors[name] = StoredTensor(file, handle, name)
     return tensors
 
@@ -95,7 +104,10 @@ def _check_header(file: Path) -> None:
     with reading(file), open(file, "rb") as stream:
         size, length = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-        raise BadInput(f"{file}: cut short or no safetensors file (a header of {length:,} bytes in a file of {size:,}); fetch it again")
+        raise BadInput(
+            f"{file}: cut short or no safetensors file (a header of {length:,} bytes in a file of "
+            f"{size:,}); fetch it again"
+        )
 
 
 @contextmanager
@@ -110,7 +122,8 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def read_json(path: Path, *, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The object in a JSON file of others. Raises BadInput for what is no JSON, is too large, or says a key twice."""
+    """The object in a JSON file of others. Raises BadInput for what is no JSON, is too large, or says a key
+    twice."""
     with reading(path), open(path, "rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
@@ -142,7 +155,11 @@ def _no_constant(name: str) -> None:
 
 def show(value: Any) -> str:
     """A value from a file, short enough and plain enough for one line."""
-    return ascii(value)[:80] if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    return (
+        ascii(value)[:80]
+        if value is None or isinstance(value, str | int | float)
+        else f"a {type(value).__name__}"
+    )
 
 
 def refuse_existing(folder: str | Path) -> None:
@@ -171,7 +188,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         os.rename(beside, target)
         sync(target.parent)
     except SafetensorError as error:
-        raise OutOfResources(f"{folder}: the weights could not be written ({error}); free some space") from None
+        raise OutOfResources(
+            f"{folder}: the weights could not be written ({error}); free some space"
+        ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -180,7 +199,8 @@ def write_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """A safetensors file in torch's convention, with the permissions of any other new file."""
     file.touch()
     mode = file.stat().st_mode
-    # No further metadata: safetensors writes two and more in any order, and equal tensors would not give equal files.
+    # No further metadata: safetensors writes two and more in any order, and equal tensors would not give
+    # equal files.
     save_file(dict(tensors), file, metadata={"format": "pt"})
     file.chmod(mode)  # safetensors leaves it readable by its owner alone
 

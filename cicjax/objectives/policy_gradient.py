@@ -1,8 +1,9 @@
 """GRPO, equations (10)-(11), token by token.
 
-The whole loss is `(surrogate_sum + beta * kl_sum) / weight` with one set of weights for both sums and one division, where
-`kl_sum` sums `kl(...)` under the same weights. Equation (11) is printed with one ratio per completion; here there is one
-per token. With a single update per group every ratio is 1 at the update and the gradients agree.
+The whole loss is `(surrogate_sum + beta * kl_sum) / weight` with one set of weights for both sums and one
+division, where `kl_sum` sums `kl(...)` under the same weights. Equation (11) is printed with one ratio per
+completion; here there is one per token. With a single update per group every ratio is 1 at the update and the
+gradients agree.
 """
 
 from collections.abc import Callable
@@ -16,15 +17,18 @@ from cicjax.objectives.shapes import at_least_float32, expect_rank, expect_same_
 
 
 def group_advantages(rewards: Float[ArrayLike, "P G"]) -> Float[Array, "P G"]:
-    """Rewards standardised within each group of one problem, equation (10): population variance, 1e-6 inside the root.
+    """Rewards standardised within each group of one problem, equation (10): population variance, 1e-6 inside
+    the root.
 
-    A flat group, where all rewards are equal, gives zeros exactly. Raises ValueError unless `rewards` is (P, G).
+    A flat group, where all rewards are equal, gives zeros exactly. Raises ValueError unless `rewards` is (P,
+    G).
     """
     rewards = at_least_float32(rewards)
     expect_rank("rewards", rewards, dims="P G")
     deviations = rewards - rewards.mean(axis=1, keepdims=True)
     advantages = deviations / jnp.sqrt(jnp.square(deviations).mean(axis=1, keepdims=True) + 1e-6)
-    # The mean of equal rewards may be off by a rounding, which the division by 1e-3 would turn into a preference.
+    # The mean of equal rewards may be off by a rounding, which the division by 1e-3 would turn into a
+    # preference.
     flat = rewards.max(axis=1, keepdims=True) == rewards.min(axis=1, keepdims=True)
     return jnp.where(flat, 0.0, advantages)
 
@@ -36,19 +40,25 @@ def clipped_surrogate(
     loss_weights: Float[ArrayLike, "B T"],
     epsilon: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """First term of (11), to be minimised, as (sum, weight): sum = -(min(rho A, clip(rho, 1-eps, 1+eps) A) * weights).sum().
+    """First term of (11), to be minimised, as (sum, weight): sum = -(min(rho A, clip(rho, 1-eps, 1+eps) A) *
+    weights).sum().
 
-    rho = exp(policy - old) for each token. No gradient through `old_logprobs` and `advantages`, and none where the clipped
-    term is the smaller. Positions of weight 0 may hold anything. Raises ValueError on shapes that do not fit.
+    rho = exp(policy - old) for each token. No gradient through `old_logprobs` and `advantages`, and none
+    where the clipped term is the smaller. Positions of weight 0 may hold anything. Raises ValueError on
+    shapes that do not fit.
     """
     policy_logprobs, old_logprobs = at_least_float32(policy_logprobs), at_least_float32(old_logprobs)
     advantages, loss_weights = at_least_float32(advantages), at_least_float32(loss_weights)
     expect_rank("policy_logprobs", policy_logprobs, dims="B T")
     expect_same_shape(policy_logprobs=policy_logprobs, old_logprobs=old_logprobs, loss_weights=loss_weights)
     if advantages.shape != policy_logprobs.shape[:1]:
-        raise ValueError(f"advantages must have shape (B,) = {policy_logprobs.shape[:1]}, one a completion, not {advantages.shape}")
+        raise ValueError(
+            f"advantages must have shape (B,) = {policy_logprobs.shape[:1]}, one a completion, "
+            f"not {advantages.shape}"
+        )
     live = loss_weights != 0
-    # Hidden values are replaced before exp and before the product, so that neither they nor their gradients become nan.
+    # Hidden values are replaced before exp and before the product, so that neither they nor their gradients
+    # become nan.
     ratio = jnp.exp(jnp.where(live, policy_logprobs - jax.lax.stop_gradient(old_logprobs), 0.0))
     advantage = jnp.where(live, jax.lax.stop_gradient(advantages)[:, None], 0.0)
     gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
@@ -62,12 +72,16 @@ ESTIMATORS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def kl(policy_logprobs: Float[ArrayLike, "B T"], ref_logprobs: Float[ArrayLike, "B T"], estimator: str = "k3") -> Float[Array, "B T"]:
-    """Estimate of KL(policy || reference) in nats at each sampled token, unweighted; with d = ref - policy, k3 = exp(d) - d - 1.
+def kl(
+    policy_logprobs: Float[ArrayLike, "B T"], ref_logprobs: Float[ArrayLike, "B T"], estimator: str = "k3"
+) -> Float[Array, "B T"]:
+    """Estimate of KL(policy || reference) in nats at each sampled token, unweighted; with d = ref - policy,
+    k3 = exp(d) - d - 1.
 
-    Over tokens sampled from the policy, k1 = -d and k3 have the exact divergence as their mean, and k3 is never negative.
-    As a loss, k1 pulls nowhere: its gradient has mean zero. k2 = d^2 / 2 has the gradient of KL(policy || reference), k3 that
-    of KL(reference || policy). No gradient through `ref_logprobs`. Raises ValueError on an unknown estimator or unequal shapes.
+    Over tokens sampled from the policy, k1 = -d and k3 have the exact divergence as their mean, and k3 is
+    never negative. As a loss, k1 pulls nowhere: its gradient has mean zero. k2 = d^2 / 2 has the gradient of
+    KL(policy || reference), k3 that of KL(reference || policy). No gradient through `ref_logprobs`. Raises
+    ValueError on an unknown estimator or unequal shapes.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, not {estimator!r}")

@@ -1,4 +1,5 @@
-"""What the objectives ask of their arguments: shapes that fit, so that broadcasting hides no mistake, and float32 or better."""
+"""What the objectives ask of their arguments: shapes that fit, so that broadcasting hides no mistake, and
+float32 or better."""
 
 from typing import Any
 
@@ -21,6 +22,7 @@ def expect_same_shape(**arrays: Any) -> None:
 
 
 def at_least_float32(array: ArrayLike) -> Array:
-    """The array on the JAX side, in float32 unless it is wider: sums over many tokens need more than bfloat16 holds."""
+    """The array on the JAX side, in float32 unless it is wider: sums over many tokens need more than bfloat16
+    holds."""
     array = jnp.asarray(array)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

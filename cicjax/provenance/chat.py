@@ -1,9 +1,12 @@
-"""Messages to segments in a chat protocol: turns between control tokens, tools in the system turn, calls and results.
+"""Messages to segments in a chat protocol: turns between control tokens, tools in the system turn, calls and
+results.
 
-The ids are those of the tokenizer's own chat template wherever contents do not begin with a line break, white space before it included:
-there the boundary between authors wins over a merge across it. The template itself is never run.
+The ids are those of the tokenizer's own chat template wherever contents do not begin with a line break, white
+space before it included: there the boundary between authors wins over a merge across it. The template itself
+is never run.
 
-A protocol is a record, so that what it writes and what people wrote stay apart. Sections 1.2 and 2.2; the plain protocol is `render`'s.
+A protocol is a record, so that what it writes and what people wrote stay apart. Sections 1.2 and 2.2; the
+plain protocol is `render`'s.
 """
 
 import json
@@ -13,13 +16,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from cicjax.errors import BadInput
-from cicjax.provenance import strict
-from cicjax.provenance.transcript import Author, Control, Message, Segment, ToolCall, Transcript, shorten
+from cicjax.errors import BadInput, shorten
+from cicjax.files import strict
+from cicjax.provenance.transcript import Author, Control, Message, Segment, ToolCall, Transcript
 
 # Equation (14): what teachers wrote, their ends of turn included.
 TEACHER_ONLY = frozenset({Author.TEACHER})
-# Section 1.2, equation (2) in full: all but the context, which is the system's. The agent's turns need no mention: gamma weighs them.
+# Section 1.2, equation (2) in full: all but the context, which is the system's. The agent's turns need no
+# mention: gamma weighs them.
 WORLD = frozenset(Author) - {Author.AGENT, Author.SYSTEM}
 
 Pieces = tuple[str | Control, ...]
@@ -27,12 +31,14 @@ Pieces = tuple[str | Control, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """How a conversation becomes one row: `begin`, a speaker, `newline`, the content, `end`, `newline`, turn after turn.
+    """How a conversation becomes one row: `begin`, a speaker, `newline`, the content, `end`, `newline`, turn
+    after turn.
 
-    `speakers` names who speaks in a turn's header, by role. `system` is the system turn of a conversation that has none (None: no such
-    turn). Tools are announced at the end of the system turn by `tools_open`, a line of JSON each, and `tools_close`. `call` stands around a
-    call, `result_open` and `result_close` around a result; both opens end in a newline. `unthinking` opens the assistant's turn that
-    answers the last question: the thought that was not had.
+    `speakers` names who speaks in a turn's header, by role. `system` is the system turn of a conversation
+    that has none (None: no such turn). Tools are announced at the end of the system turn by `tools_open`, a
+    line of JSON each, and `tools_close`. `call` stands around a call, `result_open` and `result_close` around
+    a result; both opens end in a newline. `unthinking` opens the assistant's turn that answers the last
+    question: the thought that was not had.
     """
 
     name: str
@@ -52,7 +58,9 @@ class Protocol:
         # Content follows these, or a schema: an encoding of its own, which begins where a line does.
         for text in (self.newline, self.tools_open, self.result_open[-1], *self.unthinking[-1:]):
             if not isinstance(text, str) or not text.endswith("\n"):
-                raise BadInput(f"protocol {self.name}: {shorten(text)} stands before content, and ends in no newline")
+                raise BadInput(
+                    f"protocol {self.name}: {shorten(text)} stands before content, and ends in no newline"
+                )
 
 
 _CALL = (Control("<tool_call>"), Control("</tool_call>"))
@@ -63,7 +71,9 @@ QWEN25 = Protocol(
     end=Control("<|im_end|>"),
     newline="\n",
     # These models know no verdicts: like a tool's results they come in the user's turn.
-    speakers=MappingProxyType({"system": "system", "user": "user", "assistant": "assistant", "tool": "user", "verifier": "user"}),
+    speakers=MappingProxyType(
+        {"system": "system", "user": "user", "assistant": "assistant", "tool": "user", "verifier": "user"}
+    ),
     system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
     tools_open=(
         "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -92,7 +102,9 @@ QWEN3 = replace(
     unthinking=(Control("<think>"), "\n\n", Control("</think>"), "\n\n"),
 )
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({protocol.name: protocol for protocol in (QWEN25, QWEN3)})
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {protocol.name: protocol for protocol in (QWEN25, QWEN3)}
+)
 
 
 def chat(
@@ -104,12 +116,14 @@ def chat(
     open_turn: bool = False,
     id: str | None = None,
 ) -> Transcript:
-    """Render a conversation. `tools` are the function schemas that the assistant was shown, `targets` whose words may carry loss.
+    """Render a conversation. `tools` are the function schemas that the assistant was shown, `targets` whose
+    words may carry loss.
 
-    What the protocol writes (headers, line ends, wrappers of results) is the environment's; the system turn, with the tools in it, is
-    context whole unless the system is among the targets. The agent's turns are targets always, since gamma weighs them, and nothing of a
-    message that is context only is one. With `open_turn` the row ends where the assistant's next turn begins, which is the prompt to
-    sample it from. Raises BadInput, naming the message, for a role that the protocol lacks, arguments of a call that are no
+    What the protocol writes (headers, line ends, wrappers of results) is the environment's; the system turn,
+    with the tools in it, is context whole unless the system is among the targets. The agent's turns are
+    targets always, since gamma weighs them, and nothing of a message that is context only is one. With
+    `open_turn` the row ends where the assistant's next turn begins, which is the prompt to sample it from.
+    Raises BadInput, naming the message, for a role that the protocol lacks, arguments of a call that are no
     JSON object, sampled ids where no turn was sampled, and where there is no message.
     """
     if not messages:
@@ -127,18 +141,23 @@ class _Scribe:
 
     def said(self, content: str | Control | Iterable[int]) -> Segment:
         message = self.message
-        is_target = not message.context_only and (message.author is Author.AGENT or message.author in self.targets)
+        is_target = not message.context_only and (
+            message.author is Author.AGENT or message.author in self.targets
+        )
         return Segment(content, message.author, is_target, message.solved)
 
     def written(self, content: str | Control) -> Segment:
-        is_context = self.message.context_only or (self.message.author is Author.SYSTEM and Author.SYSTEM not in self.targets)
+        is_context = self.message.context_only or (
+            self.message.author is Author.SYSTEM and Author.SYSTEM not in self.targets
+        )
         return Segment(content, Author.ENVIRONMENT, not is_context and Author.ENVIRONMENT in self.targets)
 
     def header(self) -> str:
         return self.protocol.speakers[self.message.role] + self.protocol.newline
 
     def content(self, opening: Sequence[str | Control], after: str) -> Iterator[Segment]:
-        """`opening`, then the content with the text `after` it, one encoding as in the template. After nothing, `after` joins `opening`."""
+        """`opening`, then the content with the text `after` it, one encoding as in the template. After
+        nothing, `after` joins `opening`."""
         *pieces, last = opening
         yield from map(self.written, pieces)
         if self.message.content:
@@ -156,12 +175,18 @@ class _Scribe:
 
 
 def _chat(
-    messages: Sequence[Message], protocol: Protocol, tools: Sequence[Mapping[str, Any]], targets: AbstractSet[Author], open_turn: bool
+    messages: Sequence[Message],
+    protocol: Protocol,
+    tools: Sequence[Mapping[str, Any]],
+    targets: AbstractSet[Author],
+    open_turn: bool,
 ) -> Iterator[Segment]:
     announced = _schemas(tools)
     if messages[0].role != "system" and (announced or protocol.system is not None):
         unsaid = Message(role="system", content=protocol.system or "", author=Author.SYSTEM)
-        yield from _system(_Scribe(unsaid, protocol, targets), announced, gap="" if protocol.system is None else "\n\n")
+        yield from _system(
+            _Scribe(unsaid, protocol, targets), announced, gap="" if protocol.system is None else "\n\n"
+        )
     answer = None if open_turn else _last_answer(messages)
     roles = ["", *(message.role for message in messages), ""]
     for n, message in enumerate(messages, start=1):
@@ -189,7 +214,8 @@ def _system(scribe: _Scribe, announced: str, *, gap: str) -> Iterator[Segment]:
 
 
 def _result(scribe: _Scribe, *, first: bool, last: bool) -> Iterator[Segment]:
-    """A tool's result; those that follow one another share a turn, which is the environment's to open and to end."""
+    """A tool's result; those that follow one another share a turn, which is the environment's to open and to
+    end."""
     protocol = scribe.protocol
     if first:
         yield from map(scribe.written, (protocol.begin, scribe.header()))
@@ -229,16 +255,23 @@ def _last_answer(messages: Sequence[Message]) -> int | None:
 def _check(n: int, message: Message, protocol: Protocol) -> None:
     if message.role not in protocol.speakers:
         roles = ", ".join(protocol.speakers)
-        raise BadInput(f"message {n}: the protocol {protocol.name} has no role {shorten(message.role)}, only {roles}")
+        raise BadInput(
+            f"message {n}: the protocol {protocol.name} has no role {shorten(message.role)}, only {roles}"
+        )
     if message.tokens is not None and message.role in ("system", "tool"):
-        raise BadInput(f"message {n}: sampled ids are a whole turn, which the role {message.role} has none of; give its content alone")
+        raise BadInput(
+            f"message {n}: sampled ids are a whole turn, which the role {message.role} has none of; "
+            "give its content alone"
+        )
 
 
 def _called(call: ToolCall, n: int) -> str:
     try:
         arguments = strict.dumps(strict.mapping(strict.load(call.arguments), "what it says"), "it")
     except BadInput:
-        what = f"the arguments of the call of {shorten(call.name)} are no JSON object: {shorten(call.arguments)}"
+        what = (
+            f"the arguments of the call of {shorten(call.name)} are no JSON object: {shorten(call.arguments)}"
+        )
         raise BadInput(f"message {n}: {what}") from None
     return f'\n{{"name": "{call.name}", "arguments": {arguments}}}\n'
 
@@ -247,7 +280,9 @@ def _schemas(tools: Sequence[Mapping[str, Any]]) -> str:
     try:
         return "".join(_json(dict(tool)) + "\n" for tool in tools)
     except (TypeError, ValueError, RecursionError):
-        raise BadInput("tools are function schemas: JSON objects, without infinite numbers, not nested too deeply") from None
+        raise BadInput(
+            "tools are function schemas: JSON objects, without infinite numbers, not nested too deeply"
+        ) from None
 
 
 def _json(value: Any) -> str:

@@ -1,6 +1,8 @@
-"""The echo: world-written text that repeats the agent's words. Tools print back what the agent wrote and users quote it.
+"""The echo: world-written text that repeats the agent's words. Tools print back what the agent wrote and
+users quote it.
 
-Role and author are the world's there, the words are the agent's; to learn them would be to take an action for evidence after all.
+Role and author are the world's there, the words are the agent's; to learn them would be to take an action for
+evidence after all.
 """
 
 import numpy as np
@@ -15,10 +17,12 @@ ECHO_CHARACTERS = 80
 
 
 def echo_spans(encoded: Encoded, tokenizer: Tokenizer | None = None) -> Bool[np.ndarray, " T"]:
-    """Where a target that the world wrote repeats, for 20 tokens or more in a row, what the agent wrote earlier in the transcript.
+    """Where a target that the world wrote repeats, for 20 tokens or more in a row, what the agent wrote
+    earlier in the transcript.
 
-    With a tokenizer, 80 characters suffice too. What a teacher repeats does not count: whoever corrects an attempt keeps what was right in
-    it, and vouches for it. Linear in T: a suffix automaton of the agent's turns grows as the transcript is read.
+    With a tokenizer, 80 characters suffice too. What a teacher repeats does not count: whoever corrects an
+    attempt keeps what was right in it, and vouches for it. Linear in T: a suffix automaton of the agent's
+    turns grows as the transcript is read.
     """
     worldly = encoded.is_target & (encoded.gamma == 0) & (encoded.author != Author.TEACHER)
     found = np.zeros(len(encoded.tokens), bool)
@@ -36,10 +40,13 @@ def echo_spans(encoded: Encoded, tokenizer: Tokenizer | None = None) -> Bool[np.
 
 
 def _match_lengths(encoded: Encoded, worldly: Bool[np.ndarray, " T"]) -> np.ndarray:
-    """For each world-written target, how many tokens up to it stand in one agent's turn before it, in this order; 0 elsewhere."""
+    """For each world-written target, how many tokens up to it stand in one agent's turn before it, in this
+    order; 0 elsewhere."""
     automaton, state, length = _Automaton(), 0, 0
     lengths = np.zeros(len(worldly), np.int64)
-    for t, (token, by_agent, sought) in enumerate(zip(encoded.tokens.tolist(), encoded.gamma.tolist(), worldly.tolist(), strict=True)):
+    for t, (token, by_agent, sought) in enumerate(
+        zip(encoded.tokens.tolist(), encoded.gamma.tolist(), worldly.tolist(), strict=True)
+    ):
         if by_agent:
             automaton.append(token)
         elif t and encoded.gamma[t - 1]:
@@ -81,7 +88,8 @@ class _Automaton:
         self.links[target] = self.links[new] = twin
 
     def step(self, state: int, length: int, token: int) -> tuple[int, int]:
-        """From the longest known suffix of some text, as state and length, to that of the text with `token` after it."""
+        """From the longest known suffix of some text, as state and length, to that of the text with `token`
+        after it."""
         while state and token not in self.edges[state]:
             state = self.links[state]
             length = self.lengths[state]

@@ -1,4 +1,5 @@
-"""Segments to aligned arrays. Tokens and what is known of them are appended by one call; nothing is recovered later.
+"""Segments to aligned arrays. Tokens and what is known of them are appended by one call; nothing is recovered
+later.
 
 ```
 segments   "Question:\\n...\\n\\nProposed solution:\\n"   sampled ids   end    "Proposed solution:\\n"   "n = ...; 1.000 M."   end
@@ -14,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int8, Int32
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 from cicjax.provenance import tokenizer as tokenizers
-from cicjax.provenance.transcript import Author, Control, Segment, Transcript, shorten
+from cicjax.provenance.transcript import Author, Control, Segment, Transcript
 
 
 class Encoded(NamedTuple):
@@ -30,12 +31,14 @@ class Encoded(NamedTuple):
 
 
 def encode(transcript: Transcript, tokenizer: Any) -> Encoded:
-    """A transcript as arrays. `tokenizer` is `provenance.tokenizer.load(...)` or a Hugging Face fast tokenizer.
+    """A transcript as arrays. `tokenizer` is `provenance.tokenizer.load(...)` or a Hugging Face fast
+    tokenizer.
 
-    Each text segment is encoded alone. Between two texts a boundary must stand after a newline, since elsewhere the ids would depend on
-    where the cut was made; if the next text then begins with white space, the boundary wins over any merge across it. Beside
-    control tokens and ids any boundary stands: those are what they are. Raises BadInput, naming the segment, for a boundary elsewhere,
-    an id outside the vocabulary, or a control token that the vocabulary lacks.
+    Each text segment is encoded alone. Between two texts a boundary must stand after a newline, since
+    elsewhere the ids would depend on where the cut was made; if the next text then begins with white space,
+    the boundary wins over any merge across it. Beside control tokens and ids any boundary stands: those are
+    what they are. Raises BadInput, naming the segment, for a boundary elsewhere, an id outside the
+    vocabulary, or a control token that the vocabulary lacks.
     """
     tokenizer = tokenizers.load(tokenizer)
     rows = _Rows()
@@ -46,7 +49,8 @@ def encode(transcript: Transcript, tokenizer: Any) -> Encoded:
             continue
         if isinstance(content, str) and previous and not previous.endswith("\n"):
             raise BadInput(
-                f"{_place(transcript, n)} begins in the middle of a line ({shorten(previous[-12:])} + {shorten(content[:12])}): "
+                f"{_place(transcript, n)} begins in the middle of a line ({shorten(previous[-12:])} + "
+                f"{shorten(content[:12])}): "
                 "end the segment before it with a newline, or make them one"
             )
         rows.append(_ids(segment, tokenizer, transcript, n), segment)
@@ -55,7 +59,8 @@ def encode(transcript: Transcript, tokenizer: Any) -> Encoded:
 
 
 class _Rows:
-    """The tokens, and what is known of them a segment at a time. `append` is the only way in, so they cannot come apart."""
+    """The tokens, and what is known of them a segment at a time. `append` is the only way in, so they cannot
+    come apart."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
@@ -65,7 +70,9 @@ class _Rows:
     def append(self, ids: Sequence[int], segment: Segment) -> None:
         self._tokens.extend(ids)
         self._lengths.append(len(ids))
-        self._facts.append((segment.author == Author.AGENT, segment.is_target, segment.solved, segment.author))
+        self._facts.append(
+            (segment.author == Author.AGENT, segment.is_target, segment.solved, segment.author)
+        )
 
     def arrays(self) -> Encoded:
         facts = np.array(self._facts, np.int8).reshape(-1, 4).T
@@ -83,7 +90,10 @@ def _ids(segment: Segment, tokenizer: tokenizers.Tokenizer, transcript: Transcri
     except BadInput as error:
         raise BadInput(f"{_place(transcript, n)}: {error}") from None
     if content and max(content) >= tokenizer.vocab_size:
-        raise BadInput(f"{_place(transcript, n)}: token id {max(content)} is outside the vocabulary of {tokenizer.vocab_size}")
+        raise BadInput(
+            f"{_place(transcript, n)}: token id {max(content)} is outside the vocabulary of "
+            f"{tokenizer.vocab_size}"
+        )
     return content
 
 

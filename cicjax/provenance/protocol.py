@@ -1,31 +1,39 @@
-"""What every verb that takes transcripts agrees on: in which protocol they are rendered, whose words are targets, what a token weighs."""
+"""What every verb that takes transcripts agrees on: in which protocol they are rendered, whose words are
+targets, what a token weighs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 from cicjax.provenance import render, weights
-from cicjax.provenance.counts import Weighting
 from cicjax.provenance.echo import echo_spans
 from cicjax.provenance.encode import Encoded, encode
-from cicjax.provenance.formats import Episode
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import AUTHORS, Author, Transcript, shorten
+from cicjax.provenance.transcript import AUTHORS, Author, Episode, Transcript
 
 FORMATS = ("auto", "plain", *render.PROTOCOLS)
 CORNERS = {"interventional": (0.0, 0.0), "observational": (1.0, 1.0)}
 
+Weighting = Callable[[Encoded], Float32[np.ndarray, " T"]]
 Render = Callable[[Episode], Transcript]
 
 
-def renderer(format: str, targets: Iterable[str], episodes: Sequence[Episode], tokenizer: Tokenizer, *, open_turn: bool = False) -> Render:
-    """How to render each of `episodes`, all of them in one protocol; with `open_turn` up to where the next answer begins.
+def renderer(
+    format: str,
+    targets: Iterable[str],
+    episodes: Sequence[Episode],
+    tokenizer: Tokenizer,
+    *,
+    open_turn: bool = False,
+) -> Render:
+    """How to render each of `episodes`, all of them in one protocol; with `open_turn` up to where the next
+    answer begins.
 
-    `format` is one of FORMATS: `auto` is plain where the plain protocol can hold every episode, and else the chat protocol whose control
-    tokens the tokenizer has. Raises BadInput for another format or an unknown author; what it returns does for an
-    episode that the protocol cannot hold.
+    `format` is one of FORMATS: `auto` is plain where the plain protocol can hold every episode, and else the
+    chat protocol whose control tokens the tokenizer has. Raises BadInput for another format or an unknown
+    author; what it returns does for an episode that the protocol cannot hold.
     """
     if format not in FORMATS:
         raise BadInput(f"unknown format {shorten(format)}; formats are {', '.join(FORMATS)}")
@@ -38,23 +46,36 @@ def renderer(format: str, targets: Iterable[str], episodes: Sequence[Episode], t
 
     def chat(episode: Episode) -> Transcript:
         protocol = render.PROTOCOLS[name]
-        return render.chat(episode.messages, protocol=protocol, tools=episode.tools, targets=authors, open_turn=open_turn, id=episode.id)
+        return render.chat(
+            episode.messages,
+            protocol=protocol,
+            tools=episode.tools,
+            targets=authors,
+            open_turn=open_turn,
+            id=episode.id,
+        )
 
     return plain if name == "plain" else chat
 
 
 def target_authors(names: Iterable[str]) -> frozenset[Author]:
-    """Authors by name, as `--targets` takes them; `world` stands for all but the agent and the system. Raises BadInput for others."""
+    """Authors by name, as `--targets` takes them; `world` stands for all but the agent and the system. Raises
+    BadInput for others."""
     authors: set[Author] = set()
     for name in names:
         if name != "world" and name not in AUTHORS:
-            raise BadInput(f"unknown author {shorten(name)} among the targets; choose from world, {', '.join(AUTHORS)}")
+            raise BadInput(
+                f"unknown author {shorten(name)} among the targets; choose from world, {', '.join(AUTHORS)}"
+            )
         authors |= render.WORLD if name == "world" else {AUTHORS[name]}
     return frozenset(authors)
 
 
-def encode_all(episodes: Iterable[Episode], tokenizer: Tokenizer, *, render: Render, path: object) -> Iterator[tuple[Episode, Encoded]]:
-    """Each episode with its arrays. Raises BadInput with file:line where one cannot be rendered or encoded."""
+def encode_all(
+    episodes: Iterable[Episode], tokenizer: Tokenizer, *, render: Render, path: object
+) -> Iterator[tuple[Episode, Encoded]]:
+    """Each episode with its arrays. Raises BadInput with file:line where one cannot be rendered or
+    encoded."""
     for episode in episodes:
         try:
             yield episode, encode(render(episode), tokenizer)
@@ -62,15 +83,21 @@ def encode_all(episodes: Iterable[Episode], tokenizer: Tokenizer, *, render: Ren
             raise BadInput(f"{path}:{episode.line}: {error}") from None
 
 
-def weighting(objective: str, *, wrong: float = 0.0, correct: float = 0.0, keep_echoes: bool = False) -> Weighting:
-    """The weight of each position under an objective: `interventional`, `observational`, or `stream` with these two corners.
+def weighting(
+    objective: str, *, wrong: float = 0.0, correct: float = 0.0, keep_echoes: bool = False
+) -> Weighting:
+    """The weight of each position under an objective: `interventional`, `observational`, or `stream` with
+    these two corners.
 
-    The first position, which nothing predicts, weighs 0, and so does the world's echo of the agent's words unless `keep_echoes`.
+    The first position, which nothing predicts, weighs 0, and so does the world's echo of the agent's words
+    unless `keep_echoes`.
     """
     corner = CORNERS.get(objective, (wrong, correct))
 
     def weigh(encoded: Encoded) -> Float32[np.ndarray, " T"]:
-        found = weights.stream(encoded.gamma, encoded.is_target, encoded.solved, wrong=corner[0], correct=corner[1])
+        found = weights.stream(
+            encoded.gamma, encoded.is_target, encoded.solved, wrong=corner[0], correct=corner[1]
+        )
         if not keep_echoes:
             found = found * ~echo_spans(encoded)
         found[:1] = 0.0
@@ -83,12 +110,22 @@ def _fitting(episodes: Sequence[Episode], tokenizer: Tokenizer) -> str:
     chats = [name for name, protocol in render.PROTOCOLS.items() if protocol.begin.name in tokenizer.controls]
     if not chats or all(map(_fits_plain, episodes)):
         return "plain"
-    # Qwen3 knows thoughts as control tokens, and its protocol writes them; other vocabularies have no word for them.
-    return next((name for name in reversed(chats) if _has_controls(render.PROTOCOLS[name], tokenizer)), chats[0])
+    # Qwen3 knows thoughts as control tokens, and its protocol writes them; other vocabularies have no word
+    # for them.
+    return next(
+        (name for name in reversed(chats) if _has_controls(render.PROTOCOLS[name], tokenizer)), chats[0]
+    )
 
 
 def _has_controls(protocol: render.Protocol, tokenizer: Tokenizer) -> bool:
-    pieces = (protocol.begin, protocol.end, *protocol.call, *protocol.result_open, *protocol.result_close, *protocol.unthinking)
+    pieces = (
+        protocol.begin,
+        protocol.end,
+        *protocol.call,
+        *protocol.result_open,
+        *protocol.result_close,
+        *protocol.unthinking,
+    )
     return all(isinstance(piece, str) or piece.name in tokenizer.controls for piece in pieces)
 
 
@@ -102,7 +139,8 @@ def _fits_plain(episode: Episode) -> bool:
 
 
 def _check_plain(episode: Episode) -> None:
-    # The plain protocol has words for neither, and to leave them out would hide from the reader what the agent did and saw.
+    # The plain protocol has words for neither, and to leave them out would hide from the reader what the
+    # agent did and saw.
     for n, message in enumerate(episode.messages, start=1):
         if message.tool_calls:
             raise BadInput(f"message {n}: the plain protocol has no tool calls; choose --format chatml")

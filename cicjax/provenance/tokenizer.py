@@ -1,8 +1,9 @@
 """The one road from text to ids and back, on the `tokenizers` package and a folder's tokenizer.json.
 
-Content is encoded by the file with its `added_tokens` emptied, so that `<|im_end|>` inside somebody's text stays text; control tokens
-enter by name alone. Two repairs make the ids equal to those that transformers gives for the same content: truncation and padding of
-the file are switched off, and the NFC normaliser, which Qwen2's tokenizer class adds in code, is set where the file lacks it.
+Content is encoded by the file with its `added_tokens` emptied, so that `<|im_end|>` inside somebody's text
+stays text; control tokens enter by name alone. Two repairs make the ids equal to those that transformers
+gives for the same content: truncation and padding of the file are switched off, and the NFC normaliser, which
+Qwen2's tokenizer class adds in code, is set where the file lacks it.
 """
 
 import codecs
@@ -18,34 +19,53 @@ from typing import Any
 
 import tokenizers
 
-from cicjax.errors import BadInput
-from cicjax.provenance.transcript import END_OF_TEXT, shorten
+from cicjax.errors import BadInput, shorten
+from cicjax.provenance.transcript import END_OF_TEXT
 
 END_OF_TURN = "<|im_end|>"
 FILE = "tokenizer.json"
 
 
 class Tokenizer:
-    """Content encoder, decoder and control ids of one tokenizer.json. Made by `load`; holds no state but a cache of token bytes."""
+    """Content encoder, decoder and control ids of one tokenizer.json. Made by `load`; holds no state but a
+    cache of token bytes."""
 
-    def __init__(self, spec: dict[str, Any], *, fingerprint: str, config: Mapping[str, Any] | None = None, rows: int = 0) -> None:
-        """`spec` is the parsed tokenizer.json, `config` tokenizer_config.json, `rows` those of the model's embedding where known."""
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        *,
+        fingerprint: str,
+        config: Mapping[str, Any] | None = None,
+        rows: int = 0,
+    ) -> None:
+        """`spec` is the parsed tokenizer.json, `config` tokenizer_config.json, `rows` those of the model's
+        embedding where known."""
         config = config or {}
         self.fingerprint = fingerprint
-        self.controls: dict[str, int] = {token["content"]: int(token["id"]) for token in spec.get("added_tokens") or []}
+        self.controls: dict[str, int] = {
+            token["content"]: int(token["id"]) for token in spec.get("added_tokens") or []
+        }
         self._names = {i: name for name, i in self.controls.items()}
-        self._content = _content_encoder(spec, self.controls, nfc=str(config.get("tokenizer_class", "")).startswith("Qwen2"))
+        self._content = _content_encoder(
+            spec, self.controls, nfc=str(config.get("tokenizer_class", "")).startswith("Qwen2")
+        )
         self.end_of_text = self._end_of_text(config)
-        self.stop_ids = frozenset({self.end_of_text} | {self.controls[name] for name in (END_OF_TURN,) if name in self.controls})
+        self.stop_ids = frozenset(
+            {self.end_of_text} | {self.controls[name] for name in (END_OF_TURN,) if name in self.controls}
+        )
         vocab = spec["model"]["vocab"]
-        largest = max([*self.controls.values(), max(vocab.values()) if isinstance(vocab, dict) else len(vocab) - 1])
-        # A model may have more rows than its tokenizer has ids (Qwen2.5: 151,936 against 151,665), and a sampled id may be any of them.
+        largest = max(
+            [*self.controls.values(), max(vocab.values()) if isinstance(vocab, dict) else len(vocab) - 1]
+        )
+        # A model may have more rows than its tokenizer has ids (Qwen2.5: 151,936 against 151,665), and a
+        # sampled id may be any of them.
         self.vocab_size = max(largest + 1, rows)
         self._bytes_of_char = _byte_alphabet() if _is_byte_level(spec.get("decoder")) else None
         self._bytes: dict[int, bytes] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` as content: no control token, nothing put before or after. Raises BadInput for text that is not Unicode."""
+        """Ids of `text` as content: no control token, nothing put before or after. Raises BadInput for text
+        that is not Unicode."""
         try:
             ids = self._content.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):
@@ -53,13 +73,15 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_controls: bool = False) -> str:
-        """Text of `ids`; control tokens appear by name, or not at all with `skip_controls`. Broken UTF-8 becomes U+FFFD."""
+        """Text of `ids`; control tokens appear by name, or not at all with `skip_controls`. Broken UTF-8
+        becomes U+FFFD."""
         ids = [int(i) for i in ids]
         shown = [i for i in ids if i not in self._names] if skip_controls else ids
         return "".join(self.pieces(shown))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """Text of each id, so that the pieces join to the whole: a character of several tokens stands at the last of them."""
+        """Text of each id, so that the pieces join to the whole: a character of several tokens stands at the
+        last of them."""
         pieces: list[str] = []
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         for i in ids:
@@ -75,11 +97,14 @@ class Tokenizer:
         return pieces
 
     def control(self, name: str) -> int:
-        """Id of a control token. `<|endoftext|>` names the end of text whatever this vocabulary calls it. Raises BadInput if absent."""
+        """Id of a control token. `<|endoftext|>` names the end of text whatever this vocabulary calls it.
+        Raises BadInput if absent."""
         if name == END_OF_TEXT:
             return self.end_of_text
         if name not in self.controls:
-            raise BadInput(f"the tokenizer has no control token {shorten(name)}: choose one that has, or another format")
+            raise BadInput(
+                f"the tokenizer has no control token {shorten(name)}: choose one that has, or another format"
+            )
         return self.controls[name]
 
     def is_control(self, i: int) -> bool:
@@ -87,13 +112,17 @@ class Tokenizer:
         return i in self._names
 
     def _end_of_text(self, config: Mapping[str, Any]) -> int:
-        # Chat models name their end of turn as eos, so the config is asked only where the usual name is missing.
+        # Chat models name their end of turn as eos, so the config is asked only where the usual name is
+        # missing.
         eos = config.get("eos_token")
         name = eos.get("content") if isinstance(eos, dict) else eos
         for candidate in (END_OF_TEXT, name):
             if isinstance(candidate, str) and candidate in self.controls:
                 return self.controls[candidate]
-        raise BadInput(f"the tokenizer has no end-of-text token: {FILE} lists no added token {END_OF_TEXT} and names no eos_token")
+        raise BadInput(
+            f"the tokenizer has no end-of-text token: {FILE} lists no added token {END_OF_TEXT} and names "
+            "no eos_token"
+        )
 
     def _token_bytes(self, i: int) -> bytes:
         known = self._bytes.get(i)
@@ -113,7 +142,8 @@ class Tokenizer:
 
 
 def load(source: Any) -> Tokenizer:
-    """The tokenizer of a folder with a tokenizer.json, of a hub id, or of a Hugging Face fast tokenizer object.
+    """The tokenizer of a folder with a tokenizer.json, of a hub id, or of a Hugging Face fast tokenizer
+    object.
 
     Loaded once per process and file. Raises BadInput, in one line, for anything that is none of these.
     """
@@ -128,7 +158,8 @@ def _folder(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file() and path.name == FILE:
         return path.parent
-    # A mistyped folder looks like a hub id; where its parent is here, it is taken for a folder and nobody is asked.
+    # A mistyped folder looks like a hub id; where its parent is here, it is taken for a folder and nobody is
+    # asked.
     if path.parent.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
         return path
     return _from_hub(str(source))
@@ -145,9 +176,12 @@ def _from_hub(repository: str) -> Path:
         for name in ("tokenizer_config.json", "config.json"):
             with contextlib.suppress(RemoteEntryNotFoundError):
                 huggingface_hub.hf_hub_download(repository, name)
-    except (OSError, ValueError) as error:  # network, access and absence are all kinds of these in the hub's client
+    # network, access and absence are all kinds of these in the hub's client
+    except (OSError, ValueError) as error:
         why = f"no network, or no such model: {type(error).__name__}"
-        raise BadInput(f"{repository}: no such folder, and not to be had as a hub id either ({why})") from None
+        raise BadInput(
+            f"{repository}: no such folder, and not to be had as a hub id either ({why})"
+        ) from None
     return Path(found).parent
 
 
@@ -167,7 +201,13 @@ def _cached(file: Path, mtime_ns: int, size: int) -> Tokenizer:
     content = _bytes(file)
     config = _json(folder / "tokenizer_config.json")
     fingerprint = hashlib.sha256(content).hexdigest()
-    return _build(_parse(content, file), where=str(file), fingerprint=fingerprint, config=config, rows=rows if type(rows) is int else 0)
+    return _build(
+        _parse(content, file),
+        where=str(file),
+        fingerprint=fingerprint,
+        config=config,
+        rows=rows if type(rows) is int else 0,
+    )
 
 
 # A Hugging Face object is kept with its length, which changes when tokens are added to it.
@@ -177,18 +217,27 @@ _objects: "weakref.WeakKeyDictionary[Any, tuple[int, Tokenizer]]" = weakref.Weak
 def _from_object(source: Any) -> Tokenizer:
     backend = getattr(source, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):
-        raise BadInput(f"a {type(source).__name__} is no tokenizer: give a folder, or a Hugging Face fast tokenizer")
+        raise BadInput(
+            f"a {type(source).__name__} is no tokenizer: give a folder, or a Hugging Face fast tokenizer"
+        )
     length, known = _objects.get(source, (-1, None))
     if known is None or length != len(source):
         content = backend.to_str().encode()
         config = {"tokenizer_class": type(source).__name__, "eos_token": getattr(source, "eos_token", None)}
         fingerprint = hashlib.sha256(content).hexdigest()
-        known = _build(_parse(content, "the tokenizer object"), where="the tokenizer object", fingerprint=fingerprint, config=config)
+        known = _build(
+            _parse(content, "the tokenizer object"),
+            where="the tokenizer object",
+            fingerprint=fingerprint,
+            config=config,
+        )
         _objects[source] = (len(source), known)
     return known
 
 
-def _build(spec: dict[str, Any], *, where: str, fingerprint: str, config: Mapping[str, Any], rows: int = 0) -> Tokenizer:
+def _build(
+    spec: dict[str, Any], *, where: str, fingerprint: str, config: Mapping[str, Any], rows: int = 0
+) -> Tokenizer:
     try:
         return Tokenizer(spec, fingerprint=fingerprint, config=config, rows=rows)
     except BadInput as error:
@@ -203,8 +252,13 @@ def _content_encoder(spec: dict[str, Any], controls: Mapping[str, int], *, nfc: 
         content["normalizer"] = {"type": "NFC"}
     model = content["model"]
     if isinstance(model.get("vocab"), dict):
-        # Some files list control tokens in the vocabulary too, where a model that looks up whole words would still find them.
-        kept = {word: i for word, i in model["vocab"].items() if word not in controls or word == model.get("unk_token")}
+        # Some files list control tokens in the vocabulary too, where a model that looks up whole words would
+        # still find them.
+        kept = {
+            word: i
+            for word, i in model["vocab"].items()
+            if word not in controls or word == model.get("unk_token")
+        }
         content["model"] = {**model, "vocab": kept}
     return tokenizers.Tokenizer.from_str(json.dumps(content))
 
@@ -212,11 +266,14 @@ def _content_encoder(spec: dict[str, Any], controls: Mapping[str, int], *, nfc: 
 def _is_byte_level(decoder: Any) -> bool:
     if not isinstance(decoder, dict):
         return False
-    return decoder.get("type") == "ByteLevel" or any(_is_byte_level(part) for part in decoder.get("decoders", []))
+    return decoder.get("type") == "ByteLevel" or any(
+        _is_byte_level(part) for part in decoder.get("decoders", [])
+    )
 
 
 def _byte_alphabet() -> dict[str, int]:
-    # Byte-level vocabularies write a byte as itself where it prints and as the next free character from U+0100 on where it does not.
+    # Byte-level vocabularies write a byte as itself where it prints and as the next free character from
+    # U+0100 on where it does not.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(hidden)}

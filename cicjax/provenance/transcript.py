@@ -1,16 +1,18 @@
-"""Immutable records of an interaction: authors, messages as people keep them, and the segments that become tokens.
+"""Immutable records of an interaction: authors, messages as people keep them, and the segments that become
+tokens.
 
-A `Message` is what somebody said; a `Segment` is a run of tokens with one author and one structural role. `render` turns the first into
-the second, `encode` the second into arrays. Section 2.2 of the paper: provenance belongs to the bytes, not to the role.
+A `Message` is what somebody said; a `Segment` is a run of tokens with one author and one structural role.
+`render` turns the first into the second, `encode` the second into arrays. Section 2.2 of the paper:
+provenance belongs to the bytes, not to the role.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 
 END_OF_TEXT = "<|endoftext|>"
 NO_VERDICT = -1
@@ -39,7 +41,8 @@ AUTHORS = {author.label: author for author in Author}
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A control token by its name, such as `<|im_start|>`. Only a renderer makes one; text never turns into one."""
+    """A control token by its name, such as `<|im_start|>`. Only a renderer makes one; text never turns into
+    one."""
 
     name: str
 
@@ -48,8 +51,8 @@ class Control:
 class Segment:
     """A run of tokens by one author: text to be encoded, ids as they were sampled, or one control token.
 
-    `is_target` says whether loss may fall here, `solved` is the verdict on the turn (1 passed, 0 failed, -1 none).
-    Raises BadInput for ids that are no ids and for values outside these ranges.
+    `is_target` says whether loss may fall here, `solved` is the verdict on the turn (1 passed, 0 failed, -1
+    none). Raises BadInput for ids that are no ids and for values outside these ranges.
     """
 
     content: str | tuple[int, ...] | Control
@@ -57,7 +60,13 @@ class Segment:
     is_target: bool
     solved: int
 
-    def __init__(self, content: str | Control | Iterable[int], author: Author, is_target: bool = True, solved: int = NO_VERDICT) -> None:
+    def __init__(
+        self,
+        content: str | Control | Iterable[int],
+        author: Author,
+        is_target: bool = True,
+        solved: int = NO_VERDICT,
+    ) -> None:
         if not isinstance(content, (str, Control)):
             content = token_ids(content)
         object.__setattr__(self, "content", content)
@@ -85,7 +94,8 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A function that an assistant's turn calls. `arguments` is the JSON text of an object, as it was written; `id` ties a result to it."""
+    """A function that an assistant's turn calls. `arguments` is the JSON text of an object, as it was
+    written; `id` ties a result to it."""
 
     name: str
     arguments: str = "{}"
@@ -99,12 +109,14 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn. `role` is its place in the protocol, `author` who wrote the bytes: a teacher may well speak as the assistant.
+    """One turn. `role` is its place in the protocol, `author` who wrote the bytes: a teacher may well speak
+    as the assistant.
 
-    `tokens` are sampled ids, the sampled stop id included; they are used as they are, and `content` is then for people and verifiers.
-    `logprobs` go with them, one each. `truncated` says that the turn was cut at the length limit or by a stop string, so that
-    its author never ended it. `solved` is the verdict on it. `context_only` takes the turn out of every loss, whoever wrote it.
-    `tool_calls` belong to an assistant's turn, `tool_call_id` to a tool's result. Raises BadInput where these contradict each other.
+    `tokens` are sampled ids, the sampled stop id included; they are used as they are, and `content` is then
+    for people and verifiers. `logprobs` go with them, one each. `truncated` says that the turn was cut at the
+    length limit or by a stop string, so that its author never ended it. `solved` is the verdict on it.
+    `context_only` takes the turn out of every loss, whoever wrote it. `tool_calls` belong to an assistant's
+    turn, `tool_call_id` to a tool's result. Raises BadInput where these contradict each other.
     """
 
     role: str
@@ -135,8 +147,10 @@ class Message:
 
 
 def token_ids(values: Iterable[int]) -> tuple[int, ...]:
-    """Token ids as a tuple of ints. Accepts any sequence or array of integers; raises BadInput for anything else."""
-    plain: Any = values.tolist() if hasattr(values, "tolist") else values  # pyright: ignore[reportAttributeAccessIssue]
+    """Token ids as a tuple of ints. Accepts any sequence or array of integers; raises BadInput for anything
+    else."""
+    listed: Any = values
+    plain = listed.tolist() if hasattr(listed, "tolist") else listed
     if not isinstance(plain, Iterable) or isinstance(plain, (str, bytes, dict)):
         raise BadInput(f"token ids are a list of integers, not {shorten(values)}")
     ids = tuple(int(i) if hasattr(i, "dtype") and i.dtype.kind in "iu" else i for i in plain)
@@ -146,25 +160,11 @@ def token_ids(values: Iterable[int]) -> tuple[int, ...]:
     return ids
 
 
-def shorten(value: object) -> str:
-    """A value as it appears in a one-line message."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer with more digits than Python prints, lists nested too deeply
-        text = f"a very large {type(value).__name__}"
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def printable(text: str) -> str:
-    """Text with what does not print, or moves other text about, spelled out; newline and tab stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def _author(value: object) -> Author:
     if not isinstance(value, Author):
-        raise BadInput(f"{shorten(value)} is no author: use Author." + ", Author.".join(author.name for author in Author))
+        raise BadInput(
+            f"{shorten(value)} is no author: use Author." + ", Author.".join(author.name for author in Author)
+        )
     return value
 
 
@@ -176,15 +176,34 @@ def _verdict(value: object) -> int:
 
 def _logprobs(values: Sequence[float], tokens: tuple[int, ...] | None) -> tuple[float, ...]:
     if tokens is None or len(values) != len(tokens):
-        raise BadInput(f"{len(values)} logprobs for {'no' if tokens is None else len(tokens)} tokens: there is one for each")
+        raise BadInput(
+            f"{len(values)} logprobs for {'no' if tokens is None else len(tokens)} tokens: "
+            "there is one for each"
+        )
     return tuple(_finite(value) for value in values)
 
 
 def _finite(value: object) -> float:
     try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)  # pyright: ignore[reportArgumentType]
+        number = math.nan if isinstance(value, (bool, str)) else float(cast(float, value))
     except (TypeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise BadInput(f"{shorten(value)} is not a log-probability")
     return number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One line of a transcript file. `meta` is any JSON object, carried along; `tools` are function schemas
+    that the agent was shown.
+
+    `line` is where it stood, 0 if it was never read.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str = ""
+    meta: dict[str, Any] | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    line: int = 0

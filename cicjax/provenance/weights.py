@@ -1,8 +1,9 @@
 """The weightings of one log-likelihood: every method of the paper is one line here.
 
-`gamma`, `is_target` and `solved` are aligned arrays of any one shape, NumPy or JAX (only operators and `.astype` are used, so traced
-arrays work too and jax is not imported). Each function returns float32 of the same shape and kind. The weight of a position is
-what its log-likelihood is multiplied by in equations (1), (2) and (7)-(14).
+`gamma`, `is_target` and `solved` are aligned arrays of any one shape, NumPy or JAX (only operators and
+`.astype` are used, so traced arrays work too and jax is not imported). Each function returns float32 of the
+same shape and kind. The weight of a position is what its log-likelihood is multiplied by in equations (1),
+(2) and (7)-(14).
 """
 
 from typing import Any
@@ -31,17 +32,22 @@ def policy(gamma: Array, is_target: Array) -> Array:
 
 
 def stream(gamma: Array, is_target: Array, solved: Array, wrong: float = 0.0, correct: float = 0.0) -> Array:
-    """The family between the streams: the agent's failed turns weigh `wrong`, its solved ones `correct`, the world's 1.
+    """The family between the streams: the agent's failed turns weigh `wrong`, its solved ones `correct`, the
+    world's 1.
 
-    (0, 0) is interventional, (1, 1) observational, (0, 1) masks wrong attempts only. A turn of the agent without a verdict weighs
-    min(wrong, correct), so that both named corners hold whatever was judged.
+    (0, 0) is interventional, (1, 1) observational, (0, 1) masks wrong attempts only. A turn of the agent
+    without a verdict weighs min(wrong, correct), so that both named corners hold whatever was judged.
     """
     agent, target = _floats(gamma, is_target)
     verdict = _array(solved)
     if verdict.shape != agent.shape:
-        raise ValueError(f"solved has shape {verdict.shape} and gamma {agent.shape}: they are aligned, token by token")
+        raise ValueError(
+            f"solved has shape {verdict.shape} and gamma {agent.shape}: they are aligned, token by token"
+        )
     passed, failed = (verdict == 1).astype(np.float32), (verdict == 0).astype(np.float32)
-    action = float(correct) * passed + float(wrong) * failed + float(min(wrong, correct)) * (1 - passed - failed)
+    action = (
+        float(correct) * passed + float(wrong) * failed + float(min(wrong, correct)) * (1 - passed - failed)
+    )
     return target * (1 - agent + agent * action)
 
 
@@ -52,5 +58,7 @@ def _array(value: Array) -> Array:
 def _floats(gamma: Array, is_target: Array) -> tuple[Array, Array]:
     agent, target = _array(gamma), _array(is_target)
     if agent.shape != target.shape:
-        raise ValueError(f"gamma has shape {agent.shape} and is_target {target.shape}: they are aligned, token by token")
+        raise ValueError(
+            f"gamma has shape {agent.shape} and is_target {target.shape}: they are aligned, token by token"
+        )
     return agent.astype(np.float32), target.astype(np.float32)

@@ -1,14 +1,16 @@
-"""The report's tables of what was spent, counted and chosen: budgets, the ledger, settings, seconds. Numbers are the run folder's own."""
+"""The report's tables of what was spent, counted and chosen: budgets, the ledger, settings, seconds. Numbers
+are the run folder's own."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cicjax.report.drawing import look
-from cicjax.report.html import Html, table
 from cicjax.report.runs import LEDGER, POSITIONS, FinishedRun, settings_lines
 from cicjax.report.tables import Methods, name_of
+from cicjax.views.html import Html, table
 
-# The paper's numbers of section 2.3. Attempts are what the two arms differ by; the oracle's tokens are said to be the interventional arm's.
+# The paper's numbers of section 2.3. Attempts are what the two arms differ by; the oracle's tokens are said
+# to be the interventional arm's.
 PAPER_LEDGER = dict(zip(LEDGER, (785, 400, 385, 70, 81_131, 51_121, 17_924, 33_197, 17_924), strict=True))
 PAPER_FACTS = {
     "rest": {"candidates": 400, "groups": 50, "selected": 30, "replay": 200, "pairs": 230},
@@ -46,8 +48,25 @@ MEANINGS = {
 
 def budget_table(methods: Methods) -> Html:
     """What each method spent beyond SFT-1; the stream's sampling counts for every method that uses it."""
-    header = ["method", "updates", "rows", "supervised tokens", "processed tokens", "sampled tokens", "verifier calls", "oracle solutions"]
-    names = ("updates", "rows", "supervised_tokens", "processed_tokens", "sampled_tokens", "verifier_calls", "oracle_solutions")
+    header = [
+        "method",
+        "updates",
+        "rows",
+        "supervised tokens",
+        "processed tokens",
+        "sampled tokens",
+        "verifier calls",
+        "oracle solutions",
+    ]
+    names = (
+        "updates",
+        "rows",
+        "supervised_tokens",
+        "processed_tokens",
+        "sampled_tokens",
+        "verifier_calls",
+        "oracle_solutions",
+    )
     rows = [
         [
             name_of(method),
@@ -58,7 +77,8 @@ def budget_table(methods: Methods) -> Html:
         for method, row in methods.items()
     ]
     caption = (
-        "The methods do not buy the same information. SFT-1's own row is spent by all the others before they start. The processed tokens "
+        "The methods do not buy the same information. SFT-1's own row is spent by all the others before "
+        "they start. The processed tokens "
         "are without those of rows without targets, which are skipped."
     )
     return table([*header, "learning rate", "FLOP"], rows, caption=caption)
@@ -66,23 +86,40 @@ def budget_table(methods: Methods) -> Html:
 
 def ledgers_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
     """The stream in numbers, one row a run, the paper's below them if asked."""
-    header = ["stream", "rows", "wrong", "right", "questions corrected", *(f"positions: {name}" for name in POSITIONS)]
+    header = [
+        "stream",
+        "rows",
+        "wrong",
+        "right",
+        "questions corrected",
+        *(f"positions: {name}" for name in POSITIONS),
+    ]
     ledgers = {f"seed {run.seed}": run.results["ledger"] for run in runs if run.results["ledger"]}
     if paper:
         ledgers["the paper"] = PAPER_LEDGER
     rows = [[name, *(f"{ledger[column]:,}" for column in LEDGER)] for name, ledger in ledgers.items()]
-    caption = "Who wrote how many positions: observational = attempts + interventional, interventional = oracle, to the token."
+    caption = (
+        "Who wrote how many positions: observational = attempts + interventional, "
+        "interventional = oracle, to the token."
+    )
     return table(header, rows, caption=caption)
 
 
 def facts_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
     """ReST's and GRPO's numbers of section 2.3, a column a run, the paper's beside them if asked."""
-    columns = {f"seed {run.seed}": {name: run.results.get(name) or {} for name in PAPER_FACTS} for run in runs}
+    columns = {
+        f"seed {run.seed}": {name: run.results.get(name) or {} for name in PAPER_FACTS} for run in runs
+    }
     if paper:
         columns["the paper"] = PAPER_FACTS
-    names = dict.fromkeys((method, name) for facts in columns.values() for method in PAPER_FACTS for name in facts[method])
+    names = dict.fromkeys(
+        (method, name) for facts in columns.values() for method in PAPER_FACTS for name in facts[method]
+    )
     rows = [
-        [f"{look(method).label}: {name.replace('_', ' ')}", *(facts[method].get(name, "–") for facts in columns.values())]
+        [
+            f"{look(method).label}: {name.replace('_', ' ')}",
+            *(facts[method].get(name, "–") for facts in columns.values()),
+        ]
         for method, name in names
     ]
     return table(["", *columns], rows, caption="ReST and GRPO in the numbers of section 2.3.")
@@ -91,7 +128,12 @@ def facts_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
 def settings_table(settings: Mapping[str, Any]) -> Html:
     """Every value that the results depend on, with what it means where its name does not say it."""
     rows = [[name, value, MEANINGS.get(name, "")] for name, value in settings_lines(dict(settings))]
-    return table(["setting", "value", ""], rows, caption="From results.json. The paper does not state most of these.", kind="text")
+    return table(
+        ["setting", "value", ""],
+        rows,
+        caption="From results.json. The paper does not state most of these.",
+        kind="text",
+    )
 
 
 def seconds_table(spent: Mapping[str, float]) -> Html:
@@ -103,16 +145,20 @@ def seconds_table(spent: Mapping[str, float]) -> Html:
         row[column] = row.get(column, 0.0) + seconds
     header = [name for name in SECONDS if any(name in row for row in rows.values())]
     last = sorted(rows.items(), key=lambda method_row: "other" in method_row[1])
-    cells = [[method, *(f"{row[name]:,.1f}" if name in row else "" for name in header)] for method, row in last]
+    cells = [
+        [method, *(f"{row[name]:,.1f}" if name in row else "" for name in header)] for method, row in last
+    ]
     caption = (
-        f"Seconds by stage, over interruptions too: {sum(spent.values()):,.0f} in all. Direct, second: greedy answers; scoring: "
+        f"Seconds by stage, over interruptions too: {sum(spent.values()):,.0f} in all. Direct, second: "
+        "greedy answers; scoring: "
         "log-probabilities."
     )
     return table(["stage", *header], cells, caption=caption)
 
 
 def _stage(name: str) -> tuple[str, str]:
-    """Row and column of a stage such as "train sft", "evaluate sft direct" or "score sft-logprobs-attempts"."""
+    """Row and column of a stage such as "train sft", "evaluate sft direct" or "score
+    sft-logprobs-attempts"."""
     match name.split():
         case ["train", method]:
             return look(method).label, "train"
@@ -124,7 +170,11 @@ def _stage(name: str) -> tuple[str, str]:
             return name, "other"
 
 
-def named_values(values: Mapping[str, Any], *, head: tuple[str, str], caption: str, kind: str | None = None) -> Html:
+def named_values(
+    values: Mapping[str, Any], *, head: tuple[str, str], caption: str, kind: str | None = None
+) -> Html:
     """Names and values, such as environment.json."""
-    rows = [[name, f"{value:,.1f}" if isinstance(value, float) else str(value)] for name, value in values.items()]
+    rows = [
+        [name, f"{value:,.1f}" if isinstance(value, float) else str(value)] for name, value in values.items()
+    ]
     return table(list(head), rows, caption=caption, kind=kind)

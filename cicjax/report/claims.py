@@ -1,13 +1,14 @@
 """What the paper claims, as contrasts between two rows of the table, and the word for what came out.
 
-A replicate is a seed that draws everything anew. A claim *holds* if the interval of the mean paired difference lies above its bound, *does
-not hold* if it lies below, and is *undecided* otherwise. With fewer than `ENOUGH` replicates the word describes the runs at hand, no more.
+A replicate is a seed that draws everything anew. A claim *holds* if the interval of the mean paired
+difference lies above its bound, *does not hold* if it lies below, and is *undecided* otherwise. With fewer
+than `ENOUGH` replicates the word describes the runs at hand, no more.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from cicjax.experiments.statistics import deviation, holm, mcnemar_p, replicates_needed, sign_flip_p, t_interval
+from cicjax.statistics import deviation, holm, mcnemar_p, replicates_needed, sign_flip_p, t_interval
 
 Word = Literal["holds", "does not hold", "undecided"]
 ENOUGH = 8
@@ -36,7 +37,8 @@ PLANNED = sum(claim.confirmatory for claim in CLAIMS)
 
 
 class Outcome(NamedTuple):
-    """A claim over several seeds. `adjusted_p` is Holm's, for confirmatory claims; `needed` replicates would decide an undecided one."""
+    """A claim over several seeds. `adjusted_p` is Holm's, for confirmatory claims; `needed` replicates would
+    decide an undecided one."""
 
     claim: Claim
     differences: tuple[float, ...]
@@ -51,7 +53,8 @@ class Outcome(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A claim within one seed: questions that only the one method solved, only the other, and McNemar's exact p."""
+    """A claim within one seed: questions that only the one method solved, only the other, and McNemar's exact
+    p."""
 
     claim: Claim
     gained: int
@@ -66,13 +69,17 @@ def possible(methods: Mapping[str, Any] | set[str]) -> list[Claim]:
 
 
 def outcomes(accuracies: Sequence[Mapping[str, float]]) -> list[Outcome]:
-    """Every possible claim over the seeds' accuracies by method. Raises ValueError for fewer than two seeds."""
+    """Every possible claim over the seeds' accuracies by method. Raises ValueError for fewer than two
+    seeds."""
     if len(accuracies) < 2:
         raise ValueError("one seed has no spread")
     claims = possible(set.intersection(*(set(each) for each in accuracies)))
     differences = [tuple(each[claim.method] - each[claim.other] for each in accuracies) for claim in claims]
-    p_values = [sign_flip_p([d - claim.bound for d in ds]) for claim, ds in zip(claims, differences, strict=True)]
-    # A confirmatory claim whose rows are missing still takes its share of the level: the family was chosen before the runs.
+    p_values = [
+        sign_flip_p([d - claim.bound for d in ds]) for claim, ds in zip(claims, differences, strict=True)
+    ]
+    # A confirmatory claim whose rows are missing still takes its share of the level: the family was chosen
+    # before the runs.
     family = [p for claim, p in zip(claims, p_values, strict=True) if claim.confirmatory]
     adjusted = iter(holm(family + [1.0] * (PLANNED - len(family))))
     return [
@@ -93,12 +100,14 @@ def _outcome(claim: Claim, differences: tuple[float, ...], p: float, adjusted_p:
         word = "does not hold"
     needed = replicates_needed(mean - claim.bound, deviation(differences)) if word == "undecided" else None
     if needed is not None and needed <= len(differences):
-        needed = None  # Narrow enough, and still short of the corrected level: the width alone cannot say how many more.
+        # Narrow enough, and still short of the corrected level: the width alone cannot say how many more.
+        needed = None
     return Outcome(claim, differences, mean, low, high, p, adjusted_p, word, descriptive, needed)
 
 
 def pairs(solved: Mapping[str, Sequence[bool]]) -> list[Pair]:
-    """Every possible claim within one seed; `solved` holds each method's direct verdicts on the same questions in the same order."""
+    """Every possible claim within one seed; `solved` holds each method's direct verdicts on the same
+    questions in the same order."""
     found = []
     for claim in possible(set(solved)):
         both = list(zip(solved[claim.method], solved[claim.other], strict=True))

@@ -1,24 +1,27 @@
-"""report.html: a finished run, or the seeds of one experiment, as one file that needs nothing else, and its figures as SVG files.
+"""report.html: a finished run, or the seeds of one experiment, as one file that needs nothing else, and its
+figures as SVG files.
 
-What is written here is read from run folders; nothing is computed anew but sums, means and intervals. The same folders give the same bytes.
+What is written here is read from run folders; nothing is computed anew but sums, means and intervals. The
+same folders give the same bytes.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from cicjax.errors import BadInput
+from cicjax.files.whole import write_text
 from cicjax.report import figures, sections
 from cicjax.report.drawing import Drawing
-from cicjax.report.html import page
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
-from cicjax.runs.files import write_text
+from cicjax.views.html import page
 
 
 def write_report(folders: Sequence[str | Path], output: str | Path | None = None) -> Path:
-    """Write the page and its figures; gives the page's path. Raises BadInput or Corrupted before anything is written.
+    """Write the page and its figures; gives the page's path. Raises BadInput or Corrupted before anything is
+    written.
 
-    One run without `output`: RUN/report.html and RUN/figures/. Otherwise OUTPUT and, beside it, a folder of OUTPUT's name, less its ending,
-    with "-figures".
+    One run without `output`: RUN/report.html and RUN/figures/. Otherwise OUTPUT and, beside it, a folder of
+    OUTPUT's name, less its ending, with "-figures".
     """
     runs = read_runs([Path(folder) for folder in folders])
     target, drawings_folder = _places(runs, None if output is None else Path(output))
@@ -56,7 +59,9 @@ def draw(runs: Sequence[FinishedRun]) -> list[Drawing]:
     if arms:
         drawings.append(figures.stream_matched(methods))
     if len(runs) > 1 and "sft" in methods and len(methods) > 1:
-        drawings.append(figures.differences({name: [run.methods[name]["accuracy"] for run in runs] for name in methods}))
+        drawings.append(
+            figures.differences({name: [run.methods[name]["accuracy"] for run in runs] for name in methods})
+        )
     if any(row["truth_gain"] is not None for row in methods.values()):
         drawings.append(figures.self_confirmation(methods, {name: _points(runs, name) for name in methods}))
     if len(runs) == 1 and runs[0].metrics:

@@ -1,4 +1,5 @@
-"""What all figures share: one look a method, the style, text as text, and SVG that goes as well into a file as into a page."""
+"""What all figures share: one look a method, the style, text as text, and SVG that goes as well into a file
+as into a page."""
 
 import io
 import re
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cicjax.experiments.statistics import wilson
+from cicjax.statistics import wilson
 
 # Two colours that stand for "whatever the page has": `embedded` replaces them.
 INK, PAPER = "#1b1f24", "#fffffe"
@@ -62,7 +63,8 @@ LOOKS = {
 
 
 class Drawing(NamedTuple):
-    """A figure: the stem of its file, its SVG, what it shows in words with the numbers, and the caption below it."""
+    """A figure: the stem of its file, its SVG, what it shows in words with the numbers, and the caption below
+    it."""
 
     name: str
     svg: str
@@ -84,9 +86,16 @@ def signed(value: float, digits: int) -> str:
 
 def embedded(drawing: Drawing) -> str:
     """The drawing's SVG for the inside of a page: ids of its own, ink and paper those of the page."""
-    svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", drawing.svg[drawing.svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(
+        r"\s*<defs>\s*<style.*?</style>\s*</defs>",
+        "",
+        drawing.svg[drawing.svg.index("<svg") :],
+        flags=re.DOTALL,
+    )
     svg = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", svg)
-    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{drawing.name}-", svg).replace("xlink:href", "href")
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{drawing.name}-", svg).replace(
+        "xlink:href", "href"
+    )
     svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
     return svg.replace(INK, "currentColor").replace(PAPER, "var(--paper)").strip()
 
@@ -105,14 +114,43 @@ def svg_of(figure: Figure) -> str:
     return written.getvalue()
 
 
-def bar(axes: Axes, y: float, width: float, *, colour: str, left: float = 0.0, height: float = 0.8, hatch: str = "") -> None:
+def bar(
+    axes: Axes,
+    y: float,
+    width: float,
+    *,
+    colour: str,
+    left: float = 0.0,
+    height: float = 0.8,
+    hatch: str = "",
+) -> None:
     """One piece of a horizontal bar; paper-coloured ones are drawn by their edge alone."""
     edge = GREY if colour == PAPER else INK
     alpha = 0.8 if hatch and colour not in (PALE, WRONG) else 1.0
-    axes.barh(y, width, left=left, height=height, color=colour, edgecolor=edge, linewidth=0.7, hatch=hatch, alpha=alpha)
+    axes.barh(
+        y,
+        width,
+        left=left,
+        height=height,
+        color=colour,
+        edgecolor=edge,
+        linewidth=0.7,
+        hatch=hatch,
+        alpha=alpha,
+    )
 
 
-def measured(axes: Axes, y: float, solved: int, questions: int, *, height: float, colour: str, hatch: str = "", bold: bool = False) -> None:
+def measured(
+    axes: Axes,
+    y: float,
+    solved: int,
+    questions: int,
+    *,
+    height: float,
+    colour: str,
+    hatch: str = "",
+    bold: bool = False,
+) -> None:
     """A bar of a share with Wilson's interval and its count; nothing where nothing was asked."""
     if not questions:
         return
@@ -120,14 +158,32 @@ def measured(axes: Axes, y: float, solved: int, questions: int, *, height: float
     bar(axes, y, share, colour=colour, height=height, hatch=hatch)
     axes.plot([low, high], [y, y], color=INK, linewidth=1.2 if bold else 0.8, solid_capstyle="butt")
     text = f"{solved}" if bold and questions == 100 else f"{solved}/{questions}"
-    beside(axes, max(high, share), y, text, fontsize=10.5 if bold else 8.5, fontweight="bold" if bold else "normal")
+    beside(
+        axes,
+        max(high, share),
+        y,
+        text,
+        fontsize=10.5 if bold else 8.5,
+        fontweight="bold" if bold else "normal",
+    )
 
 
 def point(axes: Axes, x: float, y: float, method: str, *, label: str | None = None) -> None:
     """A method's marker."""
     drawn = look(method)
     size = 13 if drawn.marker == "*" else 8
-    axes.plot(x, y, drawn.marker, color=drawn.colour, mec=INK, mew=0.7, markersize=size, clip_on=False, zorder=3, label=label)
+    axes.plot(
+        x,
+        y,
+        drawn.marker,
+        color=drawn.colour,
+        mec=INK,
+        mew=0.7,
+        markersize=size,
+        clip_on=False,
+        zorder=3,
+        label=label,
+    )
 
 
 def seeds(axes: Axes, xs: Sequence[float], ys: Sequence[float], method: str) -> None:
@@ -137,7 +193,9 @@ def seeds(axes: Axes, xs: Sequence[float], ys: Sequence[float], method: str) -> 
 
 def beside(axes: Axes, x: float, y: float, text: str, **font: Any) -> None:
     """Text a little to the right of a point; blanks before it would not survive in SVG."""
-    axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", **{"fontsize": 9.5, **font})
+    axes.annotate(
+        text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", **{"fontsize": 9.5, **font}
+    )
 
 
 def method_rows(axes: Axes, methods: Sequence[str]) -> None:
@@ -160,14 +218,20 @@ def shares(axes: Axes, label: str) -> None:
 
 
 def counts(axes: Axes, longest: int, *, room: float) -> None:
-    """An axis of counts with `room` times the longest bar; no tick in the room itself, where its label could be cut off."""
+    """An axis of counts with `room` times the longest bar; no tick in the room itself, where its label could
+    be cut off."""
     axes.set_xlim(0, room * longest)
-    axes.set_xticks([tick for tick in MaxNLocator(4, integer=True).tick_values(0, longest) if tick <= longest])
+    axes.set_xticks(
+        [tick for tick in MaxNLocator(4, integer=True).tick_values(0, longest) if tick <= longest]
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
 
 
 def legend(figure: Figure, *entries: tuple[str, str, str]) -> None:
     """(label, colour, hatch) of the pieces, in one line above the panel."""
-    patches = [Patch(facecolor=colour, edgecolor=INK, linewidth=0.6, hatch=hatch, label=label) for label, colour, hatch in entries]
+    patches = [
+        Patch(facecolor=colour, edgecolor=INK, linewidth=0.6, hatch=hatch, label=label)
+        for label, colour, hatch in entries
+    ]
     shape = {"frameon": False, "fontsize": 9.5, "handlelength": 1.6, "columnspacing": 1.2}
     figure.legend(handles=patches, loc="outside upper left", ncols=len(entries), **shape)

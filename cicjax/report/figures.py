@@ -1,7 +1,8 @@
-"""The report's figures as SVG, in the manner of the paper's: numbers in, text out; equal numbers give equal bytes.
+"""The report's figures as SVG, in the manner of the paper's: numbers in, text out; equal numbers give equal
+bytes.
 
-Methods keep one colour and one marker everywhere; what matters is also said by length, hatching or a label, so that the figures can be
-read without colour.
+Methods keep one colour and one marker everywhere; what matters is also said by length, hatching or a label,
+so that the figures can be read without colour.
 """
 
 import math
@@ -14,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cicjax.experiments.statistics import t_interval
 from cicjax.report.drawing import (
     GREY,
     INK,
@@ -39,6 +39,7 @@ from cicjax.report.drawing import (
     signed,
     svg_of,
 )
+from cicjax.statistics import t_interval
 
 Methods = Mapping[str, Mapping[str, Any]]
 STREAM_ARMS = ("oracle", "oracle_shared", "observational", "interventional")
@@ -62,28 +63,44 @@ def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
     method_rows(axes, list(bars))
     counts(axes, max(map(sum, bars.values())), room=1.42)
     axes.set_xlabel("token positions")
-    legend(figure, ("loss: corrections", GREY, ""), ("loss: own attempts", GREY, "////"), ("context only", PAPER, ""))
+    legend(
+        figure,
+        ("loss: corrections", GREY, ""),
+        ("loss: own attempts", GREY, "////"),
+        ("context only", PAPER, ""),
+    )
     skipped = (
-        " Rows of the shared schedule without targets are skipped and not counted here, though the log of its training counts them."
+        " Rows of the shared schedule without targets are skipped and not counted here, "
+        "though the log of its training counts them."
         if "oracle_shared" in bars
         else ""
     )
     caption = (
-        "Figure 2. Loss-bearing and context-only positions. The interventional stream and SFT+oracle learn from the same correction "
-        "tokens; only the stream keeps the attempt in the context. The observational stream also learns from the attempts."
+        "Figure 2. Loss-bearing and context-only positions. The interventional stream and SFT+oracle learn "
+        "from the same correction "
+        "tokens; only the stream keeps the attempt in the context. The observational stream also learns "
+        "from the attempts."
         f"{skipped}"
     )
-    return Drawing("figure2-positions", svg_of(figure), f"Bars of token positions. {'; '.join(told)}.", caption)
+    return Drawing(
+        "figure2-positions", svg_of(figure), f"Bars of token positions. {'; '.join(told)}.", caption
+    )
 
 
 def position_bars(ledger: Mapping[str, int], methods: Methods) -> dict[str, tuple[int, int, int]]:
-    """Figure 2's bars: (corrections, attempts, context only). The first two bear loss; for the stream arms all add up to the ledger."""
+    """Figure 2's bars: (corrections, attempts, context only). The first two bear loss; for the stream arms
+    all add up to the ledger."""
     corrections, total = ledger["positions_interventional"], ledger["positions_total"]
     bars = {}
     for method in (method for method in STREAM_ARMS if method in methods):
-        if method.startswith("oracle"):  # Its rows are no part of the ledger; they are read whole or, without a correction, not at all.
+        # Its rows are no part of the ledger; they are read whole or, without a correction, not at all.
+        if method.startswith("oracle"):
             budget = methods[method]["budget"]
-            bars[method] = (budget["supervised_tokens"], 0, budget["processed_tokens"] - budget["supervised_tokens"])
+            bars[method] = (
+                budget["supervised_tokens"],
+                0,
+                budget["processed_tokens"] - budget["supervised_tokens"],
+            )
         else:
             loss = ledger[f"positions_{method}"]
             bars[method] = (corrections, loss - corrections, total - loss)
@@ -93,7 +110,9 @@ def position_bars(ledger: Mapping[str, int], methods: Methods) -> dict[str, tupl
 @matplotlib.rc_context(STYLE)
 def composition(attempts: Sequence[tuple[str, str, bool]]) -> Drawing:
     """Figure 3: (skill, question, right) of every first attempt of the stream, by skill and by question."""
-    skills = dict(sorted(_right_and_wrong((skill.replace("_", " "), right) for skill, _, right in attempts).items()))
+    skills = dict(
+        sorted(_right_and_wrong((skill.replace("_", " "), right) for skill, _, right in attempts).items())
+    )
     questions = _right_and_wrong((question, right) for _, question, right in attempts)
     shown = len(questions) <= MOST_QUESTIONS
     figure = Figure(figsize=(WIDTH, 0.9 + 0.27 * len(skills) + 1.9 * shown), layout="constrained")
@@ -114,7 +133,8 @@ def composition(attempts: Sequence[tuple[str, str, bool]]) -> Drawing:
     fell = f"on {sum(w > 0 for _, w in questions.values())} of {len(questions)} questions"
     told = "; ".join(f"{skill}: {w} wrong, {r} right" for skill, (r, w) in skills.items())
     caption = (
-        f"Figure 3. What the stream is made of: {len(attempts):,} first attempts of SFT-1, {wrong:,} of them wrong, {fell}. "
+        f"Figure 3. What the stream is made of: {len(attempts):,} first attempts of SFT-1, "
+        f"{wrong:,} of them wrong, {fell}. "
         "Each wrong one is followed by the oracle's correction."
     )
     alt = f"Bars of first attempts by skill. {told}. {wrong} wrong attempts fall {fell}."
@@ -153,9 +173,12 @@ def protocols(methods: Methods) -> Drawing:
         told.append(f"{look(method).label}: {solved}, repair {row['repair_solved']} of {failed}")
     method_rows(axes, list(methods))
     shares(axes, "solved")
-    legend(figure, ("direct", GREY, ""), ("two-step", GREY, "||||"), ("repair, of SFT-1's failures", PAPER, ""))
+    legend(
+        figure, ("direct", GREY, ""), ("two-step", GREY, "||||"), ("repair, of SFT-1's failures", PAPER, "")
+    )
     caption = (
-        "Figure 4. Questions solved by training method, with Wilson's 95 % intervals. Direct: the plain prompt. Repair: given SFT-1's "
+        "Figure 4. Questions solved by training method, with Wilson's 95 % intervals. Direct: "
+        "the plain prompt. Repair: given SFT-1's "
         "failed attempt, of those that it failed. Two-step: SFT-1 right, or else repaired."
     )
     return Drawing("figure4-solved", svg_of(figure), f"Bars of questions solved. {'; '.join(told)}.", caption)
@@ -163,7 +186,8 @@ def protocols(methods: Methods) -> Drawing:
 
 @matplotlib.rc_context(STYLE)
 def stream_matched(methods: Methods) -> Drawing:
-    """Figure 5: SFT-1's right answers, those repaired after its failures, and the rest, for the arms that share one stream."""
+    """Figure 5: SFT-1's right answers, those repaired after its failures, and the rest, for the arms that
+    share one stream."""
     rows = {method: methods[method] for method in STREAM_ARMS if method in methods}
     figure, axes = canvas(1.1 + 0.62 * len(rows))
     told = []
@@ -174,15 +198,25 @@ def stream_matched(methods: Methods) -> Drawing:
         bar(axes, y, repaired / questions, left=right / questions, height=0.5, colour=look(method).colour)
         bar(axes, y, (questions - two_step) / questions, left=two_step / questions, height=0.5, colour=PAPER)
         share = f" ({repaired / failed:.0%})" if failed else ""
-        axes.text(0, y - 0.38, f"repaired {repaired} of {failed}{share}: {two_step} of {questions}", va="center", fontsize=9.5)
+        axes.text(
+            0,
+            y - 0.38,
+            f"repaired {repaired} of {failed}{share}: {two_step} of {questions}",
+            va="center",
+            fontsize=9.5,
+        )
         point(axes, row["solved"] / questions, y, method)
-        told.append(f"{look(method).label}: repaired {repaired} of {failed}, two-step {two_step}, direct {row['solved']} of {questions}")
+        told.append(
+            f"{look(method).label}: repaired {repaired} of {failed}, two-step {two_step}, "
+            f"direct {row['solved']} of {questions}"
+        )
     method_rows(axes, list(rows))
     axes.set_ylim(len(rows) - 0.6, -0.62)
     shares(axes, "of all questions")
     legend(figure, ("SFT-1 right", PALE, "\\\\\\\\"), ("repaired", GREY, ""), ("still wrong", PAPER, ""))
     caption = (
-        "Figure 5. Stream-matched comparison: every arm is given the same first attempts of the frozen SFT-1, and repairs what it can "
+        "Figure 5. Stream-matched comparison: every arm is given the same first attempts of the frozen "
+        "SFT-1, and repairs what it can "
         "of those that failed. The marker is the arm's own direct answer to the plain prompt."
     )
     alt = f"Stacked bars of the stream-matched comparison. {'; '.join(told)}."
@@ -191,8 +225,13 @@ def stream_matched(methods: Methods) -> Drawing:
 
 @matplotlib.rc_context(STYLE)
 def self_confirmation(methods: Methods, points: Mapping[str, Sequence[tuple[float, float]]]) -> Drawing:
-    """Self-confirmation against truth gain, one point a method; of several seeds `points` are drawn small beside their mean."""
-    given = {name: (row["self_confirmation"], row["truth_gain"]) for name, row in methods.items() if row["truth_gain"] is not None}
+    """Self-confirmation against truth gain, one point a method; of several seeds `points` are drawn small
+    beside their mean."""
+    given = {
+        name: (row["self_confirmation"], row["truth_gain"])
+        for name, row in methods.items()
+        if row["truth_gain"] is not None
+    }
     inside, outside = _apart(given)
     figure, axes = canvas(3.1 + 0.2 * len(inside))
     axes.axhline(0, color=GREY, linewidth=0.7)
@@ -205,39 +244,59 @@ def self_confirmation(methods: Methods, points: Mapping[str, Sequence[tuple[floa
     axes.set_xlabel("self-confirmation: SFT-1's mistakes, nats a token")
     axes.set_ylabel("truth gain: corrections, nats a token")
     figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9.5)
-    told = [f"{look(name).label}: self-confirmation {signed(x, 3)}, truth gain {signed(y, 3)}" for name, (x, y) in given.items()]
-    beyond = "".join(f" {look(name).label} lies outside, at ({signed(x, 2)}, {signed(y, 2)})." for name, (x, y) in outside.items())
-    caption = (
-        "Self-confirmation against truth gain: how much more likely than under SFT-1 its own wrong attempts became (to the right), and "
-        f"their corrections (up), on the plain prompt. SFT-1 is the origin; the paper asks for up without right.{beyond}"
+    told = [
+        f"{look(name).label}: self-confirmation {signed(x, 3)}, truth gain {signed(y, 3)}"
+        for name, (x, y) in given.items()
+    ]
+    beyond = "".join(
+        f" {look(name).label} lies outside, at ({signed(x, 2)}, {signed(y, 2)})."
+        for name, (x, y) in outside.items()
     )
-    return Drawing("self-confirmation", svg_of(figure), f"Points of nats a token. {'; '.join(told)}.", caption)
+    caption = (
+        "Self-confirmation against truth gain: how much more likely than under SFT-1 its own wrong "
+        "attempts became (to the right), and "
+        "their corrections (up), on the plain prompt. SFT-1 is the origin; "
+        f"the paper asks for up without right.{beyond}"
+    )
+    return Drawing(
+        "self-confirmation", svg_of(figure), f"Points of nats a token. {'; '.join(told)}.", caption
+    )
 
 
-def _apart(given: Mapping[str, tuple[float, float]]) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
-    """The points to draw, and the untrained base where it lies so far off that it would hide the differences between the others."""
+def _apart(
+    given: Mapping[str, tuple[float, float]],
+) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
+    """The points to draw, and the untrained base where it lies so far off that it would hide the differences
+    between the others."""
 
     def reach(name: str) -> float:
         return max(map(abs, given[name]))
 
     others = max((reach(name) for name in given if name != "base"), default=math.inf)
-    outside = {name: place for name, place in given.items() if name == "base" and reach(name) > 2 * others > 0}
+    outside = {
+        name: place for name, place in given.items() if name == "base" and reach(name) > 2 * others > 0
+    }
     return {name: place for name, place in given.items() if name not in outside}, outside
 
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Drawing:
-    """One small panel a stage: the loss of each update, for GRPO the mean reward of each group, with a moving average."""
+    """One small panel a stage: the loss of each update, for GRPO the mean reward of each group, with a moving
+    average."""
     stages = list(dict.fromkeys(row["stage"] for row in metrics))
     lines = -(-len(stages) // 2)
     figure = Figure(figsize=(WIDTH, 0.4 + 1.35 * lines), layout="constrained")
     panels = figure.subplots(lines, 2, squeeze=False).ravel()
-    told = [_curve(axes, stage, [row for row in metrics if row["stage"] == stage]) for axes, stage in zip(panels, stages, strict=False)]
+    told = [
+        _curve(axes, stage, [row for row in metrics if row["stage"] == stage])
+        for axes, stage in zip(panels, stages, strict=False)
+    ]
     for axes in panels[len(stages) :]:
         axes.set_axis_off()
     figure.supxlabel("update", fontsize=9)
     caption = (
-        "Learning curves by update: thin as measured, thick a moving average. Updates without any target move nothing and are left out."
+        "Learning curves by update: thin as measured, thick a moving average. "
+        "Updates without any target move nothing and are left out."
     )
     return Drawing("learning-curves", svg_of(figure), f"Learning curves. {'; '.join(told)}.", caption)
 
@@ -245,7 +304,11 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Drawing:
 def _curve(axes: Axes, stage: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw one stage; gives it in words."""
     what = "reward" if any("reward" in row for row in rows) else "loss"
-    counted = [row for row in rows if isinstance(row.get(what), int | float) and (what == "reward" or row.get("applied", True))]
+    counted = [
+        row
+        for row in rows
+        if isinstance(row.get(what), int | float) and (what == "reward" or row.get("applied", True))
+    ]
     axes.set_title(f"{look(stage).label}: {what}", fontsize=9.5, loc="left")
     axes.tick_params(labelsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -267,9 +330,14 @@ def _moving_average(values: Sequence[float]) -> list[float]:
 
 @matplotlib.rc_context(STYLE)
 def differences(accuracies: Mapping[str, Sequence[float]]) -> Drawing:
-    """Over several seeds: each method's direct accuracy minus SFT-1's, seed by seed, with the t-interval of the mean."""
+    """Over several seeds: each method's direct accuracy minus SFT-1's, seed by seed, with the t-interval of
+    the mean."""
     start = accuracies["sft"]
-    rows = {name: [a - s for a, s in zip(values, start, strict=True)] for name, values in accuracies.items() if name != "sft"}
+    rows = {
+        name: [a - s for a, s in zip(values, start, strict=True)]
+        for name, values in accuracies.items()
+        if name != "sft"
+    }
     figure, axes = canvas(0.9 + 0.44 * len(rows))
     axes.axvline(0, color=GREY, linewidth=0.8)
     told = []
@@ -285,7 +353,13 @@ def differences(accuracies: Mapping[str, Sequence[float]]) -> Drawing:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: signed(100 * x, 0)))
     axes.set_xlabel("direct accuracy minus SFT-1's, points")
     caption = (
-        f"Differences to SFT-1 in direct accuracy, paired by seed: the mean of {len(start)} seeds with its 95 % t-interval; "
+        f"Differences to SFT-1 in direct accuracy, paired by seed: the mean of {len(start)} seeds with its "
+        "95 % t-interval; "
         "the small dots are the seeds."
     )
-    return Drawing("differences", svg_of(figure), f"Differences to SFT-1 over {len(start)} seeds. {'; '.join(told)}.", caption)
+    return Drawing(
+        "differences",
+        svg_of(figure),
+        f"Differences to SFT-1 over {len(start)} seeds. {'; '.join(told)}.",
+        caption,
+    )

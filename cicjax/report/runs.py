@@ -1,4 +1,5 @@
-"""Finished run folders as the report reads them: everything checked on the way in, so that what is drawn and written can rely on it."""
+"""Finished run folders as the report reads them: everything checked on the way in, so that what is drawn and
+written can rely on it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,25 +10,61 @@ from types import NoneType
 from typing import Any
 
 from cicjax.errors import BadInput, Corrupted
-from cicjax.provenance.formats import Episode, read_native
-from cicjax.runs.files import read_json, read_jsonl
+from cicjax.files.whole import read_json, read_jsonl
+from cicjax.logs.native import read_native
+from cicjax.provenance.transcript import Episode
 from cicjax.runs.metrics import read_metrics
 
 Row = dict[str, Any]
 Answers = dict[str, dict[str, list[Row]]]
 
-COUNTS = ("solved", "questions", "repair_solved", "repair_questions", "two_step_solved", "kept", "lost", "gained", "harmed", "truncated")
+COUNTS = (
+    "solved",
+    "questions",
+    "repair_solved",
+    "repair_questions",
+    "two_step_solved",
+    "kept",
+    "lost",
+    "gained",
+    "harmed",
+    "truncated",
+)
 SHARES = ("accuracy", "wilson_low", "wilson_high", "marker_share")
-SPENT = ("updates", "rows", "supervised_tokens", "processed_tokens", "sampled_tokens", "verifier_calls", "oracle_solutions", "flop")
+SPENT = (
+    "updates",
+    "rows",
+    "supervised_tokens",
+    "processed_tokens",
+    "sampled_tokens",
+    "verifier_calls",
+    "oracle_solutions",
+    "flop",
+)
 POSITIONS = ("total", "observational", "interventional", "attempts", "oracle")
-LEDGER = ("stream_rows", "wrong_attempts", "first_attempts_correct", "unique_corrected_questions", *(f"positions_{n}" for n in POSITIONS))
+LEDGER = (
+    "stream_rows",
+    "wrong_attempts",
+    "first_attempts_correct",
+    "unique_corrected_questions",
+    *(f"positions_{n}" for n in POSITIONS),
+)
 AGAIN = "repeat the run's command to make it again"
-ANSWER = {"id": str, "skill": str, "prompt": str, "completion": str, "reason": str, "finish_reason": str, "solved": bool}
+ANSWER = {
+    "id": str,
+    "skill": str,
+    "prompt": str,
+    "completion": str,
+    "reason": str,
+    "finish_reason": str,
+    "solved": bool,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """One run: its results, and whatever else its folder holds. `answers` go by method, then protocol; `stream` may be empty."""
+    """One run: its results, and whatever else its folder holds. `answers` go by method, then protocol;
+    `stream` may be empty."""
 
     folder: Path
     config: Row
@@ -48,7 +85,8 @@ class FinishedRun:
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """A finished run. Raises BadInput for a folder that holds none, Corrupted for files that are not what a run writes."""
+    """A finished run. Raises BadInput for a folder that holds none, Corrupted for files that are not what a
+    run writes."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; name the --output_dir of a finished `cicjax repro`")
     if not (folder / "results.json").is_file():
@@ -74,14 +112,18 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Runs of one experiment, in order of their seeds. Raises BadInput where they are not one, or a seed is there twice."""
+    """Runs of one experiment, in order of their seeds. Raises BadInput where they are not one, or a seed is
+    there twice."""
     if not folders:
         raise BadInput("no run is named; give the --output_dir of a finished `cicjax repro`")
     runs = sorted((read_run(Path(folder)) for folder in folders), key=lambda run: run.seed)
     for before, run in pairwise(runs):
         difference = _difference(before.results, run.results)
         if difference:
-            raise BadInput(f"{run.folder}: another experiment than {before.folder} ({difference} differs); report them one by one")
+            raise BadInput(
+                f"{run.folder}: another experiment than {before.folder} ({difference} differs); "
+                "report them one by one"
+            )
         if before.seed == run.seed:
             raise BadInput(f"{run.folder}: seed {run.seed} is in {before.folder} too; name each seed once")
     return runs
@@ -101,7 +143,13 @@ def _difference(one: Row, other: Row) -> str:
 
 def _check_results(path: Path, results: Any) -> None:
     """Every key that the report reads, by type. Raises Corrupted naming the first that is missing."""
-    for name, kind in (("model", str), ("seed", int), ("settings", dict), ("ledger", dict), ("methods", dict)):
+    for name, kind in (
+        ("model", str),
+        ("seed", int),
+        ("settings", dict),
+        ("ledger", dict),
+        ("methods", dict),
+    ):
         _require(path, "", results, name, kind)
     for name in LEDGER if results["ledger"] else ():
         _require(path, "ledger.", results["ledger"], name, int)
@@ -119,11 +167,18 @@ def _check_method(path: Path, place: str, row: Any) -> None:
         _require(path, place, row, name, int)
     for name in SHARES:
         _require(path, place, row, name, float, int)
-    gains = [_require(path, place, row, name, float, int, NoneType) for name in ("self_confirmation", "truth_gain")]
-    if not (0 <= row["solved"] <= row["questions"] > 0 and 0 <= row["repair_solved"] <= row["repair_questions"] <= row["questions"]):
+    gains = [
+        _require(path, place, row, name, float, int, NoneType) for name in ("self_confirmation", "truth_gain")
+    ]
+    if not (
+        0 <= row["solved"] <= row["questions"] > 0
+        and 0 <= row["repair_solved"] <= row["repair_questions"] <= row["questions"]
+    ):
         raise Corrupted(f"{path}: the counts of {place[:-1]} do not fit together; {AGAIN}")
     if (gains[0] is None) != (gains[1] is None):
-        raise Corrupted(f"{path}: {place}self_confirmation is there without truth_gain or the other way round; {AGAIN}")
+        raise Corrupted(
+            f"{path}: {place}self_confirmation is there without truth_gain or the other way round; {AGAIN}"
+        )
     for skill, counted in _require(path, place, row, "by_skill", dict).items():
         if not (isinstance(counted, list) and len(counted) == 2 and all(type(n) is int for n in counted)):
             raise Corrupted(f"{path}: {place}by_skill.{_short(skill)} is not [solved, questions]; {AGAIN}")
@@ -167,15 +222,20 @@ def _stream(path: Path, ledger: Row) -> tuple[Episode, ...]:
 
 
 def _answers(folder: Path, methods: dict[str, Row]) -> Answers:
-    """The answers that are there. Raises Corrupted where their verdicts are not those that results.json counts."""
+    """The answers that are there. Raises Corrupted where their verdicts are not those that results.json
+    counts."""
     answers: Answers = {}
     for method, row in methods.items():
-        found = {protocol: _rows(folder / f"{Path(method).name}-{protocol}.jsonl") for protocol in ("direct", "second")}
+        found = {
+            protocol: _rows(folder / f"{Path(method).name}-{protocol}.jsonl")
+            for protocol in ("direct", "second")
+        }
         answers[method] = {protocol: rows for protocol, rows in found.items() if rows}
         direct = answers[method].get("direct")
         if direct and (solved := sum(each["solved"] for each in direct)) != row["solved"]:
             raise Corrupted(
-                f"{folder / f'{method}-direct.jsonl'}: {solved} answers are right, where results.json counts {row['solved']}; "
+                f"{folder / f'{method}-direct.jsonl'}: {solved} answers are right, "
+                f"where results.json counts {row['solved']}; "
                 "the two are of different runs"
             )
     return answers
@@ -188,7 +248,9 @@ def _rows(path: Path) -> list[Row]:
     for number, row in enumerate(rows, start=1):
         for name, kind in ANSWER.items():
             if not isinstance(row.get(name), kind):
-                raise Corrupted(f"{path}:{number}: {name} is missing or no {kind.__name__}; restore the file from a copy")
+                raise Corrupted(
+                    f"{path}:{number}: {name} is missing or no {kind.__name__}; restore the file from a copy"
+                )
     return rows
 
 
@@ -205,7 +267,8 @@ def command_of(config: Row) -> list[str]:
 
 
 def pooled(runs: Sequence[FinishedRun]) -> dict[str, Row]:
-    """Rows of the table that all runs have, their counts added up and their shares averaged; for one run the rows themselves."""
+    """Rows of the table that all runs have, their counts added up and their shares averaged; for one run the
+    rows themselves."""
     if len(runs) == 1:
         return runs[0].methods
     names = [name for name in runs[0].methods if all(name in run.methods for run in runs)]
@@ -216,7 +279,10 @@ def _pool(rows: Sequence[Row]) -> Row:
     added = {name: sum(row[name] for row in rows) for name in COUNTS}
     mean = _mean_of(rows)
     skills = {skill: None for row in rows for skill in row["by_skill"]}
-    by_skill = {skill: [sum(row["by_skill"].get(skill, [0, 0])[n] for row in rows) for n in (0, 1)] for skill in skills}
+    by_skill = {
+        skill: [sum(row["by_skill"].get(skill, [0, 0])[n] for row in rows) for n in (0, 1)]
+        for skill in skills
+    }
     budget = {name: sum(row["budget"][name] for row in rows) for name in SPENT}
     budget["learning_rate"] = rows[0]["budget"]["learning_rate"]
     return (
@@ -247,7 +313,12 @@ def settings_lines(settings: Row, prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             lines += settings_lines(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            lines.append((prefix + name, ", ".join(item if isinstance(item, str) else json.dumps(item) for item in value)))
+            lines.append(
+                (
+                    prefix + name,
+                    ", ".join(item if isinstance(item, str) else json.dumps(item) for item in value),
+                )
+            )
         else:
             lines.append((prefix + name, value if isinstance(value, str) else json.dumps(value)))
     return lines

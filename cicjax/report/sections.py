@@ -6,30 +6,43 @@ from pathlib import Path
 
 from cicjax.report import accounts, claims, tables, transcripts
 from cicjax.report.drawing import Drawing, embedded, look, signed
-from cicjax.report.html import Child, Html, bullets, folded, join, tag
 from cicjax.report.runs import FinishedRun, Row, command_of, pooled
+from cicjax.views.html import Child, Html, bullets, folded, join, tag
 
 Section = tuple[str, str, Sequence[Child]]
 
 TITLE = "Continual, interactive, causal agents"
 PAPER_BASE = "qwen2.5-0.5b"
-PAPER_COUNTS = {"sft_rows": 200, "agent_problems": 200, "test_problems": 100, "wrong_attempts": 400, "groups": 50}
+PAPER_COUNTS = {
+    "sft_rows": 200,
+    "agent_problems": 200,
+    "test_problems": 100,
+    "wrong_attempts": 400,
+    "groups": 50,
+}
 WHAT = (
-    "A language model learns from a stream of its own attempts, a verifier's judgements and an oracle's corrections. The paper's rule: "
-    "what the world wrote is evidence, what the agent wrote is an action; so keep the agent's own attempts in the context and out of "
-    "the loss. This page shows one experiment with that rule: methods that start from the same SFT-1 and turn the same verifier into "
+    "A language model learns from a stream of its own attempts, a verifier's judgements and an oracle's "
+    "corrections. The paper's rule: "
+    "what the world wrote is evidence, what the agent wrote is an action; "
+    "so keep the agent's own attempts in the context and out of "
+    "the loss. This page shows one experiment with that rule: methods that start from the same SFT-1 and "
+    "turn the same verifier into "
     "training data in different ways."
 )
 PROTOCOLS = (
-    "Direct: the plain prompt, our headline. Repair: the prompt with SFT-1's failed attempt, on the questions that it failed. Two-step: "
-    "SFT-1 right, or else repaired. Kept, lost, gained: direct answers against SFT-1's. Harmed: given SFT-1's correct attempt, the "
-    "second answer is wrong. With marker: answers that state “Final answer:”, so that learning the format and learning the answer can "
+    "Direct: the plain prompt, our headline. Repair: the prompt with SFT-1's failed attempt, "
+    "on the questions that it failed. Two-step: "
+    "SFT-1 right, or else repaired. Kept, lost, gained: direct answers against SFT-1's. Harmed: "
+    "given SFT-1's correct attempt, the "
+    "second answer is wrong. With marker: answers that state “Final answer:”, "
+    "so that learning the format and learning the answer can "
     "be told apart. Cut: answers ended by the length limit or a stop string."
 )
 GLOSSARY = {
     "SFT-1": "the base after supervised training on the oracle's solutions; every other method starts from it",
     "ReST": "trained on its own samples that the verifier passed, with SFT-1's rows again",
-    "GRPO": "trained by reward: of a group of its own samples the right ones become likelier, the wrong ones less",
+    "GRPO": "trained by reward: of a group of its own samples the right ones become likelier, "
+    "the wrong ones less",
     "SFT+oracle": "trained on the corrections alone, without the attempts that they correct",
     "shared schedule": "SFT+oracle on the rows and in the order of the stream",
     "observational": "the stream, with loss on every answer in it, the agent's own attempts too",
@@ -47,18 +60,22 @@ GLOSSARY = {
     "competitive": "within 5 points, or better",
 }
 CHOICES = (
-    "Where the paper is silent something had to be chosen. Attempts, candidates and GRPO samples are drawn at the temperature below; "
-    "evaluation is greedy. The loss of an update is the sum of weighted token losses over the sum of weights; GRPO has one ratio a "
+    "Where the paper is silent something had to be chosen. Attempts, "
+    "candidates and GRPO samples are drawn at the temperature below; "
+    "evaluation is greedy. The loss of an update is the sum of weighted token losses over the sum of "
+    "weights; GRPO has one ratio a "
     "token. The stream arms eat one permutation of the rows, made from the seed."
 )
 NEVER_ANSWERED = "The methods here hardly ever answer after a second “Proposed solution:”"
 WHY_EMBEDDED = (
-    "in the embedded base's pretraining nobody is ever corrected and one epoch does not teach it, so repair, two-step and harmed say "
+    "in the embedded base's pretraining nobody is ever corrected and one epoch does not teach it, "
+    "so repair, two-step and harmed say "
     "nothing about the methods"
 )
 MOST_REPAIRED, LEAST_HARMED = 0.02, 0.9
 FOOTER = (
-    "Intervals are 95 %: Wilson's for shares of questions, Student's for means over seeds. Each run's results.json holds every number "
+    "Intervals are 95 %: Wilson's for shares of questions, Student's for means over seeds. "
+    "Each run's results.json holds every number "
     "and is a function of model, seed and settings; environment and seconds are not part of it."
 )
 
@@ -72,7 +89,8 @@ def header(runs: Sequence[FinishedRun]) -> Html:
         f"fingerprint {run.results['model'][:12]}",
         f"scale: {run.config.get('scale', 'not recorded')}",
         f"seed {', '.join(str(each.seed) for each in runs)}",
-        f"{counts.get('sft_rows', '?')} SFT rows, {counts.get('wrong_attempts', '?')} wrong attempts asked for",
+        f"{counts.get('sft_rows', '?')} SFT rows, {counts.get('wrong_attempts', '?')} wrong attempts "
+        "asked for",
         f"split: {settings.get('split', '?')}",
     ]
     return join(
@@ -120,17 +138,21 @@ def summary(runs: Sequence[FinishedRun]) -> list[Child]:
     if second := unanswered(runs):
         said.append(second)
     if len(runs) > 1 and (found := _outcomes(runs)):
-        said.append(f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in found)}.")
+        said.append(
+            f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in found)}."
+        )
     if len(runs) < claims.ENOUGH:
         who = "One seed decides" if len(runs) == 1 else f"{len(runs)} seeds decide"
         said.append(
-            f"{who} nothing: a claim needs {claims.ENOUGH} replicates. Until then this page describes what happened here, and no more."
+            f"{who} nothing: a claim needs {claims.ENOUGH} replicates. "
+            "Until then this page describes what happened here, and no more."
         )
     return said
 
 
 def unanswered(runs: Sequence[FinishedRun]) -> str | None:
-    """Why the second answers say nothing, where no method gives any: hardly a failure repaired and nearly all right answers harmed."""
+    """Why the second answers say nothing, where no method gives any: hardly a failure repaired and nearly all
+    right answers harmed."""
     for row in pooled(runs).values():
         failed, right = row["repair_questions"], row["questions"] - row["repair_questions"]
         if not right or row["repair_solved"] > MOST_REPAIRED * failed or row["harmed"] < LEAST_HARMED * right:
@@ -139,18 +161,25 @@ def unanswered(runs: Sequence[FinishedRun]) -> str | None:
 
 
 def _two_arms(interventional: Row, observational: Row) -> list[Child]:
-    failed, right = interventional["repair_questions"], interventional["questions"] - interventional["repair_questions"]
+    failed, right = (
+        interventional["repair_questions"],
+        interventional["questions"] - interventional["repair_questions"],
+    )
     said: list[Child] = [
-        f"Given SFT-1's failed attempts, the interventional stream repairs {interventional['repair_solved']:,} of {failed:,} and the "
-        f"observational one {observational['repair_solved']:,}; given its correct attempts, they spoil {interventional['harmed']:,} and "
+        "Given SFT-1's failed attempts, the interventional stream repairs "
+        f"{interventional['repair_solved']:,} of {failed:,} and the "
+        f"observational one {observational['repair_solved']:,}; given its correct attempts, "
+        f"they spoil {interventional['harmed']:,} and "
         f"{observational['harmed']:,} of {right:,}."
     ]
     if interventional["truth_gain"] is not None and observational["truth_gain"] is not None:
         mistakes = [signed(arm["self_confirmation"], 3) for arm in (interventional, observational)]
         truths = [signed(arm["truth_gain"], 3) for arm in (interventional, observational)]
         said.append(
-            f"The log-probability of SFT-1's own mistakes moved by {mistakes[0]} nats a token under the interventional loss and by "
-            f"{mistakes[1]} under the observational one; that of their corrections by {truths[0]} and {truths[1]}."
+            f"The log-probability of SFT-1's own mistakes moved by {mistakes[0]} nats a token under the "
+            "interventional loss and by "
+            f"{mistakes[1]} under the observational one; that of their corrections by {truths[0]} and "
+            f"{truths[1]}."
         )
     return said
 
@@ -168,10 +197,16 @@ def glossary() -> Html:
 
 
 def _one_seed(run: FinishedRun) -> list[Child]:
-    parts: list[Child] = [tables.methods_table(run.methods, paper=of_paper(run)), tag("p", PROTOCOLS, class_="note"), glossary()]
+    parts: list[Child] = [
+        tables.methods_table(run.methods, paper=of_paper(run)),
+        tag("p", PROTOCOLS, class_="note"),
+        glossary(),
+    ]
     answered = {name: given["direct"] for name, given in run.answers.items() if "direct" in given}
     same_questions = len({tuple(row["id"] for row in rows) for rows in answered.values()}) == 1
-    if same_questions and (found := claims.pairs({name: [row["solved"] for row in rows] for name, rows in answered.items()})):
+    if same_questions and (
+        found := claims.pairs({name: [row["solved"] for row in rows] for name, rows in answered.items()})
+    ):
         parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(found)]
     if (squares := transcripts.outcome_map(run)) is not None:
         parts += [tag("h3", "Question by question"), squares]
@@ -182,14 +217,22 @@ def _several_seeds(runs: Sequence[FinishedRun]) -> list[Child]:
     methods = pooled(runs)
     parts: list[Child] = [tables.seeds_table(runs, list(methods)), glossary()]
     if left_out := sorted({name for run in runs for name in run.methods} - set(methods)):
-        parts.append(tag("p", f"Left out, since not every seed has them: {', '.join(left_out)}.", class_="note"))
+        parts.append(
+            tag("p", f"Left out, since not every seed has them: {', '.join(left_out)}.", class_="note")
+        )
     parts.append(tag("h3", "The paper's claims"))
     if found := _outcomes(runs):
         parts += [tag("p", _how_decided(len(runs))), tables.claims_table(found)]
     if missing := [claim for claim in claims.CLAIMS if claim not in claims.possible(methods)]:
-        named = "; ".join(f"{claim.text} ({look(claim.method).short} − {look(claim.other).short})" for claim in missing)
+        named = "; ".join(
+            f"{claim.text} ({look(claim.method).short} − {look(claim.other).short})" for claim in missing
+        )
         parts.append(tag("p", f"Not to be judged here, for want of a row: {named}.", class_="note"))
-    parts += [tag("h3", "All protocols"), tables.protocols_table(methods, len(runs)), tag("p", PROTOCOLS, class_="note")]
+    parts += [
+        tag("h3", "All protocols"),
+        tables.protocols_table(methods, len(runs)),
+        tag("p", PROTOCOLS, class_="note"),
+    ]
     return [*parts, tag("h3", "By skill"), tables.skills_table(methods)]
 
 
@@ -199,20 +242,27 @@ def _outcomes(runs: Sequence[FinishedRun]) -> list[claims.Outcome]:
 
 def _how_decided(seeds: int) -> str:
     rule = (
-        "A claim holds if the t-interval of its mean paired difference lies above the bound, does not hold if it lies below, and is "
-        f"undecided otherwise; of the {claims.PLANNED} confirmatory ones Holm's p must be below {claims.LEVEL} too."
+        "A claim holds if the t-interval of its mean paired difference lies above the bound, "
+        "does not hold if it lies below, and is "
+        f"undecided otherwise; of the {claims.PLANNED} confirmatory ones Holm's p must be below "
+        f"{claims.LEVEL} too."
     )
     if seeds >= claims.ENOUGH:
         return rule
     return (
-        f"{rule} These are {seeds} replicates, not the {claims.ENOUGH} fixed beforehand: the words are descriptive, by the interval alone."
+        f"{rule} These are {seeds} replicates, not the {claims.ENOUGH} fixed beforehand: "
+        "the words are descriptive, by the interval alone."
     )
 
 
 def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
-    """The paper's numbers: a sentence where they stand beside ours, else tables of their own with what differs."""
+    """The paper's numbers: a sentence where they stand beside ours, else tables of their own with what
+    differs."""
     if of_paper(run) and beside:
-        said = f"The paper's numbers stand beside ours because the weights go by the name of its base, {weights_name(run)}."
+        said = (
+            "The paper's numbers stand beside ours because the weights go by the name of its base, "
+            f"{weights_name(run)}."
+        )
         return [tag("p", f"{said} {_what_differs(run)}", class_="note")]
     said = f"The paper's base is Qwen2.5-0.5B, one run; the weights here are {weights_name(run)}."
     title = "The paper's own tables"
@@ -222,20 +272,39 @@ def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
     papers = [tables.paper_table()]
     if not of_paper(run):
         papers += [accounts.ledgers_table([], paper=True), accounts.facts_table([], paper=True)]
-    return [folded(title, tag("p", f"{said} {_what_differs(run)}"), *papers, opened=not of_paper(run), kind="tables paper")]
+    return [
+        folded(
+            title,
+            tag("p", f"{said} {_what_differs(run)}"),
+            *papers,
+            opened=not of_paper(run),
+            kind="tables paper",
+        )
+    ]
 
 
 def _what_differs(run: FinishedRun) -> str:
     ours = run.results["settings"].get("counts", {})
-    other = [f"{name.replace('_', ' ')} {ours[name]} for {count}" for name, count in PAPER_COUNTS.items() if ours.get(name, count) != count]
+    other = [
+        f"{name.replace('_', ' ')} {ours[name]} for {count}"
+        for name, count in PAPER_COUNTS.items()
+        if ours.get(name, count) != count
+    ]
     counts = f"The counts differ: {', '.join(other)}." if other else "The counts are the paper's."
-    return f"{counts} The problems come from a generator of the paper's kind, and what the paper does not state was chosen (see below)."
+    return (
+        f"{counts} The problems come from a generator of the paper's kind, "
+        "and what the paper does not state was chosen (see below)."
+    )
 
 
 def drawings(drawn: Sequence[Drawing]) -> Section:
     """Every figure with its caption, and with its numbers for those who cannot see it."""
     shown = [
-        tag("figure", tag("div", Html(embedded(drawing)), role="img", aria_label=drawing.alt), tag("figcaption", drawing.caption))
+        tag(
+            "figure",
+            tag("div", Html(embedded(drawing)), role="img", aria_label=drawing.alt),
+            tag("figcaption", drawing.caption),
+        )
         for drawing in drawn
     ]
     return "figures", "Figures", [tag("div", *shown, class_="figures")]
@@ -250,7 +319,8 @@ def browsing(runs: Sequence[FinishedRun]) -> list[Section]:
         sections.append(("stream", "Rows of the stream", [*of_which, *transcripts.stream_rows(run)]))
     if answers := transcripts.answers(run):
         said = (
-            "Greedy answers of every method to the same questions, of each skill the most disputed; below each the answer after SFT-1's "
+            "Greedy answers of every method to the same questions, of each skill the most disputed; "
+            "below each the answer after SFT-1's "
             "attempt. Right is what the verifier calls so: within the problem's tolerance, equation (6)."
         )
         why = [] if second is None else [tag("p", second, class_="note")]
@@ -261,7 +331,9 @@ def browsing(runs: Sequence[FinishedRun]) -> list[Section]:
 def budgets(runs: Sequence[FinishedRun]) -> Section:
     """What each method spent, the ledger, and the numbers of section 2.3."""
     methods, paper = pooled(runs), of_paper(runs[0])
-    parts: list[Child] = [tag("p", f"Counts of {len(runs)} seeds added up.", class_="note")] if len(runs) > 1 else []
+    parts: list[Child] = (
+        [tag("p", f"Counts of {len(runs)} seeds added up.", class_="note")] if len(runs) > 1 else []
+    )
     parts.append(accounts.budget_table(methods))
     if any(run.results["ledger"] for run in runs):
         parts += [tag("h3", "The stream's ledger"), accounts.ledgers_table(runs, paper=paper)]
@@ -283,16 +355,29 @@ def origins(runs: Sequence[FinishedRun]) -> Section:
     """Where the numbers come from, run by run."""
     if len(runs) == 1:
         return "origin", "How it was made", _origin(runs[0])
-    return "origin", "How it was made", [folded(f"Seed {run.seed}", *_origin(run), kind="tables") for run in runs]
+    return (
+        "origin",
+        "How it was made",
+        [folded(f"Seed {run.seed}", *_origin(run), kind="tables") for run in runs],
+    )
 
 
 def _origin(run: FinishedRun) -> list[Child]:
     parts: list[Child] = []
     if words := command_of(run.config):
         parts.append(tag("pre", " ".join(shlex.quote(word) for word in words), class_="command"))
-    identity = {"seed": run.seed, "model": run.results["model"], "model name": weights_name(run), "folder": run.folder.resolve().name}
-    made = accounts.named_values(identity | run.environment, head=("environment", ""), caption="What made these numbers.", kind="text")
+    identity = {
+        "seed": run.seed,
+        "model": run.results["model"],
+        "model name": weights_name(run),
+        "folder": run.folder.resolve().name,
+    }
+    made = accounts.named_values(
+        identity | run.environment, head=("environment", ""), caption="What made these numbers.", kind="text"
+    )
     beside = [made]
-    if spent := {name: float(seconds) for name, seconds in run.timings.items() if isinstance(seconds, int | float)}:
+    if spent := {
+        name: float(seconds) for name, seconds in run.timings.items() if isinstance(seconds, int | float)
+    }:
         beside.append(accounts.seconds_table(spent))
     return [*parts, tag("div", *beside, class_="columns uneven" if len(beside) > 1 else None)]

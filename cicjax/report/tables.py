@@ -1,19 +1,28 @@
-"""The report's tables of what came out: methods, skills, claims, seeds. Numbers are results.json's own; `accounts` has the other tables."""
+"""The report's tables of what came out: methods, skills, claims, seeds. Numbers are results.json's own;
+`accounts` has the other tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cicjax.experiments.statistics import t_interval, wilson
 from cicjax.report import claims
 from cicjax.report.claims import Outcome, Pair
 from cicjax.report.drawing import look, signed
-from cicjax.report.html import Child, Html, join, table, tag
 from cicjax.report.runs import FinishedRun
+from cicjax.statistics import t_interval, wilson
+from cicjax.views.html import Child, Html, join, table, tag
 
 Methods = Mapping[str, Mapping[str, Any]]
 
 # Section 2.4 on 100 test questions, and section 2.5 on the 37 that SFT-1 failed there.
-PAPER_SOLVED = {"base": 42, "sft": 63, "rest": 84, "grpo": 75, "oracle": 81, "observational": 61, "interventional": 85}
+PAPER_SOLVED = {
+    "base": 42,
+    "sft": 63,
+    "rest": 84,
+    "grpo": 75,
+    "oracle": 81,
+    "observational": 61,
+    "interventional": 85,
+}
 PAPER_REPAIR = {"oracle": 18, "interventional": 22}
 PAPER_QUESTIONS, PAPER_FAILED = 100, 37
 CONTRAST = tag("th", "contrast", scope="col", class_="words")
@@ -22,7 +31,12 @@ PROTOCOLS = ("repair", "two-step", "kept", "lost", "gained", "harmed", "with mar
 
 def name_of(method: str) -> Html:
     """The method's label with its colour."""
-    return tag("span", tag("span", class_="chip", style=f"background:{look(method).colour}"), look(method).label, class_="name")
+    return tag(
+        "span",
+        tag("span", class_="chip", style=f"background:{look(method).colour}"),
+        look(method).label,
+        class_="name",
+    )
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -31,7 +45,8 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def methods_table(methods: Methods, *, paper: bool) -> Html:
-    """One row a method: the three protocols, the change against SFT-1, format and truncation; the paper's solved beside ours if asked."""
+    """One row a method: the three protocols, the change against SFT-1, format and truncation; the paper's
+    solved beside ours if asked."""
     questions = max(row["questions"] for row in methods.values())
     header = [
         "method",
@@ -58,7 +73,11 @@ def _strip(method: str, row: Mapping[str, Any]) -> Html:
     low, high, colour = 100 * row["wilson_low"], 100 * row["wilson_high"], look(method).colour
     interval = tag("i", style=f"left:{low:.1f}%;width:{high - low:.1f}%;background:{colour}")
     return tag(
-        "span", interval, tag("b", style=f"left:{100 * row['accuracy']:.1f}%;background:{colour}"), class_="strip", aria_hidden="true"
+        "span",
+        interval,
+        tag("b", style=f"left:{100 * row['accuracy']:.1f}%;background:{colour}"),
+        class_="strip",
+        aria_hidden="true",
     )
 
 
@@ -69,15 +88,24 @@ def paper_table() -> Html:
         low, high = wilson(solved, PAPER_QUESTIONS)
         repair = f"{PAPER_REPAIR[method]}/{PAPER_FAILED}" if method in PAPER_REPAIR else "not stated"
         rows.append([name_of(method), solved, f"{100 * low:.1f}–{percent(high)}", repair])
-    return table(["method", "solved, of 100", "95 % Wilson", "repair"], rows, caption="The paper's table: Qwen2.5-0.5B, one run.")
+    return table(
+        ["method", "solved, of 100", "95 % Wilson", "repair"],
+        rows,
+        caption="The paper's table: Qwen2.5-0.5B, one run.",
+    )
 
 
 def confirmation_table(methods: Methods) -> Html:
     """Self-confirmation and truth gain in nats a token."""
     given = [(method, row) for method, row in methods.items() if row["truth_gain"] is not None]
-    rows = [[name_of(method), signed(row["self_confirmation"], 4), signed(row["truth_gain"], 4)] for method, row in given]
+    rows = [
+        [name_of(method), signed(row["self_confirmation"], 4), signed(row["truth_gain"], 4)]
+        for method, row in given
+    ]
     return table(
-        ["method", "self-confirmation", "truth gain"], rows, caption="Against SFT-1, nats a token, on the stream's failed attempts."
+        ["method", "self-confirmation", "truth gain"],
+        rows,
+        caption="Against SFT-1, nats a token, on the stream's failed attempts.",
     )
 
 
@@ -88,10 +116,14 @@ def skills_table(methods: Methods) -> Html:
     rows: list[list[Child]] = []
     for skill in skills:
         asked = max(row["by_skill"].get(skill, [0, 0])[1] for row in methods.values())
-        cells = [_skill_cell(row["by_skill"].get(skill), None if method == "sft" else start.get(skill)) for method, row in methods.items()]
+        cells = [
+            _skill_cell(row["by_skill"].get(skill), None if method == "sft" else start.get(skill))
+            for method, row in methods.items()
+        ]
         rows.append([skill.replace("_", " "), asked, *cells])
     caption = (
-        "Solved by skill, direct protocol, with the difference to SFT-1. Of few questions a skill, a difference of one or two is noise."
+        "Solved by skill, direct protocol, with the difference to SFT-1. Of few questions a skill, "
+        "a difference of one or two is noise."
     )
     return table(["skill", "asked", *(look(method).short for method in methods)], rows, caption=caption)
 
@@ -118,7 +150,11 @@ def pairs_table(found: Sequence[Pair]) -> Html:
         for pair in found
     ]
     header = ["claim", CONTRAST, "difference, points", "only the first", "only the second", "McNemar p"]
-    return table(header, rows, caption="On the same questions, direct protocol. Within one seed: descriptive, whatever p says.")
+    return table(
+        header,
+        rows,
+        caption="On the same questions, direct protocol. Within one seed: descriptive, whatever p says.",
+    )
 
 
 def claims_table(found: Sequence[Outcome]) -> Html:
@@ -144,7 +180,11 @@ def claims_table(found: Sequence[Outcome]) -> Html:
             _p(each.p),
             "exploratory" if each.adjusted_p is None else _p(each.adjusted_p),
             _word(each),
-            "" if each.word != "undecided" else "not to be said" if each.needed is None else f"about {each.needed:,}",
+            ""
+            if each.word != "undecided"
+            else "not to be said"
+            if each.needed is None
+            else f"about {each.needed:,}",
         ]
         for each in found
     ]
@@ -154,7 +194,11 @@ def claims_table(found: Sequence[Outcome]) -> Html:
 def _word(outcome: Outcome) -> Html:
     kind = {"holds": "holds", "does not hold": "fails", "undecided": "open"}[outcome.word]
     descriptive = " descriptive" if outcome.descriptive else ""
-    return tag("span", f"{outcome.word}{' (descriptive)' if outcome.descriptive else ''}", class_=f"word {kind}{descriptive}")
+    return tag(
+        "span",
+        f"{outcome.word}{' (descriptive)' if outcome.descriptive else ''}",
+        class_=f"word {kind}{descriptive}",
+    )
 
 
 def _contrast(claim: claims.Claim) -> Html:
@@ -166,7 +210,8 @@ def _p(p: float) -> str:
 
 
 def seeds_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> Html:
-    """Direct accuracy: the mean over seeds, its paired difference to SFT-1 with the t-interval, and every seed's own value."""
+    """Direct accuracy: the mean over seeds, its paired difference to SFT-1 with the t-interval, and every
+    seed's own value."""
     start = [run.methods["sft"]["accuracy"] for run in runs] if "sft" in names else None
     rows: list[list[Child]] = []
     for name in names:
@@ -176,7 +221,14 @@ def seeds_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> Html:
         else:
             mean, low, high = t_interval([value - first for value, first in zip(values, start, strict=True)])
             difference = f"{signed(100 * mean, 1)} ({signed(100 * low, 1)} to {signed(100 * high, 1)})"
-        rows.append([name_of(name), tag("b", percent(sum(values) / len(values))), difference, *(percent(value) for value in values)])
+        rows.append(
+            [
+                name_of(name),
+                tag("b", percent(sum(values) / len(values))),
+                difference,
+                *(percent(value) for value in values),
+            ]
+        )
     header = ["method", "mean", "minus SFT-1, points (95 % t)", *(f"seed {run.seed}" for run in runs)]
     questions = ", ".join(sorted({f"{row['questions']:,}" for run in runs for row in run.methods.values()}))
     return table(header, rows, caption=f"Direct accuracy over {len(runs)} seeds, {questions} questions each.")
@@ -184,12 +236,24 @@ def seeds_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> Html:
 
 def protocols_table(methods: Methods, seeds: int) -> Html:
     """All protocols, counts added up over the seeds."""
-    rows = [[name_of(method), f"{row['solved']}/{row['questions']}", *_protocol_cells(row)] for method, row in methods.items()]
-    return table(["method", "direct", *PROTOCOLS], rows, caption=f"All protocols, counts of {seeds} seeds added up.")
+    rows = [
+        [name_of(method), f"{row['solved']}/{row['questions']}", *_protocol_cells(row)]
+        for method, row in methods.items()
+    ]
+    return table(
+        ["method", "direct", *PROTOCOLS], rows, caption=f"All protocols, counts of {seeds} seeds added up."
+    )
 
 
 def _protocol_cells(row: Mapping[str, Any]) -> list[Child]:
     right = row["questions"] - row["repair_questions"]
     repaired, harmed = f"{row['repair_solved']}/{row['repair_questions']}", f"{row['harmed']}/{right}"
     change = [row[name] for name in ("kept", "lost", "gained")]
-    return [repaired, row["two_step_solved"], *change, harmed, percent(row["marker_share"], 0), row["truncated"]]
+    return [
+        repaired,
+        row["two_step_solved"],
+        *change,
+        harmed,
+        percent(row["marker_share"], 0),
+        row["truncated"],
+    ]

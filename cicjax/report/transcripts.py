@@ -1,7 +1,8 @@
-"""Transcripts to browse: rows of the stream as each arm is trained on them, and the methods' answers to the same questions.
+"""Transcripts to browse: rows of the stream as each arm is trained on them, and the methods' answers to the
+same questions.
 
-Where the run's tokenizer is still there, rows are shown line by line as they were encoded. Where it is not, they are shown from their
-messages, and what bears loss follows from who wrote a turn.
+Where the run's tokenizer is still there, rows are shown line by line as they were encoded. Where it is not,
+they are shown from their messages, and what bears loss follows from who wrote a turn.
 """
 
 from collections import Counter
@@ -12,15 +13,15 @@ from pathlib import Path
 
 from cicjax.assets import default_model_folder
 from cicjax.errors import BadInput
-from cicjax.provenance import encode, render, viewer, weights
+from cicjax.provenance import encode, render, weights
 from cicjax.provenance import tokenizer as tokenizers
-from cicjax.provenance.formats import Episode
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import Author
-from cicjax.provenance.viewer import Line
+from cicjax.provenance.transcript import Author, Episode
 from cicjax.report.drawing import look
-from cicjax.report.html import Child, Html, bullets, folded, join, table, tag
 from cicjax.report.runs import FinishedRun, Row
+from cicjax.views import boxes
+from cicjax.views.boxes import Line
+from cicjax.views.html import Child, Html, bullets, folded, join, table, tag
 
 ARMS = {"interventional": weights.interventional, "observational": weights.observational}
 SHOWN_RIGHT, SHOWN_CORRECTED, SHOWN_QUESTIONS = 2, 4, 12
@@ -37,25 +38,35 @@ def stream_rows(run: FinishedRun) -> list[Child]:
         if tokenizer
         else "The run's tokenizer is not here any more: shown from the messages."
     )
-    legend = [tag("li", author.label, class_=author.label) for author in (Author.USER, Author.AGENT, Author.ENVIRONMENT, Author.TEACHER)]
+    legend = [
+        tag("li", author.label, class_=author.label)
+        for author in (Author.USER, Author.AGENT, Author.ENVIRONMENT, Author.TEACHER)
+    ]
     parts: list[Child] = [
         tag(
             "p",
-            "What the two stream arms see of the same rows. The edge says who wrote a line; a marked, underlined line bears loss. ",
+            "What the two stream arms see of the same rows. The edge says who wrote a line; a marked, "
+            "underlined line bears loss. ",
             said,
         ),
         bullets([*legend, tag("li", "bears loss", class_="loss")], "key"),
     ]
     for n, episode in enumerate(chosen):
-        views = [tag("div", tag("h3", look(arm).label), _box(lines)) for arm, lines in arm_views(episode, tokenizer).items()]
+        views = [
+            tag("div", tag("h3", look(arm).label), _box(lines))
+            for arm, lines in arm_views(episode, tokenizer).items()
+        ]
         verdict = "right at the first attempt" if episode.messages[1].solved == 1 else "wrong, then corrected"
-        title = join([f"{_skill(episode)}: {verdict} ", tag("span", episode.messages[0].content, class_="soft")])
+        title = join(
+            [f"{_skill(episode)}: {verdict} ", tag("span", episode.messages[0].content, class_="soft")]
+        )
         parts.append(folded(title, tag("div", *views, class_="views"), opened=n < 2))
     return parts
 
 
 def choose_rows(stream: Sequence[Episode]) -> list[Episode]:
-    """The first right row and the first corrected ones, one a skill as far as they reach; right ones and corrected ones in turn."""
+    """The first right row and the first corrected ones, one a skill as far as they reach; right ones and
+    corrected ones in turn."""
     right = _one_a_skill(e for e in stream if len(e.messages) == 2)[:SHOWN_RIGHT]
     corrected = _one_a_skill(e for e in stream if len(e.messages) == 3)[:SHOWN_CORRECTED]
     return [*corrected[:1], *right[:1], *corrected[1:], *right[1:]]
@@ -73,7 +84,8 @@ def _skill(episode: Episode) -> str:
 
 
 def tokenizer_of(run: FinishedRun, rows: Sequence[Episode]) -> Tokenizer | None:
-    """The tokenizer of the run's model folder; None where it is gone, or is not the one that the rows were made with."""
+    """The tokenizer of the run's model folder; None where it is gone, or is not the one that the rows were
+    made with."""
     if not rows or "model_name_or_path" not in run.config:
         return None
     named = run.config["model_name_or_path"]
@@ -89,7 +101,8 @@ def tokenizer_of(run: FinishedRun, rows: Sequence[Episode]) -> Tokenizer | None:
 
 
 def _made_with(tokenizer: Tokenizer, episode: Episode) -> bool:
-    """Whether the tokenizer gives the row's prompt its length and reads the sampled ids as the text beside them."""
+    """Whether the tokenizer gives the row's prompt its length and reads the sampled ids as the text beside
+    them."""
     attempt = episode.messages[1]
     prompt = encode(render.plain(episode.messages[:1], open_turn=True), tokenizer).tokens
     same_length = len(prompt) == (episode.meta or {}).get("prompt_tokens")
@@ -101,14 +114,20 @@ def arm_views(episode: Episode, tokenizer: Tokenizer | None) -> dict[str, list[L
     if tokenizer is None:
         return {arm: list(_lines_of_messages(episode, arm)) for arm in ARMS}
     encoded = encode(render.plain(episode.messages, id=episode.id), tokenizer)
-    return {arm: viewer.lines(encoded, tokenizer, weigh(encoded.gamma, encoded.is_target)) for arm, weigh in ARMS.items()}
+    return {
+        arm: boxes.lines(encoded, tokenizer, weigh(encoded.gamma, encoded.is_target))
+        for arm, weigh in ARMS.items()
+    }
 
 
 def _lines_of_messages(episode: Episode, arm: str) -> Iterator[Line]:
-    """Lines without a tokenizer, segment by segment of the same renderer: its targets, less the agent's for the interventional arm."""
-    for segment in render.plain([replace(message, tokens=None, logprobs=None) for message in episode.messages]).segments:
+    """Lines without a tokenizer, segment by segment of the same renderer: its targets, less the agent's for
+    the interventional arm."""
+    for segment in render.plain(
+        [replace(message, tokens=None, logprobs=None) for message in episode.messages]
+    ).segments:
         bears_loss = segment.is_target and (arm == "observational" or segment.author != Author.AGENT)
-        content = segment.content if isinstance(segment.content, str) else viewer.EOS
+        content = segment.content if isinstance(segment.content, str) else boxes.EOS
         for line in content.split("\n"):
             if line.strip():
                 yield Line(LOSS if bears_loss else MASK, line, segment.author)
@@ -128,13 +147,17 @@ def _box(lines: Sequence[Line]) -> Html:
 
 
 def answers(run: FinishedRun) -> list[Child]:
-    """Every method's answers to the same questions beside each other; first the questions on which the methods are most divided."""
+    """Every method's answers to the same questions beside each other; first the questions on which the
+    methods are most divided."""
     direct, second = _by_id(run, "direct"), _by_id(run, "second")
     parts: list[Child] = []
     for n, id in enumerate(choose_questions(list(direct.values()))):
         given = [rows[id] for rows in direct.values()]
         cards = [_answer(method, rows[id], second.get(method, {}).get(id)) for method, rows in direct.items()]
-        right = f"{given[0]['skill'].replace('_', ' ')}: {sum(row['solved'] for row in given)} of {len(given)} methods right "
+        right = (
+            f"{given[0]['skill'].replace('_', ' ')}: {sum(row['solved'] for row in given)} of "
+            f"{len(given)} methods right "
+        )
         title = join([right, tag("span", _question(given[0]["prompt"]), class_="soft")])
         prompt = tag("pre", given[0]["prompt"], class_="prompt")
         parts.append(folded(title, prompt, tag("div", *cards, class_="answers"), opened=n < 1))
@@ -147,34 +170,58 @@ def _question(prompt: str) -> str:
 
 
 def _by_id(run: FinishedRun, protocol: str) -> dict[str, dict[str, Row]]:
-    return {method: {row["id"]: row for row in given[protocol]} for method, given in run.answers.items() if protocol in given}
+    return {
+        method: {row["id"]: row for row in given[protocol]}
+        for method, given in run.answers.items()
+        if protocol in given
+    }
 
 
 def choose_questions(direct: Sequence[dict[str, Row]]) -> list[str]:
-    """Ids that all methods answered: skill after skill in turn, in each those first on which the methods are most divided."""
+    """Ids that all methods answered: skill after skill in turn, in each those first on which the methods are
+    most divided."""
     asked: dict[str, list[tuple[float, int, str]]] = {}
     common = [id for id in direct[0] if all(id in rows for rows in direct)] if direct else []
     for place, id in enumerate(common):
         right = sum(rows[id]["solved"] for rows in direct)
         asked.setdefault(direct[0][id]["skill"], []).append((abs(right - len(direct) / 2), place, id))
-    ranked = [(turn, *divided_place_id) for ones in asked.values() for turn, divided_place_id in enumerate(sorted(ones))]
+    ranked = [
+        (turn, *divided_place_id)
+        for ones in asked.values()
+        for turn, divided_place_id in enumerate(sorted(ones))
+    ]
     return [id for _, _, _, id in sorted(ranked)[:SHOWN_QUESTIONS]]
 
 
 def _answer(method: str, direct: Row, second: Row | None) -> Html:
-    given: list[Child] = [tag("b", look(method).label), " ", _verdict(direct), tag("pre", direct["completion"])]
+    given: list[Child] = [
+        tag("b", look(method).label),
+        " ",
+        _verdict(direct),
+        tag("pre", direct["completion"]),
+    ]
     if second is not None:
-        given += [tag("span", "after SFT-1's attempt", class_="soft"), " ", _verdict(second), tag("pre", second["completion"])]
+        given += [
+            tag("span", "after SFT-1's attempt", class_="soft"),
+            " ",
+            _verdict(second),
+            tag("pre", second["completion"]),
+        ]
     return tag("div", *given, class_="answer", style=f"border-top:3px solid {look(method).colour}")
 
 
 def _verdict(row: Row) -> Html:
     cut = "" if row["finish_reason"] == "stop" else ", cut"
-    return tag("span", f"✓ right{cut}" if row["solved"] else f"✗ {row['reason']}{cut}", class_="right" if row["solved"] else "wrong")
+    return tag(
+        "span",
+        f"✓ right{cut}" if row["solved"] else f"✗ {row['reason']}{cut}",
+        class_="right" if row["solved"] else "wrong",
+    )
 
 
 def outcome_map(run: FinishedRun) -> Html | None:
-    """Every question and every method: a filled square where it was solved. None where answers are missing, or too many to look at."""
+    """Every question and every method: a filled square where it was solved. None where answers are missing,
+    or too many to look at."""
     direct = _by_id(run, "direct")
     if not direct or len({frozenset(rows) for rows in direct.values()}) > 1:
         return None
@@ -187,10 +234,19 @@ def outcome_map(run: FinishedRun) -> Html | None:
     rows = []
     for method, given in direct.items():
         squares = [
-            tag("i", class_=f"{'on' if given[id]['solved'] else 'off'}{' gap' if id in starts else ''}", title=f"{skill_of[id]} {id}")
+            tag(
+                "i",
+                class_=f"{'on' if given[id]['solved'] else 'off'}{' gap' if id in starts else ''}",
+                title=f"{skill_of[id]} {id}",
+            )
             for id in order
         ]
-        rows.append([look(method).label, tag("td", tag("div", *squares, class_="squares", style=f"--c:{look(method).colour}"))])
+        rows.append(
+            [
+                look(method).label,
+                tag("td", tag("div", *squares, class_="squares", style=f"--c:{look(method).colour}")),
+            ]
+        )
     counts = Counter(skill_of[id] for id in order)
     labels = [
         tag("span", skill.replace("_", " "), class_="gap" if n else None, style=f"--n:{count}")

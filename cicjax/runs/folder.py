@@ -1,4 +1,5 @@
-"""A run's folder: one configuration, one writer at a time, and stages whose finished chunks are never computed again."""
+"""A run's folder: one configuration, one writer at a time, and stages whose finished chunks are never
+computed again."""
 
 import fcntl
 import hashlib
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from cicjax.errors import BadInput, Corrupted, Locked
-from cicjax.runs.files import (
+from cicjax.files.whole import (
     TEMPORARY,
     json_lines,
     parse_json_lines,
@@ -33,13 +34,20 @@ Row = dict[str, Any]
 class RunFolder:
     """`with RunFolder(path, config) as folder:` holds the folder's lock and has settled its config.json.
 
-    The first run writes `config` as it is; a later one must bring the same, apart from the names in `outside_identity`: those
-    that change how fast results come but not what they are. A name is dotted where the configuration nests ("sft.device"), and
-    stands for everything below it. Raises Locked, with the holder's details, where another process is at work; BadInput on a
-    different configuration or a path that can be no folder; Corrupted if config.json is damaged.
+    The first run writes `config` as it is; a later one must bring the same, apart from the names in
+    `outside_identity`: those that change how fast results come but not what they are. A name is dotted where
+    the configuration nests ("sft.device"), and stands for everything below it. Raises Locked, with the
+    holder's details, where another process is at work; BadInput on a different configuration or a path that
+    can be no folder; Corrupted if config.json is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any], *, outside_identity: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        outside_identity: Collection[str] = (),
+    ) -> None:
         self.path = Path(path)
         self._config = json.loads(json.dumps(config, allow_nan=False))
         self._outside_identity = frozenset(outside_identity)
@@ -50,7 +58,9 @@ class RunFolder:
             private_folder(self.path)
             self._lock = _take_lock(self.path)
         except OSError as error:
-            raise BadInput(f"{self.path}: cannot be used as a run folder ({error.strerror}); choose another --output_dir") from error
+            raise BadInput(
+                f"{self.path}: cannot be used as a run folder ({error.strerror}); choose another --output_dir"
+            ) from error
         try:
             self._settle_config()
             for leftover in self.path.rglob(f".*{TEMPORARY}"):
@@ -60,12 +70,15 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._release()
 
     def _release(self) -> None:
         if self._lock is not None:
-            # Emptied, not deleted: a process that waits for this very file would lock a name that no longer leads to it.
+            # Emptied, not deleted: a process that waits for this very file would lock a name that no longer
+            # leads to it.
             os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
@@ -78,14 +91,18 @@ class RunFolder:
         differences = [
             f"{name} is {_short(there)} there and {_short(here)} here"
             for name, there, here in _differences(read_json(path), self._config)
-            if not any(name == outside or name.startswith(f"{outside}.") for outside in self._outside_identity)
+            if not any(
+                name == outside or name.startswith(f"{outside}.") for outside in self._outside_identity
+            )
         ]
         # What a flag resolves to differs with the flag; one of the two says enough.
         told = [each for each in differences if not each.startswith("resolved.")] or differences
         if told:
             more = f"; and {len(told) - 4} more" if len(told) > 4 else ""
             what = "; ".join(told[:4])
-            raise BadInput(f"{path}: the folder holds another configuration, choose another --output_dir: {what}{more}")
+            raise BadInput(
+                f"{path}: the folder holds another configuration, choose another --output_dir: {what}{more}"
+            )
 
 
 def write_in_chunks(
@@ -96,12 +113,14 @@ def write_in_chunks(
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[list[Row]], bool] | None = None,
 ) -> list[Row]:
-    """Rows of the stage whose file is `path`: read if it is there, else computed chunk by chunk and then written whole.
+    """Rows of the stage whose file is `path`: read if it is there, else computed chunk by chunk and then
+    written whole.
 
-    `work(index, chunk)` gives a chunk's rows; they are kept in PATH.parts until all are there, so that a repeated call computes
-    only what is missing. `stop(rows)` is asked after every row with the rows up to it; the file ends with the row at which it
-    first says yes. It must depend on the rows alone, as must `chunks` on the stage alone, or a resumed run would differ.
-    `progress(done, total)` counts chunks, from those found finished on. Raises Corrupted where a file has changed.
+    `work(index, chunk)` gives a chunk's rows; they are kept in PATH.parts until all are there, so that a
+    repeated call computes only what is missing. `stop(rows)` is asked after every row with the rows up to it;
+    the file ends with the row at which it first says yes. It must depend on the rows alone, as must `chunks`
+    on the stage alone, or a resumed run would differ. `progress(done, total)` counts chunks, from those found
+    finished on. Raises Corrupted where a file has changed.
     """
     parts = path.with_name(path.name + ".parts")
     if not path.exists():
@@ -150,22 +169,33 @@ def _write_part(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _read_part(path: Path) -> list[Row]:
     head, _, body = path.read_bytes().partition(b"\n")
     if head + b"\n" != json_lines([{"sha256": hashlib.sha256(body).hexdigest()}]).encode():
-        raise Corrupted(f"{path}: not the bytes that were written; delete it and repeat the command to compute this chunk again")
+        raise Corrupted(
+            f"{path}: not the bytes that were written; delete it and repeat the command to compute this "
+            "chunk again"
+        )
     return parse_json_lines(body)
 
 
 def _take_lock(path: Path) -> int:
-    """Descriptor of the locked file. The lock belongs to the open file, so the kernel frees it however its holder ends."""
+    """Descriptor of the locked file. The lock belongs to the open file, so the kernel frees it however its
+    holder ends."""
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
-        holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+        holder = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     except BlockingIOError:
         content = os.pread(descriptor, 4096, 0)
         os.close(descriptor)
-        raise Locked(f"{path}: in use by {_describe_holder(content)}; wait until it ends or choose another --output_dir") from None
+        raise Locked(
+            f"{path}: in use by {_describe_holder(content)}; wait until it ends or choose another "
+            "--output_dir"
+        ) from None
     except BaseException:
         os.close(descriptor)
         raise
@@ -184,7 +214,9 @@ def _differences(there: Any, here: Any, *, name: str = "") -> Iterator[tuple[str
     """Dotted names under which two JSON values differ, with both values; `_ABSENT` where one has none."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):
-            yield from _differences(there.get(key, _ABSENT), here.get(key, _ABSENT), name=f"{name}.{key}" if name else key)
+            yield from _differences(
+                there.get(key, _ABSENT), here.get(key, _ABSENT), name=f"{name}.{key}" if name else key
+            )
     elif there != here or isinstance(there, bool) != isinstance(here, bool):
         yield name or "the whole", there, here
 

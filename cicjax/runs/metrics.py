@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TextIO, TypeVar
 
 from cicjax.errors import Corrupted
-from cicjax.runs.files import json_lines, parse_json_lines, private_folder, write_bytes
+from cicjax.files.whole import json_lines, parse_json_lines, private_folder, write_bytes
 
 Item = TypeVar("Item")
 ROWS_PER_CHUNK = 128
@@ -19,9 +19,10 @@ ROWS_PER_CHUNK = 128
 class MetricsLog:
     """Appends to a run's metrics.jsonl, one object a line: {"stage", "update", ...}.
 
-    A stage that starts anew (`resume_after` None) first drops its own lines of an earlier try; one that continues after update N
-    drops those beyond N, so that no update is told twice. Other stages' lines stay. Each line reaches the file before `write`
-    returns: write the metrics of update N before its checkpoint and none is lost. Raises Corrupted where a line is damaged.
+    A stage that starts anew (`resume_after` None) first drops its own lines of an earlier try; one that
+    continues after update N drops those beyond N, so that no update is told twice. Other stages' lines stay.
+    Each line reaches the file before `write` returns: write the metrics of update N before its checkpoint and
+    none is lost. Raises Corrupted where a line is damaged.
     """
 
     def __init__(self, path: Path, *, stage: str, resume_after: int | None = None) -> None:
@@ -31,13 +32,18 @@ class MetricsLog:
         # A kill in the middle of a line leaves a line without an end; that update will be made again.
         whole = content[: content.rfind(b"\n") + 1]
         rows = _parse(path, whole)
-        kept = [row for row in rows if row["stage"] != stage or (resume_after is not None and row["update"] <= resume_after)]
+        kept = [
+            row
+            for row in rows
+            if row["stage"] != stage or (resume_after is not None and row["update"] <= resume_after)
+        ]
         if len(kept) < len(rows) or len(whole) < len(content) or not path.exists():
             write_bytes(path, json_lines(kept).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, update: int, values: Mapping[str, Any]) -> None:
-        """Append one update's values: numbers, or arrays of one number. A value that is not finite becomes null, named in "non_finite"."""
+        """Append one update's values: numbers, or arrays of one number. A value that is not finite becomes
+        null, named in "non_finite"."""
         row: dict[str, Any] = {"stage": self._stage, "update": int(update)}
         non_finite = {}
         for name, value in values.items():
@@ -58,12 +64,15 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 def read_metrics(path: Path, *, stage: str | None = None) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl in order, of one stage where it is named; a last line still being written is left out."""
+    """Rows of metrics.jsonl in order, of one stage where it is named; a last line still being written is left
+    out."""
     content = path.read_bytes()
     rows = _parse(path, content[: content.rfind(b"\n") + 1])
     return [row for row in rows if stage is None or row["stage"] == stage]
@@ -88,13 +97,21 @@ class Report(Protocol):
 
 @contextmanager
 def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) -> Iterator[Report]:
-    """A progress bar with the time left where `stream` (standard error) is a terminal, else a plain line every `every` seconds."""
+    """A progress bar with the time left where `stream` (standard error) is a terminal, else a plain line
+    every `every` seconds."""
     out: TextIO = stream or sys.stderr
     if not out.isatty():
         yield _PlainReport(description, stream=out, every=every)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -105,10 +122,13 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    # A long window for the speed: a chunk of work may take minutes. What is printed meanwhile goes above the bar on a terminal, and
+    # A long window for the speed: a chunk of work may take minutes. What is printed meanwhile goes above the
+    # bar on a terminal, and
     # must not where standard output is a file.
     shared = sys.stdout.isatty()
-    with Progress(*columns, console=Console(file=out), speed_estimate_period=600, redirect_stdout=shared) as shown:
+    with Progress(
+        *columns, console=Console(file=out), speed_estimate_period=600, redirect_stdout=shared
+    ) as shown:
         task = None
 
         def report(done: int, total: int, note: str = "") -> None:
@@ -120,8 +140,11 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
         yield report
 
 
-def in_chunks(rows: Sequence[Item], description: str, *, size: int = ROWS_PER_CHUNK) -> Iterator[tuple[int, Sequence[Item]]]:
-    """(number of its first row, rows) of each chunk of at most `size` rows, under a `bar` that counts rows."""
+def in_chunks(
+    rows: Sequence[Item], description: str, *, size: int = ROWS_PER_CHUNK
+) -> Iterator[tuple[int, Sequence[Item]]]:
+    """(number of its first row, rows) of each chunk of at most `size` rows, under a `bar` that counts
+    rows."""
     with bar(description) as report:
         report(0, len(rows))
         for first in range(0, len(rows), size):
@@ -131,7 +154,9 @@ def in_chunks(rows: Sequence[Item], description: str, *, size: int = ROWS_PER_CH
 
 
 class _PlainReport:
-    def __init__(self, description: str, *, stream: TextIO, every: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, description: str, *, stream: TextIO, every: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._description, self._stream, self._every, self._clock = description, stream, every, clock
         self._start: tuple[int, float] | None = None
         self._last = -math.inf
@@ -144,9 +169,17 @@ class _PlainReport:
             return
         self._last = now
         first, since = self._start
-        left = f", {_clock_time((now - since) / (done - first) * (total - done))} left" if first < done < total else ""
+        left = (
+            f", {_clock_time((now - since) / (done - first) * (total - done))} left"
+            if first < done < total
+            else ""
+        )
         ended = f", {_clock_time(now - since)} taken" if done >= total else ""
-        print(f"{self._description}: {done}/{total}{left}{ended}{f', {note}' if note else ''}", file=self._stream, flush=True)
+        print(
+            f"{self._description}: {done}/{total}{left}{ended}{f', {note}' if note else ''}",
+            file=self._stream,
+            flush=True,
+        )
 
 
 def _clock_time(seconds: float) -> str:

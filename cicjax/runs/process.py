@@ -1,4 +1,5 @@
-"""What a process of cicjax's own sets before jax is imported: where compiled programs are kept, and how memory is asked for."""
+"""What a process of cicjax's own sets before jax is imported: where compiled programs are kept, and how
+memory is asked for."""
 
 import os
 import sys
@@ -9,10 +10,11 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def prepare() -> None:
-    """Keep compiled programs and ask for memory in large pages. What the environment says already stands; nothing here can fail.
+    """Keep compiled programs and ask for memory in large pages. What the environment says already stands;
+    nothing here can fail.
 
-    The allocator reads its settings when a process starts, so this one starts once more, under the same number and with the same
-    arguments. Call it first of all.
+    The allocator reads its settings when a process starts, so this one starts once more, under the same
+    number and with the same arguments. Call it first of all.
     """
     keep_compiled_programs()
     settings = large_pages()
@@ -23,7 +25,8 @@ def prepare() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """A second run of a program compiles nothing: jax writes what it compiled into ~/.cache/cicjax, which is nobody else's to write."""
+    """A second run of a program compiles nothing: jax writes what it compiled into ~/.cache/cicjax, which is
+    nobody else's to write."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -39,10 +42,11 @@ def keep_compiled_programs() -> None:
 
 
 def large_pages() -> str | None:
-    """What GLIBC_TUNABLES should hold, or None where it says something of its own about pages already or there is no glibc.
+    """What GLIBC_TUNABLES should hold, or None where it says something of its own about pages already or
+    there is no glibc.
 
-    A jitted step on a CPU frees its gigabyte of activations and asks for it again a moment later. As pages of 4 KiB that is 280,000 page
-    faults in a micro-batch of 256 tokens on the 0.5B model, a fifth of its time.
+    A jitted step on a CPU frees its gigabyte of activations and asks for it again a moment later. As pages of
+    4 KiB that is 280,000 page faults in a micro-batch of 256 tokens on the 0.5B model, a fifth of its time.
     """
     present = os.environ.get("GLIBC_TUNABLES", "")
     if "hugetlb" in present or not sys.platform.startswith("linux"):

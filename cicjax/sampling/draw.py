@@ -1,4 +1,5 @@
-"""From logits to a token: one uniform number a row and step, whatever the batch, turned into a token by an inverse CDF in two levels."""
+"""From logits to a token: one uniform number a row and step, whatever the batch, turned into a token by an
+inverse CDF in two levels."""
 
 import zlib
 from collections.abc import Sequence
@@ -11,11 +12,16 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 BLOCK = 128
 
 
-def row_keys(seed: int, stage: str, problems: Sequence[int], samples: Sequence[int]) -> UInt32[np.ndarray, "B 2"]:
-    """Key data of each row, folded from (seed, stage, problem, sample): a row draws the same numbers in whatever batch it sits."""
+def row_keys(
+    seed: int, stage: str, problems: Sequence[int], samples: Sequence[int]
+) -> UInt32[np.ndarray, "B 2"]:
+    """Key data of each row, folded from (seed, stage, problem, sample): a row draws the same numbers in
+    whatever batch it sits."""
     root = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
     numbers = np.asarray(problems, np.uint32), np.asarray(samples, np.uint32)
-    keys = jax.vmap(lambda problem, sample: jax.random.fold_in(jax.random.fold_in(root, problem), sample))(*numbers)
+    keys = jax.vmap(lambda problem, sample: jax.random.fold_in(jax.random.fold_in(root, problem), sample))(
+        *numbers
+    )
     return np.asarray(jax.random.key_data(keys))
 
 
@@ -34,19 +40,23 @@ def choose(
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next token of each row and its log-probability under the distribution it was drawn from.
 
-    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. Scores lie entry by entry, as the product
-    of the embedding with few rows leaves them: a CPU goes over them row by row in twice the time.
+    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. Scores lie entry
+    by entry, as the product of the embedding with few rows leaves them: a CPU goes over them row by row in
+    twice the time.
     """
     if temperature == 0:
         return pick(scores, None)
     return pick(scores / temperature, uniforms(keys, step))
 
 
-def pick(scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    """The token whose stretch of the cumulative softmax holds `uniform`, never one of probability 0; without `uniform` the first of the
-    most probable. And its log-probability.
+def pick(
+    scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """The token whose stretch of the cumulative softmax holds `uniform`, never one of probability 0; without
+    `uniform` the first of the most probable. And its log-probability.
 
-    First the block of 128 entries, then the entry inside it: two short searches instead of one long one, and no array of all weights.
+    First the block of 128 entries, then the entry inside it: two short searches instead of one long one, and
+    no array of all weights.
     """
     size, batch = scores.shape
     padded = jnp.pad(scores, ((0, -size % BLOCK), (0, 0)), constant_values=-jnp.inf)
@@ -63,7 +73,8 @@ def pick(scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None) -> tupl
         block = jnp.argmax(tops == top, axis=0)
         entry = jnp.argmax(entries(block), axis=0)
     else:
-        running = jnp.cumsum(sums, axis=0)  # its last entry, not `total`: added in another order, that may be larger than all of these
+        # its last entry, not `total`: added in another order, that may be larger than all of these
+        running = jnp.cumsum(sums, axis=0)
         block, remainder = _crossing(sums, running, uniform * running[-1])
         odds = jnp.exp(entries(block) - top)
         entry, _ = _crossing(odds, jnp.cumsum(odds, axis=0), remainder)
@@ -74,7 +85,8 @@ def pick(scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None) -> tupl
 def _crossing(
     weights: Float[Array, "N B"], running: Float[Array, "N B"], threshold: Float[Array, "B"]
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    """The first index of positive weight whose running sum exceeds the threshold, and what remains of the threshold there.
+    """The first index of positive weight whose running sum exceeds the threshold, and what remains of the
+    threshold there.
 
     Rounding may leave the threshold at or above the last sum; then it is the last index of positive weight.
     """

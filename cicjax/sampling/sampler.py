@@ -1,9 +1,10 @@
 """Prompts -> completions with token ids, log-probabilities and finish reasons.
 
-Prompts are left-padded to a bucket, so that every row writes the same cache slot; a prompt is prefilled once for all its samples.
-Decoding runs `SEGMENT` steps at most, or until every row has stopped: on an accelerator one program with a `lax.while_loop` inside, on a
-CPU a program that is called for each step. Between segments the host drops finished rows, into a smaller bucket where they fit one. A row's
-numbers come from its own key: it does not notice the rows beside.
+Prompts are left-padded to a bucket, so that every row writes the same cache slot; a prompt is prefilled once
+for all its samples. Decoding runs `SEGMENT` steps at most, or until every row has stopped: on an accelerator
+one program with a `lax.while_loop` inside, on a CPU a program that is called for each step. Between segments
+the host drops finished rows, into a smaller bucket where they fit one. A row's numbers come from its own key:
+it does not notice the rows beside.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ ROWS = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How completions are drawn. Temperature 0 is greedy; `stop_ids` end a completion as its last token, `stop_strings` before it."""
+    """How completions are drawn. Temperature 0 is greedy; `stop_ids` end a completion as its last token,
+    `stop_strings` before it."""
 
     max_new_tokens: int
     temperature: float
@@ -36,7 +38,8 @@ class Decoding:
 
 
 class Completion(NamedTuple):
-    """Sampled ids, the log-probability of each, and why it ended: "stop" (a stop id, kept), "stop_string" or "length"."""
+    """Sampled ids, the log-probability of each, and why it ended: "stop" (a stop id, kept), "stop_string" or
+    "length"."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -56,12 +59,15 @@ class Rows(NamedTuple):
 
 
 class Sampler:
-    """A policy ready to sample: base and adapter merged once, layers taken apart and, on a CPU, kernels turned to the layout that small
-    products want. Make a new one when the adapter changes."""
+    """A policy ready to sample: base and adapter merged once, layers taken apart and, on a CPU, kernels
+    turned to the layout that small products want. Make a new one when the adapter changes."""
 
     def __init__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None = None):
         self._model, base = qwen2.Model(model.config), qwen2.unstack(base)
-        adapters = [qwen2.layer_of(adapter["layers"], number) if adapter else None for number in range(len(base["layers"]))]
+        adapters = [
+            qwen2.layer_of(adapter["layers"], number) if adapter else None
+            for number in range(len(base["layers"]))
+        ]
         layers = (_ready(model, *layer) for layer in zip(base["layers"], adapters, strict=True))
         self._base = {**base, "layers": tuple(layers)}
 
@@ -74,9 +80,11 @@ class Sampler:
         prompt_of_row: Sequence[int] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
     ) -> list[Completion]:
-        """One completion for each row; row r continues prompts[prompt_of_row[r]] (row r itself when not given) with the key keys[r].
+        """One completion for each row; row r continues prompts[prompt_of_row[r]] (row r itself when not
+        given) with the key keys[r].
 
-        `decode` turns ids into text and is needed for stop strings alone. Raises ValueError for an empty prompt.
+        `decode` turns ids into text and is needed for stop strings alone. Raises ValueError for an empty
+        prompt.
         """
         owner = np.arange(len(prompts)) if prompt_of_row is None else np.asarray(prompt_of_row)
         if any(len(prompt) == 0 for prompt in prompts):
@@ -89,7 +97,9 @@ class Sampler:
             self._finish(batch, rows, decoding, decode, results)
         return [results[row] for row in range(len(owner))]
 
-    def _start(self, prompts: list[Sequence[int]], owner: np.ndarray, keys: np.ndarray, decoding: Decoding) -> tuple[Rows, int]:
+    def _start(
+        self, prompts: list[Sequence[int]], owner: np.ndarray, keys: np.ndarray, decoding: Decoding
+    ) -> tuple[Rows, int]:
         length = bucket(max(map(len, prompts)), 16)
         count = bucket(len(prompts), 16) if len(prompts) > 1 else 1
         tokens = np.zeros((count, length), np.int32)
@@ -100,15 +110,34 @@ class Sampler:
         size = next(rows for rows in ROWS if rows >= len(owner))
         owner, keys = _fill(owner, size), _fill(keys, size)
         steps = bucket(min(decoding.max_new_tokens, ROOM), SEGMENT)
-        return prefill(self._model, self._base, tokens, start, owner, keys, steps, decoding.temperature, decoding.stop_ids), length
+        return prefill(
+            self._model,
+            self._base,
+            tokens,
+            start,
+            owner,
+            keys,
+            steps,
+            decoding.temperature,
+            decoding.stop_ids,
+        ), length
 
-    def _finish(self, batch: tuple[Rows, int], rows: np.ndarray, decoding: Decoding, decode: Any, results: dict[int, Completion]) -> None:
+    def _finish(
+        self,
+        batch: tuple[Rows, int],
+        rows: np.ndarray,
+        decoding: Decoding,
+        decode: Any,
+        results: dict[int, Completion],
+    ) -> None:
         state, length = batch
         step = 1
         while True:
             room = state.tokens.shape[1]
             stop_at = min((step // SEGMENT + 1) * SEGMENT, decoding.max_new_tokens)
-            state, step = decode_rows(self._model, self._base, state, step, stop_at, length, decoding.temperature, decoding.stop_ids)
+            state, step = decode_rows(
+                self._model, self._base, state, step, stop_at, length, decoding.temperature, decoding.stop_ids
+            )
             tokens, logprobs = np.asarray(state.tokens), np.asarray(state.logprobs)
             alive = []
             for position, row in enumerate(rows):
@@ -126,7 +155,12 @@ class Sampler:
                 rows = rows[alive]
 
 
-def completed(tokens: np.ndarray, logprobs: np.ndarray, decoding: Decoding, decode: Callable[[Sequence[int]], str] | None) -> Completion:
+def completed(
+    tokens: np.ndarray,
+    logprobs: np.ndarray,
+    decoding: Decoding,
+    decode: Callable[[Sequence[int]], str] | None,
+) -> Completion:
     """The completion that these sampled ids amount to so far; "length" when nothing has ended it."""
     stops = np.flatnonzero(np.isin(tokens, decoding.stop_ids))
     end, reason = (int(stops[0]) + 1, "stop") if len(stops) else (len(tokens), "length")
@@ -138,7 +172,9 @@ def completed(tokens: np.ndarray, logprobs: np.ndarray, decoding: Decoding, deco
     return Completion(tuple(int(t) for t in tokens[:end]), tuple(float(p) for p in logprobs[:end]), reason)
 
 
-def _before_stop_string(tokens: list[int], stop_strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> int | None:
+def _before_stop_string(
+    tokens: list[int], stop_strings: Sequence[str], decode: Callable[[Sequence[int]], str]
+) -> int | None:
     """How many leading tokens lie wholly before the first stop string; None where there is none."""
     text = decode(tokens)
     found = [text.find(stop) for stop in stop_strings]
@@ -158,13 +194,15 @@ def bucket(size: int, multiple: int) -> int:
 
 
 def _fill(values: np.ndarray, size: int) -> np.ndarray:
-    """Repeat the last entry up to `size`: rows that fill a bucket do the work of a real one and are never read."""
+    """Repeat the last entry up to `size`: rows that fill a bucket do the work of a real one and are never
+    read."""
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
 @partial(jax.jit, static_argnums=0)
 def _ready(model: qwen2.Model, layer: qwen2.Tree, adapter: qwen2.Tree | None) -> qwen2.Tree:
-    """One layer with its adapter folded in and its kernels turned. Layer by layer, so that no second copy of all is ever held."""
+    """One layer with its adapter folded in and its kernels turned. Layer by layer, so that no second copy of
+    all is ever held."""
     if adapter is not None and model.lora is not None:
         base, own = jax.tree.map(lambda leaf: leaf[None], ({"layers": layer}, {"layers": adapter}))
         layer = jax.tree.map(lambda leaf: leaf[0], merge_adapter(base, own, model.lora)["layers"])
@@ -172,8 +210,11 @@ def _ready(model: qwen2.Model, layer: qwen2.Tree, adapter: qwen2.Tree | None) ->
 
 
 @partial(jax.jit, static_argnums=0)
-def _one_layer(model: qwen2.Model, layer: qwen2.Tree, *inputs: Any) -> tuple[Float[Array, "B T D"], qwen2.Cache]:
-    """One block on (x, angles, attention mask) and, in decoding, (cache, slot). Jitted, so that a loop over layers traces it once."""
+def _one_layer(
+    model: qwen2.Model, layer: qwen2.Tree, *inputs: Any
+) -> tuple[Float[Array, "B T D"], qwen2.Cache]:
+    """One block on (x, angles, attention mask) and, in decoding, (cache, slot). Jitted, so that a loop over
+    layers traces it once."""
     return model.block(layer, None)(*inputs)
 
 
@@ -189,7 +230,8 @@ def prefill(
     temperature: float,
     stop_ids: tuple[int, ...],
 ) -> Rows:
-    """Run each prompt once, hand its keys and values to its rows with room for `steps` more, and draw every row's first token."""
+    """Run each prompt once, hand its keys and values to its rows with room for `steps` more, and draw every
+    row's first token."""
     length, dtype = tokens.shape[1], base["embed_tokens"]["embedding"].dtype
     slots = jnp.arange(length)
     angles = qwen2.rotation(jnp.maximum(slots[None] - start[:, None], 0), model.config)
@@ -198,7 +240,11 @@ def prefill(
     caches = []
     for layer in base["layers"]:
         x, cache = _one_layer(model, layer, x, angles, attention_mask)
-        caches.append(jax.tree.map(lambda part: jnp.pad(part.astype(dtype)[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache))
+        caches.append(
+            jax.tree.map(
+                lambda part: jnp.pad(part.astype(dtype)[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache
+            )
+        )
     last = qwen2.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps)
     token, logprob = choose(qwen2.next_scores(base, last)[:, owner], keys, jnp.int32(0), temperature)
     shape = (len(owner), steps)
@@ -223,13 +269,23 @@ def decode_rows(
     temperature: float,
     stop_ids: tuple[int, ...],
 ) -> tuple[Rows, int]:
-    """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and the step reached.
+    """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and
+    the step reached.
 
-    One program with the loop inside; on a CPU one program a step, because XLA there lifts the transposes of all kernels out of a loop and
-    then multiplies by those copies, at half the speed.
+    One program with the loop inside; on a CPU one program a step, because XLA there lifts the transposes of
+    all kernels out of a loop and then multiplies by those copies, at half the speed.
     """
     if jax.default_backend() != "cpu":
-        rows, reached = _decode_loop(model, base, rows, np.int32(step), np.int32(stop_at), np.int32(prompt_length), temperature, stop_ids)
+        rows, reached = _decode_loop(
+            model,
+            base,
+            rows,
+            np.int32(step),
+            np.int32(stop_at),
+            np.int32(prompt_length),
+            temperature,
+            stop_ids,
+        )
         return rows, int(reached)
     while step < stop_at and not np.asarray(rows.done).all():
         rows = _decode_step(model, base, rows, np.int32(step), np.int32(prompt_length), temperature, stop_ids)

@@ -1,4 +1,5 @@
-"""Adapters for whoever uses one: the newest checkpoint of a training, or a folder that peft saved, with the base it belongs to."""
+"""Adapters for whoever uses one: the newest checkpoint of a training, or a folder that peft saved, with the
+base it belongs to."""
 
 from pathlib import Path
 from typing import Any
@@ -7,21 +8,27 @@ import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from cicjax.errors import BadInput
+from cicjax.files.whole import read_object
 from cicjax.model import peft, qwen2
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import init_adapter
-from cicjax.runs.files import read_object
 from cicjax.training import checkpoints
 
 
 def load_adapter(
-    path: str | Path, config: Qwen2Config, *, base_fingerprint: str | None = None, base_name: str | Path = "the base given"
+    path: str | Path,
+    config: Qwen2Config,
+    *,
+    base_fingerprint: str | None = None,
+    base_name: str | Path = "the base given",
 ) -> tuple[qwen2.Tree, LoRAConfig, dict[str, Any]]:
-    """(adapter, its settings, what is known of it) from a folder of checkpoints, the newest of them, or from a peft folder.
+    """(adapter, its settings, what is known of it) from a folder of checkpoints, the newest of them, or from
+    a peft folder.
 
-    Known are, where the folder says so, `method`, `step`, `total_updates` and `base_fingerprint`. Raises BadInput for another folder, for
-    an adapter that does not fit a base of this configuration and, naming both, for one that was trained on another base than the
-    one of `base_fingerprint`; Corrupted where a byte of a checkpoint has changed.
+    Known are, where the folder says so, `method`, `step`, `total_updates` and `base_fingerprint`. Raises
+    BadInput for another folder, for an adapter that does not fit a base of this configuration and, naming
+    both, for one that was trained on another base than the one of `base_fingerprint`; Corrupted where a byte
+    of a checkpoint has changed.
     """
     path = Path(path)
     adapter, lora, known = _read(path, config, base_fingerprint, base_name)
@@ -38,7 +45,11 @@ def _read(
     path: Path, config: Qwen2Config, base_fingerprint: str | None, base_name: str | Path
 ) -> tuple[qwen2.Tree, LoRAConfig, dict[str, Any]]:
     if (path / peft.CONFIG).is_file():
-        known = {name: value for name, value in peft.read_metadata(path).items() if name in ("method", "base_fingerprint")}
+        known = {
+            name: value
+            for name, value in peft.read_metadata(path).items()
+            if name in ("method", "base_fingerprint")
+        }
         _check_base(path, known, base_fingerprint, base_name)
         return *peft.read_peft(path, config), known
     step = checkpoints.latest(path)
@@ -51,11 +62,20 @@ def _read(
 
 def _what_instead(path: Path) -> str:
     if not path.is_dir():
-        return "no such folder; give one with a training's checkpoints, such as RUN/interventional, or one that peft saved"
+        return (
+            "no such folder; give one with a training's checkpoints, such as RUN/interventional, "
+            "or one that peft saved"
+        )
     inside = sorted(folder.name for folder in path.iterdir() if checkpoints.latest(folder) is not None)
     if inside:
-        return f"holds no adapter itself but {', '.join(inside)}; give one of these folders, such as {path / inside[-1]}"
-    return f"no adapter: neither a training's checkpoints nor {peft.CONFIG}; give a folder such as RUN/interventional"
+        return (
+            f"holds no adapter itself but {', '.join(inside)}; give one of these folders, "
+            f"such as {path / inside[-1]}"
+        )
+    return (
+        f"no adapter: neither a training's checkpoints nor {peft.CONFIG}; "
+        "give a folder such as RUN/interventional"
+    )
 
 
 def _check_base(path: Path, known: dict[str, Any], fingerprint: str | None, name: str | Path) -> None:
@@ -64,7 +84,10 @@ def _check_base(path: Path, known: dict[str, Any], fingerprint: str | None, name
         return
     called = run_config(path).get("model_name_or_path")
     trained_on = f"{called} ({str(own)[:12]})" if isinstance(called, str) else str(own)[:12]
-    raise BadInput(f"{path}: trained on the base {trained_on}, and {name} is {fingerprint[:12]}; give the base that it was trained on")
+    raise BadInput(
+        f"{path}: trained on the base {trained_on}, and {name} is {fingerprint[:12]}; "
+        "give the base that it was trained on"
+    )
 
 
 def _settings(record: Any, *, where: Path) -> LoRAConfig:
@@ -72,9 +95,13 @@ def _settings(record: Any, *, where: Path) -> LoRAConfig:
     try:
         lora = LoRAConfig(**{**record, "target_modules": tuple(record["target_modules"])})
     except (TypeError, KeyError):
-        raise BadInput(f"{where}: the checkpoint does not say the adapter's rank, alpha and projections; train it again") from None
+        raise BadInput(
+            f"{where}: the checkpoint does not say the adapter's rank, alpha and projections; train it again"
+        ) from None
     if not set(lora.target_modules) <= set(PROJECTIONS):
-        raise BadInput(f"{where}: the checkpoint names projections that Qwen2 does not have; train the adapter again")
+        raise BadInput(
+            f"{where}: the checkpoint names projections that Qwen2 does not have; train the adapter again"
+        )
     return lora
 
 
@@ -84,7 +111,10 @@ def _check_shapes(adapter: qwen2.Tree, config: Qwen2Config, lora: LoRAConfig, *,
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             there, here = (shapes.get(name, "absent") for shapes in (found, expected))
-            raise BadInput(f"{where}: {name} is {there} in the adapter and {here} for this base; give the base that it was trained on")
+            raise BadInput(
+                f"{where}: {name} is {there} in the adapter and {here} for this base; "
+                "give the base that it was trained on"
+            )
 
 
 def _shapes(tree: qwen2.Tree) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Rows of tokens -> micro-batches of a few shapes.
 
-The rows of an update that carry loss are packed side by side, each a segment with positions of its own, and a micro-batch is cut where
-its longest line ends, rounded up to one of a few lengths; rows without targets are left out, since they would add exact zeros.
-Facts (`gamma`, `is_target`, `solved`) travel with the weights that a method made of them.
-Lengths, never token ids, say what is padding: end-of-text and padding share an id in Qwen2.5.
+The rows of an update that carry loss are packed side by side, each a segment with positions of its own, and a
+micro-batch is cut where its longest line ends, rounded up to one of a few lengths; rows without targets are
+left out, since they would add exact zeros. Facts (`gamma`, `is_target`, `solved`) travel with the weights
+that a method made of them. Lengths, never token ids, say what is padding: end-of-text and padding share an id
+in Qwen2.5.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,8 @@ SHORTEST = 192  # tokens of a line
 
 
 class Row(NamedTuple):
-    """One transcript and the weight of each of its positions in a loss; `extras` are further aligned columns that a loss asks for."""
+    """One transcript and the weight of each of its positions in a loss; `extras` are further aligned columns
+    that a loss asks for."""
 
     encoded: Encoded
     loss_weights: Float32[np.ndarray, "T"]
@@ -34,7 +36,8 @@ class Shape(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A micro-batch. `indices` lists, line by line, the positions that carry loss; `used` is how many of its columns any line needs."""
+    """A micro-batch. `indices` lists, line by line, the positions that carry loss; `used` is how many of its
+    columns any line needs."""
 
     tokens: Int32[Any, "B T"]
     positions: Int32[Any, "B T"]
@@ -48,8 +51,11 @@ class Batch(NamedTuple):
     extras: dict[str, Float32[Any, "B T"]]
 
 
-def make_row(encoded: Encoded, loss_weights: Float32[np.ndarray, "T"], **extras: Float32[np.ndarray, "T"]) -> Row:
-    """A row whose first token, which nothing predicts, weighs 0. Raises ValueError where weights and tokens differ in length."""
+def make_row(
+    encoded: Encoded, loss_weights: Float32[np.ndarray, "T"], **extras: Float32[np.ndarray, "T"]
+) -> Row:
+    """A row whose first token, which nothing predicts, weighs 0. Raises ValueError where weights and tokens
+    differ in length."""
     if loss_weights.shape != encoded.tokens.shape:
         raise ValueError(f"{loss_weights.shape[0]} weights for {encoded.tokens.shape[0]} tokens")
     weights = np.array(loss_weights, np.float32)
@@ -58,21 +64,25 @@ def make_row(encoded: Encoded, loss_weights: Float32[np.ndarray, "T"], **extras:
 
 
 def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shape:
-    """The shape for rows of these lengths: room for `smallest` tokens a line, or for the longest row where it needs more."""
+    """The shape for rows of these lengths: room for `smallest` tokens a line, or for the longest row where it
+    needs more."""
     return Shape(rows, max(smallest, line_length(max(lengths, default=1))))
 
 
 def line_length(tokens: int) -> int:
-    """`tokens` rounded up to a multiple of 64 from `SHORTEST` on, beyond 512 of an eighth of the next power of two.
+    """`tokens` rounded up to a multiple of 64 from `SHORTEST` on, beyond 512 of an eighth of the next power
+    of two.
 
-    Little padding, few programs: each length is one, and the 0.5B model's takes some ten seconds to compile on two cores.
+    Little padding, few programs: each length is one, and the 0.5B model's takes some ten seconds to compile
+    on two cores.
     """
     step = max(64, 2 ** (tokens - 1).bit_length() // 8)
     return max(SHORTEST, -(-tokens // step) * step)
 
 
 def pack(rows: Sequence[Row], shape: Shape) -> list[Batch]:
-    """The micro-batches of one update: rows with loss, longest first, each into the first line with room for it.
+    """The micro-batches of one update: rows with loss, longest first, each into the first line with room for
+    it.
 
     Raises ValueError for a row longer than a line.
     """
@@ -113,7 +123,11 @@ def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
         start = 0
         for segment, (encoded, weights, extras) in enumerate(line, start=1):
             here = np.s_[number, start : start + len(weights)]
-            batch.tokens[here], batch.gamma[here], batch.is_target[here] = encoded.tokens, encoded.gamma, encoded.is_target
+            batch.tokens[here], batch.gamma[here], batch.is_target[here] = (
+                encoded.tokens,
+                encoded.gamma,
+                encoded.is_target,
+            )
             batch.solved[here], batch.loss_weights[here] = encoded.solved, weights
             batch.positions[here], batch.segments[here] = np.arange(len(weights)), segment
             for name, column in extras.items():

@@ -1,9 +1,11 @@
-"""Checkpoints of small trees: adapters, optimizer state and counters, written through orbax and checked byte for byte.
+"""Checkpoints of small trees: adapters, optimizer state and counters, written through orbax and checked byte
+for byte.
 
-A step is a folder DIRECTORY/N that appears in one rename, complete or not at all. Beside what orbax writes it holds digests.json,
-the SHA-256 of every file, which is checked before orbax reads a byte: array stores load flipped bits without a word, and damaged
-ones with tracebacks from other threads. A SHA-256 of every leaf travels in orbax's custom metadata and is checked afterwards:
-what came out is what went in. Arrays are stored a leaf a folder, so that a damaged file names its leaf.
+A step is a folder DIRECTORY/N that appears in one rename, complete or not at all. Beside what orbax writes it
+holds digests.json, the SHA-256 of every file, which is checked before orbax reads a byte: array stores load
+flipped bits without a word, and damaged ones with tracebacks from other threads. A SHA-256 of every leaf
+travels in orbax's custom metadata and is checked afterwards: what came out is what went in. Arrays are stored
+a leaf a folder, so that a damaged file names its leaf.
 """
 
 import json
@@ -23,20 +25,27 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from cicjax.errors import BadInput, Corrupted
-from cicjax.runs.files import array_digest, file_digest, private_folder, sync_folder, write_json
+from cicjax.files.whole import array_digest, file_digest, private_folder, sync_folder, write_json
 
 Tree = Any  # Nested dicts, lists, tuples and named tuples with arrays as leaves.
 MANIFEST = "digests.json"
 
 
 def save(
-    directory: str | os.PathLike[str], step: int, *, tree: Tree, metadata: Mapping[str, Any], final: bool = False, keep: int = 2
+    directory: str | os.PathLike[str],
+    step: int,
+    *,
+    tree: Tree,
+    metadata: Mapping[str, Any],
+    final: bool = False,
+    keep: int = 2,
 ) -> Path:
     """Write `tree` as step `step`, replacing one of that number, and return its folder once it is on disk.
 
-    Leaves are JAX or NumPy arrays or integers; `metadata` is JSON. Of the earlier steps the last `keep - 1` stay, and every one
-    saved as `final`. What a kill in an earlier save left behind is removed. Raises ValueError, naming the leaf, on one that is
-    empty or cannot be held unchanged (float64, typed keys: store jax.random.key_data), and on metadata that are not plain JSON.
+    Leaves are JAX or NumPy arrays or integers; `metadata` is JSON. Of the earlier steps the last `keep - 1`
+    stay, and every one saved as `final`. What a kill in an earlier save left behind is removed. Raises
+    ValueError, naming the leaf, on one that is empty or cannot be held unchanged (float64, typed keys: store
+    jax.random.key_data), and on metadata that are not plain JSON.
     """
     if step < 0:
         raise ValueError(f"step must not be negative, and is {step}")
@@ -44,7 +53,10 @@ def save(
     _remove_leftovers(directory)
     leaves = {name: _storable(name, leaf) for name, leaf in _named_leaves(tree).items()}
     tree = tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
-    envelope = {"metadata": _plain_json(metadata), "leaves": {name: _record(leaf) for name, leaf in leaves.items()}}
+    envelope = {
+        "metadata": _plain_json(metadata),
+        "leaves": {name: _record(leaf) for name, leaf in leaves.items()},
+    }
     unfinished = directory / f".saving-{step}"
     with _orbax() as ocp:
         ocp.save(unfinished.absolute(), tree, custom_metadata=envelope)
@@ -62,14 +74,20 @@ def latest(directory: str | os.PathLike[str]) -> int | None:
 
 
 def load(
-    directory: str | os.PathLike[str], abstract_tree: Tree = None, *, step: int | None = None, fall_back: bool = False
+    directory: str | os.PathLike[str],
+    abstract_tree: Tree = None,
+    *,
+    step: int | None = None,
+    fall_back: bool = False,
 ) -> tuple[Tree, dict[str, Any]]:
-    """(tree, metadata) of a step, the newest by default, on the devices that `abstract_tree`'s shardings name, else on the first.
+    """(tree, metadata) of a step, the newest by default, on the devices that `abstract_tree`'s shardings
+    name, else on the first.
 
-    `abstract_tree` has the structure, shapes and dtypes to be expected, as arrays or jax.ShapeDtypeStruct. Without it named
-    tuples come back as dicts, tuples as lists and empty ones as None. Raises BadInput where there is no such step or it holds
-    another tree, naming the leaf and both shapes; Corrupted, naming step and leaf, where a byte has changed. With `fall_back`
-    a damaged newest step is set aside as N.damaged with a line on standard error, and the one before it is loaded.
+    `abstract_tree` has the structure, shapes and dtypes to be expected, as arrays or jax.ShapeDtypeStruct.
+    Without it named tuples come back as dicts, tuples as lists and empty ones as None. Raises BadInput where
+    there is no such step or it holds another tree, naming the leaf and both shapes; Corrupted, naming step
+    and leaf, where a byte has changed. With `fall_back` a damaged newest step is set aside as N.damaged with
+    a line on standard error, and the one before it is loaded.
     """
     directory = Path(directory)
     candidates = _candidates(directory, step)
@@ -80,13 +98,19 @@ def load(
         except Corrupted as error:
             if not (fall_back and candidates):
                 raise
-            print(f"warning: {error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}", file=sys.stderr)
+            print(
+                f"warning: {error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}",
+                file=sys.stderr,
+            )
             _discard(directory / f"{chosen}.damaged")
             (directory / str(chosen)).rename(directory / f"{chosen}.damaged")
 
 
-def load_adapter(directory: str | os.PathLike[str], *, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
-    """(adapter, metadata) of a step, the newest by default: the subtree under "adapter" alone, whatever stands beside it.
+def load_adapter(
+    directory: str | os.PathLike[str], *, step: int | None = None
+) -> tuple[Tree, dict[str, Any]]:
+    """(adapter, metadata) of a step, the newest by default: the subtree under "adapter" alone, whatever
+    stands beside it.
 
     Raises as `load` does, and BadInput where the step holds no adapter.
     """
@@ -110,12 +134,14 @@ def load_adapter(directory: str | os.PathLike[str], *, step: int | None = None) 
 
 
 def leaf_digests(tree: Tree) -> dict[str, str]:
-    """SHA-256 of each leaf's dtype, shape and values, by its name such as "adapter/layers/mlp/up_proj/lora_a"."""
+    """SHA-256 of each leaf's dtype, shape and values, by its name such as
+    "adapter/layers/mlp/up_proj/lora_a"."""
     return {name: array_digest(np.asarray(leaf)) for name, leaf in _named_leaves(tree).items()}
 
 
 def fingerprint(tree: Tree) -> str:
-    """One SHA-256 for a whole tree, names and values: equal for two trees exactly when all their leaves are bit-equal."""
+    """One SHA-256 for a whole tree, names and values: equal for two trees exactly when all their leaves are
+    bit-equal."""
     return sha256(json.dumps(leaf_digests(tree), sort_keys=True).encode()).hexdigest()
 
 
@@ -134,7 +160,9 @@ def _load_step(directory: Path, step: int, abstract_tree: Tree) -> tuple[Tree, d
     envelope, where = _verified_envelope(directory, step), f"{directory}: step {step}"
     folder = (directory / str(step)).absolute()
     with _orbax() as ocp:
-        expected = jax.tree.map(_expected, ocp.metadata(folder).metadata if abstract_tree is None else abstract_tree)
+        expected = jax.tree.map(
+            _expected, ocp.metadata(folder).metadata if abstract_tree is None else abstract_tree
+        )
         _check_expectations(expected, envelope["leaves"], where=where)
         tree = ocp.load(folder, expected)
     _check_leaves(tree, envelope["leaves"], where=where)
@@ -142,7 +170,8 @@ def _load_step(directory: Path, step: int, abstract_tree: Tree) -> tuple[Tree, d
 
 
 def _verified_envelope(directory: Path, step: int) -> dict[str, Any]:
-    """Metadata and leaf records of a step all of whose files are as they were written. Raises Corrupted otherwise."""
+    """Metadata and leaf records of a step all of whose files are as they were written. Raises Corrupted
+    otherwise."""
     folder, where = directory / str(step), f"{directory}: step {step}"
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -154,7 +183,9 @@ def _verified_envelope(directory: Path, step: int) -> dict[str, Any]:
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
-            raise Corrupted(f"{where}: {_describe(name)} is {'damaged' if path.is_file() else 'missing'}; {_REMEDY}")
+            raise Corrupted(
+                f"{where}: {_describe(name)} is {'damaged' if path.is_file() else 'missing'}; {_REMEDY}"
+            )
     return json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())["custom_metadata"]
 
 
@@ -162,21 +193,33 @@ _REMEDY = "restore that step's folder from a copy, or delete it to go on from an
 
 
 def _describe(name: str) -> str:
-    """A file's name, and before it the leaf whose values it holds, where it is one: state/LEAF.WITH.DOTS/..."""
+    """A file's name, and before it the leaf whose values it holds, where it is one:
+    state/LEAF.WITH.DOTS/..."""
     parts = name.split("/")
-    return f"leaf {parts[1].replace('.', '/')} ({name})" if len(parts) > 2 and parts[1] != "array_metadatas" else name
+    return (
+        f"leaf {parts[1].replace('.', '/')} ({name})"
+        if len(parts) > 2 and parts[1] != "array_metadatas"
+        else name
+    )
 
 
 def _check_expectations(expected: Tree, records: Mapping[str, Any], *, where: str) -> None:
-    """Raise BadInput unless the stored leaves have the names, shapes and dtypes asked for: orbax would cast dtypes silently."""
+    """Raise BadInput unless the stored leaves have the names, shapes and dtypes asked for: orbax would cast
+    dtypes silently."""
     asked = {name: (leaf.dtype.name, tuple(leaf.shape)) for name, leaf in _named_leaves(expected).items()}
     stored = {name: (record["dtype"], tuple(record["shape"])) for name, record in records.items()}
     differing = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
     if differing:
         name = differing[0]
-        found, wanted = ("absent" if leaves.get(name) is None else "{} {}".format(*leaves[name]) for leaves in (stored, asked))
+        found, wanted = (
+            "absent" if leaves.get(name) is None else "{} {}".format(*leaves[name])
+            for leaves in (stored, asked)
+        )
         more = f", and {len(differing) - 1} more leaves differ" if len(differing) > 1 else ""
-        raise BadInput(f"{where}: {name} is {found} there and {wanted} here{more}; load it with the settings it was made with")
+        raise BadInput(
+            f"{where}: {name} is {found} there and {wanted} here{more}; "
+            "load it with the settings it was made with"
+        )
 
 
 def _check_leaves(tree: Tree, records: Mapping[str, Any], *, where: str) -> None:
@@ -198,7 +241,8 @@ def _expected(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _storable(name: str, leaf: Any) -> jax.Array:
-    """The leaf as a JAX array of the same values: orbax does not load NumPy leaves with an abstract tree, nor saves empty ones."""
+    """The leaf as a JAX array of the same values: orbax does not load NumPy leaves with an abstract tree, nor
+    saves empty ones."""
     if getattr(leaf, "size", 1) == 0:
         raise ValueError(f"leaf {name} is empty, and empty arrays cannot be stored: leave it out")
     if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -206,10 +250,15 @@ def _storable(name: str, leaf: Any) -> jax.Array:
     if isinstance(leaf, int | np.ndarray | np.generic):
         array = np.asarray(leaf)
         converted = jnp.asarray(array)
-        if converted.dtype == array.dtype or (array.dtype.kind in "iu" and np.array_equal(np.asarray(converted), array)):
+        if converted.dtype == array.dtype or (
+            array.dtype.kind in "iu" and np.array_equal(np.asarray(converted), array)
+        ):
             return converted
     kind = getattr(leaf, "dtype", type(leaf).__name__)
-    raise ValueError(f"leaf {name} ({kind}) cannot be stored unchanged: give float32, bfloat16, 32-bit integers or key data")
+    raise ValueError(
+        f"leaf {name} ({kind}) cannot be stored unchanged: give float32, bfloat16, "
+        "32-bit integers or key data"
+    )
 
 
 def _plain_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +293,11 @@ def _steps(directory: Path) -> list[int]:
     """Numbers of the complete steps, ascending."""
     if not directory.is_dir():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name) and path.is_dir())
+    return sorted(
+        int(path.name)
+        for path in directory.iterdir()
+        if re.fullmatch("0|[1-9][0-9]*", path.name) and path.is_dir()
+    )
 
 
 def _retire(directory: Path, *, kept: set[int]) -> None:
@@ -276,7 +329,8 @@ def _remove_leftovers(directory: Path) -> None:
 
 @contextmanager
 def _orbax() -> Iterator[Any]:
-    """The orbax module under this module's settings. Imported late: it costs a third of a second, and naming steps needs none of it."""
+    """The orbax module under this module's settings. Imported late: it costs a third of a second, and naming
+    steps needs none of it."""
     import absl.logging
     from orbax.checkpoint import v1 as ocp
 

@@ -1,4 +1,5 @@
-"""One adapter trained on rows under one weighting: resumable, logged, with a budget. The paper's stages and own transcripts alike."""
+"""One adapter trained on rows under one weighting: resumable, logged, with a budget. The paper's stages and
+own transcripts alike."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -9,22 +10,24 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from cicjax.files.whole import read_json, write_json
 from cicjax.model import cost, lora, qwen2
-from cicjax.provenance import Author, Encoded, viewer
-from cicjax.provenance.counts import Weighting
+from cicjax.provenance import Author, Encoded
+from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.runs.files import read_json, write_json
 from cicjax.runs.metrics import MetricsLog, bar
 from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Row, fit_shape, make_row
 from cicjax.training.loop import Progress, train
+from cicjax.views import boxes
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the seed settles the order."""
+    """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
+    seed settles the order."""
 
     folder: Path
     model: qwen2.Model
@@ -40,8 +43,16 @@ class Trainer:
     save_steps: int = 25
 
 
-def fine_tune(trainer: Trainer, name: str, rows: Sequence[tuple[str, Encoded]], weighting: Weighting, *, start: qwen2.Tree) -> qwen2.Tree:
-    """Train `start` on (id, arrays) rows and give the adapter, which FOLDER/NAME keeps; go on from its last checkpoint if there is one.
+def fine_tune(
+    trainer: Trainer,
+    name: str,
+    rows: Sequence[tuple[str, Encoded]],
+    weighting: Weighting,
+    *,
+    start: qwen2.Tree,
+) -> qwen2.Tree:
+    """Train `start` on (id, arrays) rows and give the adapter, which FOLDER/NAME keeps; go on from its last
+    checkpoint if there is one.
 
     Raises Corrupted after several non-finite updates in a row.
     """
@@ -57,7 +68,12 @@ def fine_tune(trainer: Trainer, name: str, rows: Sequence[tuple[str, Encoded]], 
     with log, bar(f"train {name}") as report:
         report(int(state.step), len(updates))
         for state, progress in train(
-            state, updates, model=trainer.model, base=trainer.base, shape=shape, optimization=trainer.optimization
+            state,
+            updates,
+            model=trainer.model,
+            base=trainer.base,
+            shape=shape,
+            optimization=trainer.optimization,
         ):
             log.write(progress.update, metrics_of(progress))
             report(progress.update, progress.total, f"loss {progress.loss:.3f}")
@@ -72,33 +88,46 @@ def fine_tune(trainer: Trainer, name: str, rows: Sequence[tuple[str, Encoded]], 
 def fresh_adapter(model: qwen2.Model, *, seed: int) -> qwen2.Tree:
     """The adapter that a run begins with where none is given: a function of the seed alone."""
     assert model.lora is not None
-    return lora.init_adapter(model.config, model.lora, jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"adapter")))
+    return lora.init_adapter(
+        model.config, model.lora, jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"adapter"))
+    )
 
 
 def updates_of(rows: Sequence[T], *, seed: int, rows_per_update: int, epoch: int = 0) -> list[list[T]]:
-    """One epoch: a permutation that depends on the seed and the number of rows alone, cut into updates. The last may be smaller.
+    """One epoch: a permutation that depends on the seed and the number of rows alone, cut into updates. The
+    last may be smaller.
 
     Arms that share their rows get the same transcript as row i of update j, whatever their weights.
     """
     order = np.random.default_rng([seed, epoch] if epoch else seed).permutation(len(rows))
-    return [[rows[i] for i in order[first : first + rows_per_update]] for first in range(0, len(rows), rows_per_update)]
+    return [
+        [rows[i] for i in order[first : first + rows_per_update]]
+        for first in range(0, len(rows), rows_per_update)
+    ]
 
 
-def _updates(trainer: Trainer, directory: Path, rows: Sequence[tuple[str, Encoded]], weighting: Weighting) -> list[list[Row]]:
+def _updates(
+    trainer: Trainer, directory: Path, rows: Sequence[tuple[str, Encoded]], weighting: Weighting
+) -> list[list[Row]]:
     """The rows of each update, over all epochs; their order is written beside the checkpoints."""
     weighted = [(id, make_row(encoded, weighting(encoded))) for id, encoded in rows]
     updates: list[list[tuple[str, Row]]] = []
     per_epoch = -(-len(rows) // trainer.rows_per_update)
-    epochs = trainer.num_train_epochs if trainer.max_steps is None else -(-trainer.max_steps // max(per_epoch, 1))
+    epochs = (
+        trainer.num_train_epochs if trainer.max_steps is None else -(-trainer.max_steps // max(per_epoch, 1))
+    )
     for epoch in range(epochs):
-        updates += updates_of(weighted, seed=trainer.seed, rows_per_update=trainer.rows_per_update, epoch=epoch)
+        updates += updates_of(
+            weighted, seed=trainer.seed, rows_per_update=trainer.rows_per_update, epoch=epoch
+        )
     updates = updates[: trainer.max_steps]
     write_json(directory / "order.json", [[id for id, _ in update] for update in updates])
     return [[row for _, row in update] for update in updates]
 
 
 def resume_or_start(directory: Path, start: steps.TrainState) -> tuple[steps.TrainState, int | None]:
-    """The newest saved state and its step, or `start` and None. A damaged newest step is set aside, with a line that says so."""
+    """The newest saved state and its step, or `start` and None. A damaged newest step is set aside, with a
+    line that says so."""
     if checkpoints.latest(directory) is None:
         return start, None
     state = steps.TrainState(**checkpoints.load(directory, start._asdict(), fall_back=True)[0])
@@ -115,7 +144,9 @@ def save(trainer: Trainer, directory: Path, state: steps.TrainState, *, name: st
         "base_fingerprint": trainer.base_fingerprint,
         "lora": asdict(settings) | {"target_modules": list(settings.target_modules)},
     }
-    checkpoints.save(directory, int(state.step), tree=state._asdict(), metadata=metadata, final=int(state.step) == total)
+    checkpoints.save(
+        directory, int(state.step), tree=state._asdict(), metadata=metadata, final=int(state.step) == total
+    )
 
 
 def metrics_of(progress: Progress) -> dict[str, Any]:
@@ -151,17 +182,23 @@ def training_budget(trainer: Trainer, state: steps.TrainState, rows: Iterable[Ro
         "tokens_by_author": _by_author(rows, lambda row: np.ones(len(row.loss_weights), bool)),
         "supervised_by_author": _by_author(rows, lambda row: row.loss_weights != 0),
         "learning_rate": trainer.optimization.learning_rate,
-        "flop": cost.training_flop(trainer.model.config, trainer.model.lora, tokens=processed, supervised=supervised),
+        "flop": cost.training_flop(
+            trainer.model.config, trainer.model.lora, tokens=processed, supervised=supervised
+        ),
     }
 
 
 def _by_author(rows: Iterable[Row], chosen: Callable[[Row], np.ndarray]) -> dict[str, int]:
-    written = sum((np.bincount(row.encoded.author[chosen(row)], minlength=max(Author) + 1) for row in rows), np.zeros(max(Author) + 1, int))
+    written = sum(
+        (np.bincount(row.encoded.author[chosen(row)], minlength=max(Author) + 1) for row in rows),
+        np.zeros(max(Author) + 1, int),
+    )
     return {author.label: int(written[author]) for author in Author if written[author]}
 
 
 def show_example(tokenizer: Tokenizer, name: str, encoded: Sequence[Encoded], weighting: Weighting) -> None:
-    """One masked row, a failed one where there is one, and how much of the data carries loss: seen before anything is trained."""
+    """One masked row, a failed one where there is one, and how much of the data carries loss: seen before
+    anything is trained."""
     if not encoded:
         print(f"\n{name}: no rows", flush=True)
         return
@@ -169,5 +206,8 @@ def show_example(tokenizer: Tokenizer, name: str, encoded: Sequence[Encoded], we
     example = next((each for each in live if (each.solved == 0).any()), live[0])
     supervised = sum(int((weighting(each) > 0).sum()) for each in encoded)
     total = sum(len(each.tokens) for each in encoded)
-    print(f"\n{name}: {len(encoded)} rows, {supervised:,} of {total:,} tokens supervised ({supervised / total:.1%}). One of them:")
-    print(viewer.boxes(example, tokenizer, weighting(example)), flush=True)
+    print(
+        f"\n{name}: {len(encoded)} rows, {supervised:,} of {total:,} tokens supervised "
+        f"({supervised / total:.1%}). One of them:"
+    )
+    print(boxes.boxes(example, tokenizer, weighting(example)), flush=True)

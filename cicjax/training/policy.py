@@ -1,4 +1,5 @@
-"""A policy as a verb needs it: base, tokenizer and, where there is one, an adapter, read and checked against each other."""
+"""A policy as a verb needs it: base, tokenizer and, where there is one, an adapter, read and checked against
+each other."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedPolicy:
-    """Static half, frozen base and adapter (None for the bare base), with the tokenizer that belongs to them."""
+    """Static half, frozen base and adapter (None for the bare base), with the tokenizer that belongs to
+    them."""
 
     location: Path
     model: qwen2.Model
@@ -35,20 +37,31 @@ def precision(dtype: Dtype, *, embedded: bool) -> Literal["bfloat16", "float32"]
     return dtype if dtype != "auto" else "float32" if embedded else "bfloat16"
 
 
-def decoding(tokenizer: Tokenizer, *, max_new_tokens: int, temperature: float, stop_strings: tuple[str, ...] = ()) -> Decoding:
+def decoding(
+    tokenizer: Tokenizer, *, max_new_tokens: int, temperature: float, stop_strings: tuple[str, ...] = ()
+) -> Decoding:
     """How completions are drawn from a policy of this tokenizer, whose stop ids end them."""
     stop_ids = tuple(sorted(tokenizer.stop_ids))
-    return Decoding(max_new_tokens=max_new_tokens, temperature=temperature, stop_ids=stop_ids, stop_strings=stop_strings)
+    return Decoding(
+        max_new_tokens=max_new_tokens, temperature=temperature, stop_ids=stop_ids, stop_strings=stop_strings
+    )
 
 
 def load_policy(
-    name: str | None, *, dtype: Dtype = "auto", adapter: Path | None = None, lora: LoRAConfig | None = None, training: bool = False
+    name: str | None,
+    *,
+    dtype: Dtype = "auto",
+    adapter: Path | None = None,
+    lora: LoRAConfig | None = None,
+    training: bool = False,
 ) -> LoadedPolicy:
-    """Read a model folder or hub id (None: the embedded base) and an adapter over it, whose LoRA settings then replace `lora`.
+    """Read a model folder or hub id (None: the embedded base) and an adapter over it, whose LoRA settings
+    then replace `lora`.
 
     With `training`, a CPU gets the layouts that training and scoring want (`qwen2.both_ways`).
 
-    Raises BadInput for a model or adapter that cannot be used, or that do not belong together; Corrupted for damaged bytes.
+    Raises BadInput for a model or adapter that cannot be used, or that do not belong together; Corrupted for
+    damaged bytes.
     """
     location = huggingface.resolve(name if name is not None else str(default_model_folder()))
     kind = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[precision(dtype, embedded=name is None)]

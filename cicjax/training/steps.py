@@ -1,7 +1,7 @@
 """Jitted steps: sums over micro-batches, then one division, one clip, one AdamW update of the adapter.
 
-The base is an argument and is never donated; the train state and the running sums are. The learning rate is handed in, a function of
-the update's index, so that arms with different numbers of live updates stay in step.
+The base is an argument and is never donated; the train state and the running sums are. The learning rate is
+handed in, a function of the update's index, so that arms with different numbers of live updates stay in step.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,8 @@ Loss = Callable[[qwen2.Model, qwen2.Tree, qwen2.Tree, Batch], tuple[Float[Array,
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """AdamW on the adapter. `mean` divides the summed loss of an update by its summed weight; without it the sum itself is descended."""
+    """AdamW on the adapter. `mean` divides the summed loss of an update by its summed weight; without it the
+    sum itself is descended."""
 
     learning_rate: float = 2e-4
     min_learning_rate_ratio: float = 0.1
@@ -37,7 +38,8 @@ class Optimization:
 
 
 class TrainState(NamedTuple):
-    """What training changes. `step` counts updates begun, whether or not they moved anything; the counters say why some did not."""
+    """What training changes. `step` counts updates begun, whether or not they moved anything; the counters
+    say why some did not."""
 
     adapter: qwen2.Tree
     optimizer: Any
@@ -55,7 +57,8 @@ class Sums(NamedTuple):
 
 
 class UpdateMetrics(NamedTuple):
-    """What one update did: mean loss a unit of weight, the gradient's norm before clipping, and whether the adapter moved."""
+    """What one update did: mean loss a unit of weight, the gradient's norm before clipping, and whether the
+    adapter moved."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
@@ -63,22 +66,31 @@ class UpdateMetrics(NamedTuple):
     applied: Array
 
 
-def likelihood_loss(model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Weighted negative log-likelihood of a micro-batch as (sum, weight): equations (1), (2), (7), (9), (12)-(14) by their weights."""
+def likelihood_loss(
+    model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Weighted negative log-likelihood of a micro-batch as (sum, weight): equations (1), (2), (7), (9),
+    (12)-(14) by their weights."""
     logprobs = gathered_logprobs(model, base, adapter, batch)
     return likelihood.weighted_nll(logprobs, jnp.take_along_axis(batch.loss_weights, batch.indices, axis=1))
 
 
-def gathered_logprobs(model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None, batch: Batch) -> Float[Array, "B K"]:
-    """log p of the tokens at `batch.indices`, each given the tokens before it in its own segment; 0.0 in padding columns."""
+def gathered_logprobs(
+    model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None, batch: Batch
+) -> Float[Array, "B K"]:
+    """log p of the tokens at `batch.indices`, each given the tokens before it in its own segment; 0.0 in
+    padding columns."""
     states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments)
     targets = jnp.take_along_axis(batch.tokens, batch.indices, axis=1)
     states = head.gather_positions(states, batch.indices)
-    return head.target_logprobs(states, qwen2.output_embedding(base), targets, batch.used, head.CHUNK, base.get("unembedding"))
+    return head.target_logprobs(
+        states, qwen2.output_embedding(base), targets, batch.used, head.CHUNK, base.get("unembedding")
+    )
 
 
 def start_state(adapter: qwen2.Tree, optimization: Optimization) -> TrainState:
-    """A state at update 0 on a copy of `adapter`: steps donate their state, and one SFT-1 starts every second stage."""
+    """A state at update 0 on a copy of `adapter`: steps donate their state, and one SFT-1 starts every second
+    stage."""
     own = jax.tree.map(jnp.copy, adapter)
     counters = (jnp.zeros((), jnp.int32) for _ in range(3))
     return TrainState(own, _transform(optimization).init(own), *counters)
@@ -90,7 +102,9 @@ def zero_sums(adapter: qwen2.Tree) -> Sums:
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(4,))
-def accumulate(loss: Loss, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, sums: Sums, batch: Batch) -> Sums:
+def accumulate(
+    loss: Loss, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, sums: Sums, batch: Batch
+) -> Sums:
     """Add one micro-batch's loss, weight and gradient."""
 
     def total(adapter: qwen2.Tree) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -101,8 +115,11 @@ def accumulate(loss: Loss, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.
 
 
 @partial(jax.jit, static_argnums=(0,), donate_argnums=(1,))
-def update(optimization: Optimization, state: TrainState, sums: Sums, learning_rate: Float[Array, ""]) -> tuple[TrainState, UpdateMetrics]:
-    """Divide once, clip, step. Without any weight, or with anything non-finite, adapter and optimizer stay as they are; it is counted."""
+def update(
+    optimization: Optimization, state: TrainState, sums: Sums, learning_rate: Float[Array, ""]
+) -> tuple[TrainState, UpdateMetrics]:
+    """Divide once, clip, step. Without any weight, or with anything non-finite, adapter and optimizer stay as
+    they are; it is counted."""
     empty = sums.weight == 0
     divisor = jnp.where(empty, 1.0, sums.weight) if optimization.mean else 1.0
     gradient = jax.tree.map(lambda g: g / divisor, sums.gradient)
@@ -111,14 +128,17 @@ def update(optimization: Optimization, state: TrainState, sums: Sums, learning_r
     adapter = jax.tree.map(lambda p, d: p - learning_rate * d, state.adapter, direction)
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(adapter))
     applied = finite & ~empty
-    adapter, optimizer = jax.tree.map(lambda new, old: jnp.where(applied, new, old), (adapter, optimizer), (state.adapter, state.optimizer))
+    adapter, optimizer = jax.tree.map(
+        lambda new, old: jnp.where(applied, new, old), (adapter, optimizer), (state.adapter, state.optimizer)
+    )
     metrics = UpdateMetrics(sums.loss / jnp.where(empty, 1.0, sums.weight), norm, sums.weight, applied)
     counters = (state.step + 1, state.empty_updates + empty, state.nonfinite_updates + (~finite & ~empty))
     return TrainState(adapter, optimizer, *counters), metrics
 
 
 def learning_rate_at(index: int, total: int, optimization: Optimization) -> float:
-    """The rate of update `index` of `total`: a linear climb over the warm-up, then a line down to the stated share of the peak."""
+    """The rate of update `index` of `total`: a linear climb over the warm-up, then a line down to the stated
+    share of the peak."""
     warmup = min(optimization.warmup_steps, max(total - 1, 0))
     if index < warmup:
         return optimization.learning_rate * (index + 1) / (warmup + 1)
@@ -129,6 +149,8 @@ def learning_rate_at(index: int, total: int, optimization: Optimization) -> floa
 def _transform(optimization: Optimization) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(optimization.max_grad_norm),
-        optax.scale_by_adam(b1=optimization.adam_beta1, b2=optimization.adam_beta2, eps=optimization.adam_epsilon),
+        optax.scale_by_adam(
+            b1=optimization.adam_beta1, b2=optimization.adam_beta2, eps=optimization.adam_epsilon
+        ),
         optax.add_decayed_weights(optimization.weight_decay),
     )

@@ -1,4 +1,5 @@
-"""GRPO on packed rows: with one update a group it is the plain policy gradient, flat groups are dropped, the anchor is SFT-1."""
+"""GRPO on packed rows: with one update a group it is the plain policy gradient, flat groups are dropped, the
+anchor is SFT-1."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,9 @@ def group_of(count=4):
         length = 9 + n
         tokens = rng.integers(1, 300, length).astype(np.int32)
         gamma = (np.arange(length) >= 5).astype(np.int8)
-        group.append(Encoded(tokens, gamma, gamma == 1, np.where(gamma == 1, n % 2, -1).astype(np.int8), gamma))
+        group.append(
+            Encoded(tokens, gamma, gamma == 1, np.where(gamma == 1, n % 2, -1).astype(np.int8), gamma)
+        )
     return group
 
 
@@ -40,7 +43,9 @@ REWARDS = [1.0, 0.0, 0.0, 0.0]
 
 def scored(policy, adapter):
     model, base, _ = policy
-    return scoring.token_logprobs(GROUP, model=model, base=base, adapter=adapter, shape=SHAPE, targets_only=True)
+    return scoring.token_logprobs(
+        GROUP, model=model, base=base, adapter=adapter, shape=SHAPE, targets_only=True
+    )
 
 
 def sums_of(policy, rows, loss):
@@ -75,7 +80,9 @@ def test_with_one_update_a_group_the_ratio_is_1_and_the_gradient_that_of_the_pol
     # With ratios of 1 the surrogate is - sum of A over the tokens.
     expected = -sum(row.extras["advantages"][0] * row.loss_weights.sum() for row in rows)
     assert float(sums.loss) == pytest.approx(expected, rel=1e-4)
-    for ours, plain in zip(jax.tree.leaves(sums.gradient), jax.tree.leaves(plain_policy_gradient(policy)), strict=True):
+    for ours, plain in zip(
+        jax.tree.leaves(sums.gradient), jax.tree.leaves(plain_policy_gradient(policy)), strict=True
+    ):
         np.testing.assert_allclose(ours, plain, atol=2e-4, rtol=1e-3)
 
 
@@ -88,8 +95,13 @@ def test_the_penalty_is_zero_at_the_reference_and_pulls_towards_it(policy):
         np.testing.assert_allclose(without, anchored, atol=1e-4)
     away = scored(policy, jax.tree.map(jnp.zeros_like, adapter))
     rows = grpo.group_rows(GROUP, REWARDS, own, away)
-    weak, strong = (float(sums_of(policy, rows, grpo.Loss(epsilon=0.2, beta=beta)).loss) for beta in (0.0, 1.0))
-    divergence = sum(float((np.exp(r - o) - (r - o) - 1)[each.gamma == 1].sum()) for o, r, each in zip(own, away, GROUP, strict=True))
+    weak, strong = (
+        float(sums_of(policy, rows, grpo.Loss(epsilon=0.2, beta=beta)).loss) for beta in (0.0, 1.0)
+    )
+    divergence = sum(
+        float((np.exp(r - o) - (r - o) - 1)[each.gamma == 1].sum())
+        for o, r, each in zip(own, away, GROUP, strict=True)
+    )
     assert strong - weak == pytest.approx(divergence, rel=1e-3) and divergence > 0
 
 
@@ -100,7 +112,13 @@ def test_a_flat_group_changes_nothing(policy):
         rows = grpo.group_rows(GROUP, rewards, own, own)
         assert rows == []
         state, progress = one_update(
-            steps.start_state(adapter, SETTINGS), rows, total=5, model=model, base=base, shape=SHAPE, optimization=SETTINGS
+            steps.start_state(adapter, SETTINGS),
+            rows,
+            total=5,
+            model=model,
+            base=base,
+            shape=SHAPE,
+            optimization=SETTINGS,
         )
         assert leaf_digests(state.adapter) == leaf_digests(adapter)
         assert int(state.empty_updates) == 1 and int(state.step) == 1 and not progress.applied

@@ -25,14 +25,24 @@ def test_a_failure_is_corrected_and_a_success_stands_alone():
 
 
 def test_the_oracle_sees_the_same_corrections_without_the_attempts():
-    stream = [attempted(str(n), question_text=f"q{n}", attempt=attempt(n % 2), correction=f"y{n}") for n in range(4)]
+    stream = [
+        attempted(str(n), question_text=f"q{n}", attempt=attempt(n % 2), correction=f"y{n}") for n in range(4)
+    ]
     assert [episode.id for episode in oracle.corrections(stream)] == ["0", "2"]
     assert all(authors(episode) == ["user", "teacher"] for episode in oracle.corrections(stream))
-    assert [authors(oracle.without_attempt(episode)) for episode in stream] == [["user", "teacher"], ["user"]] * 2
+    assert [authors(oracle.without_attempt(episode)) for episode in stream] == [
+        ["user", "teacher"],
+        ["user"],
+    ] * 2
 
 
 def answer(**changes):
-    return {"completion": "2+2 = 4. Final answer: 4.", "solved": True, "marker": True, "finish_reason": "stop"} | changes
+    return {
+        "completion": "2+2 = 4. Final answer: 4.",
+        "solved": True,
+        "marker": True,
+        "finish_reason": "stop",
+    } | changes
 
 
 def test_rest_takes_the_first_clean_pass_of_a_group():

@@ -23,4 +23,6 @@ def test_counts_of_the_half_billion_model():
     assert round(cost.training_flop(QWEN, lora, tokens=1, supervised=1) / 1e6) == 2029
     assert cost.training_flop(QWEN, lora, tokens=0, supervised=0) == 0
     assert cost.lora_flop(QWEN, LoRAConfig(rank=16, target_modules=("q_proj",))) == 2 * 24 * 16 * (896 + 896)
-    assert cost.sampling_flop(QWEN, prompt_tokens=2, sampled_tokens=3) == 5 * cost.body_flop(QWEN) + 3 * cost.head_flop(QWEN)
+    assert cost.sampling_flop(QWEN, prompt_tokens=2, sampled_tokens=3) == 5 * cost.body_flop(
+        QWEN
+    ) + 3 * cost.head_flop(QWEN)

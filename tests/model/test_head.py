@@ -1,4 +1,5 @@
-"""The gathered head has the contract of `likelihood.token_logprobs`, values and gradients, and stays within its chunk."""
+"""The gathered head has the contract of `likelihood.token_logprobs`, values and gradients, and stays within
+its chunk."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ INDICES = jnp.asarray([[1, 4, 10, 0], [2, 3, 9, 0]])
 
 def gathered(states, *, used=3, chunk=4, embedding=EMBEDDING, unembedding=None):
     targets = jnp.take_along_axis(TOKENS, INDICES, axis=1)
-    return head.target_logprobs(head.gather_positions(states, INDICES), embedding, targets, jnp.int32(used), chunk, unembedding)
+    return head.target_logprobs(
+        head.gather_positions(states, INDICES), embedding, targets, jnp.int32(used), chunk, unembedding
+    )
 
 
 def full(states):
@@ -28,10 +31,16 @@ def full(states):
 @pytest.mark.parametrize("unembedding", [None, EMBEDDING.T])
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6, 128])
 def test_values_and_gradients_equal_the_full_head(chunk, unembedding):
-    np.testing.assert_allclose(gathered(STATES, chunk=chunk, unembedding=unembedding), full(STATES), atol=1e-5)
+    np.testing.assert_allclose(
+        gathered(STATES, chunk=chunk, unembedding=unembedding), full(STATES), atol=1e-5
+    )
     weights = jnp.asarray([[1.0, -2.0, 0.5, 7.0], [0.0, 3.0, 1.0, 7.0]])
-    ours = jax.grad(lambda states: (gathered(states, chunk=chunk, unembedding=unembedding) * weights).sum())(STATES)
-    np.testing.assert_allclose(ours, jax.grad(lambda states: (full(states) * weights).sum())(STATES), atol=1e-5)
+    ours = jax.grad(lambda states: (gathered(states, chunk=chunk, unembedding=unembedding) * weights).sum())(
+        STATES
+    )
+    np.testing.assert_allclose(
+        ours, jax.grad(lambda states: (full(states) * weights).sum())(STATES), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("used", range(5))
@@ -42,7 +51,9 @@ def test_any_number_of_used_columns_is_projected_and_the_rest_is_zero(used, chun
     targets = jnp.take_along_axis(TOKENS, indices, axis=1)
 
     def ours(states):
-        return head.target_logprobs(head.gather_positions(states, indices), EMBEDDING, targets, jnp.int32(used), chunk)
+        return head.target_logprobs(
+            head.gather_positions(states, indices), EMBEDDING, targets, jnp.int32(used), chunk
+        )
 
     def plain(states):
         logprobs = likelihood.token_logprobs(states @ EMBEDDING.T, TOKENS)
@@ -57,7 +68,8 @@ def test_columns_beyond_those_used_are_zero_in_value_and_gradient():
     values = gathered(STATES, used=1)
     assert (values[:, 1:] == 0).all() and (values[:, 0] != 0).all()
     gradient = jax.grad(lambda states: gathered(states, used=1).sum())(STATES)
-    assert sorted(set(np.nonzero(np.asarray(gradient))[1].tolist())) == [0, 1]  # the states before positions 1 and 2
+    # the states before positions 1 and 2
+    assert sorted(set(np.nonzero(np.asarray(gradient))[1].tolist())) == [0, 1]
 
 
 def test_it_is_for_a_frozen_head_only():

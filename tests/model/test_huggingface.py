@@ -28,7 +28,15 @@ def leaf(base, name):
         layer = int(path.pop(1))
     for part in path:
         tree = tree[part]
-    key = "embedding" if path == ["embed_tokens"] else "scale" if "norm" in path[-1] else "kernel" if last == "weight" else "bias"
+    key = (
+        "embedding"
+        if path == ["embed_tokens"]
+        else "scale"
+        if "norm" in path[-1]
+        else "kernel"
+        if last == "weight"
+        else "bias"
+    )
     array = np.asarray(tree[key] if layer is None else tree[key][layer])
     return array.T if key == "kernel" else array
 
@@ -37,7 +45,9 @@ def assert_holds(base, stored, *, dtype="float32"):
     for name, tensor in stored.items():
         np.testing.assert_array_equal(leaf(base, name), tensor.astype(jnp.dtype(dtype)), err_msg=name)
     assert {array.dtype for array in jax.tree.leaves(base)} == {jnp.dtype(dtype)}
-    assert sum(array.size for array in jax.tree.leaves(base)) == sum(tensor.size for tensor in stored.values())
+    assert sum(array.size for array in jax.tree.leaves(base)) == sum(
+        tensor.size for tensor in stored.values()
+    )
 
 
 def refuses(folder, *words):
@@ -52,7 +62,9 @@ def refuses(folder, *words):
 def edit_config(folder: Path, **values):
     config = json.loads((folder / "config.json").read_text())
     config.update(values)
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    (folder / "config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if value is not ...})
+    )
 
 
 @pytest.fixture
@@ -65,11 +77,18 @@ def folder(tmp_path):
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("style", ["old", "new"])
 def test_reads_what_is_stored(tmp_path, tied, shards, style):
-    stored = tiny_qwen2.write(tmp_path, shards=shards, style=style, tie_word_embeddings=tied, rope_theta=12_345.0, rms_norm_eps=1e-5)
+    stored = tiny_qwen2.write(
+        tmp_path, shards=shards, style=style, tie_word_embeddings=tied, rope_theta=12_345.0, rms_norm_eps=1e-5
+    )
     config, base = huggingface.load_base(str(tmp_path), jnp.float32)
     assert_holds(base, stored)
     assert ("lm_head" in base) is (not tied) is (not config.tie_word_embeddings)
-    assert (config.rope_theta, config.rms_norm_eps, config.head_dim, config.max_position_embeddings) == (12_345.0, 1e-5, 8, 512)
+    assert (config.rope_theta, config.rms_norm_eps, config.head_dim, config.max_position_embeddings) == (
+        12_345.0,
+        1e-5,
+        8,
+        512,
+    )
     assert base["layers"]["mlp"]["down_proj"]["kernel"].shape == (2, 48, 32)
     assert base["layers"]["self_attn"]["k_proj"]["kernel"].shape == (2, 32, 16)
 
@@ -82,7 +101,9 @@ def test_converts_between_dtypes(tmp_path, source, target):
 
 
 def test_reads_a_head_size_of_its_own(tmp_path):
-    stored = tiny_qwen2.write(tmp_path, hidden_size=24, num_attention_heads=3, num_key_value_heads=1, head_dim=16)
+    stored = tiny_qwen2.write(
+        tmp_path, hidden_size=24, num_attention_heads=3, num_key_value_heads=1, head_dim=16
+    )
     config, base = huggingface.load_base(tmp_path, "float32")
     assert config.head_dim == 16
     assert_holds(base, stored)
@@ -94,7 +115,9 @@ def test_round_trip(tmp_path, tied, dtype):
     stored = tiny_qwen2.write(tmp_path / "in", tie_word_embeddings=tied, dtype=dtype)
     config, base = huggingface.load_base(tmp_path / "in", dtype)
     files = huggingface.tokenizer_files(tmp_path / "in")
-    huggingface.save_folder(tmp_path / "new" / "out", config, base=base, files=files, extra={"eos_token_id": 7})
+    huggingface.save_folder(
+        tmp_path / "new" / "out", config, base=base, files=files, extra={"eos_token_id": 7}
+    )
     again, base_again = huggingface.load_base(tmp_path / "new" / "out", dtype)
     assert again == config
     assert_holds(base_again, stored, dtype=dtype)
@@ -132,7 +155,11 @@ def test_reads_what_transformers_writes(tmp_path, tied, shard_size):
     model = transformers.Qwen2ForCausalLM(theirs)
     model.save_pretrained(tmp_path, max_shard_size=shard_size)
     assert (tmp_path / "model.safetensors").exists() is (shard_size == "5GB")
-    stored = {name: tensor.numpy() for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
+    stored = {
+        name: tensor.numpy()
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
     assert_holds(huggingface.load_base(tmp_path, "float32")[1], stored)
 
 
@@ -157,9 +184,19 @@ def test_config_reads_as_transformers_reads_it(tmp_path):
     transformers = pytest.importorskip("transformers")
     for style in ("old", "new"):
         tiny_qwen2.write(tmp_path / style, style=style, rope_theta=777.0, tie_word_embeddings=False)
-        ours, theirs = huggingface.read_config(tmp_path / style), transformers.Qwen2Config.from_pretrained(tmp_path / style)
+        ours, theirs = (
+            huggingface.read_config(tmp_path / style),
+            transformers.Qwen2Config.from_pretrained(tmp_path / style),
+        )
         assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
-        for name in ("vocab_size", "hidden_size", "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_key_value_heads",
+            "rms_norm_eps",
+            "tie_word_embeddings",
+            "max_position_embeddings",
+        ):
             assert getattr(ours, name) == getattr(theirs, name)
 
 
@@ -279,7 +316,13 @@ def test_refuses_an_unsupported_config(folder, values, words):
 def test_accepts_what_changes_nothing(folder):
     expected = huggingface.read_config(folder)
     default = {"type": "default"}
-    for name, value in (("architectures", ...), ("rope_scaling", default), ("rope_scaling", None), ("head_dim", None), ("hidden_act", ...)):
+    for name, value in (
+        ("architectures", ...),
+        ("rope_scaling", default),
+        ("rope_scaling", None),
+        ("head_dim", None),
+        ("hidden_act", ...),
+    ):
         edit_config(folder, **{name: value})
         assert huggingface.read_config(folder) == expected
 
@@ -303,9 +346,14 @@ def test_refuses_weights_of_another_shape_before_taking_memory(folder, values, w
 
 def test_refuses_missing_unexpected_and_foreign_tensors(folder):
     stored = tiny_qwen2.tensors(tiny_qwen2.config_json())
-    tiny_qwen2.write_weights(folder, {name: tensor for name, tensor in stored.items() if not name.endswith("1.self_attn.k_proj.bias")})
+    tiny_qwen2.write_weights(
+        folder,
+        {name: tensor for name, tensor in stored.items() if not name.endswith("1.self_attn.k_proj.bias")},
+    )
     refuses(folder, "model.layers.1.self_attn.k_proj.bias", "no tensor")
-    tiny_qwen2.write_weights(folder, {**stored, "model.layers.0.self_attn.o_proj.bias": np.zeros(32, np.float32)})
+    tiny_qwen2.write_weights(
+        folder, {**stored, "model.layers.0.self_attn.o_proj.bias": np.zeros(32, np.float32)}
+    )
     refuses(folder, "model.layers.0.self_attn.o_proj.bias", "no place")
     for dtype in (np.float64, np.int32):
         tiny_qwen2.write_weights(folder, {**stored, "model.norm.weight": np.ones(32, dtype)})
@@ -324,7 +372,10 @@ def test_refuses_pickles_and_folders_without_weights(folder):
     refuses(folder, "pickled", "convert")
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "x.bin", "\n.safetensors", 5, ["x"]])
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "x.bin", "\n.safetensors", 5, ["x"]],
+)
 def test_weight_map_stays_inside_the_folder(tmp_path, name):
     stored = tiny_qwen2.write(tmp_path / "model", shards=2)
     save_file(stored, tmp_path / "outside.safetensors")
@@ -383,7 +434,9 @@ def pristine(tmp_path_factory):
     return folder, (folder / "model.safetensors").read_bytes(), stored
 
 
-@hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(
+    max_examples=300, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
 @hypothesis.given(data=st.data())
 def test_one_changed_byte_of_the_header_is_refused_or_changes_nothing(pristine, data):
     folder, content, stored = pristine
@@ -441,4 +494,7 @@ def test_reads_the_real_weights(qwen_folder):
     config, base = huggingface.load_base(qwen_folder, "bfloat16")
     assert (config.num_hidden_layers, config.hidden_size, config.head_dim) == (24, 896, 64)
     assert sum(array.size for array in jax.tree.leaves(base)) == 494_032_768
-    assert all(bool(jnp.isfinite(array.astype(jnp.float32)).all()) for array in jax.tree.leaves(base["layers"]["self_attn"]))
+    assert all(
+        bool(jnp.isfinite(array.astype(jnp.float32)).all())
+        for array in jax.tree.leaves(base["layers"]["self_attn"])
+    )

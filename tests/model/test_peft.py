@@ -1,4 +1,5 @@
-"""Adapters out to peft and back: real peft computes the same logits, import is bit-exact, and nothing loads as less than it is."""
+"""Adapters out to peft and back: real peft computes the same logits, import is bit-exact, and nothing loads
+as less than it is."""
 
 import json
 import os
@@ -28,7 +29,9 @@ QUERY = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
 def random_adapter(config, settings, *, scale=0.1):
     """An adapter whose B is not zero."""
     fresh = lora.init_adapter(config, settings, jax.random.key(0))
-    return jax.tree.map(lambda leaf: leaf + scale * jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh)
+    return jax.tree.map(
+        lambda leaf: leaf + scale * jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh
+    )
 
 
 def write(folder, adapter, settings=SETTINGS):
@@ -66,7 +69,9 @@ def folder(tmp_path, config):
 )
 def test_import_gives_back_every_bit(tmp_path, config, settings):
     adapter = random_adapter(config, settings)
-    corner = adapter["layers"][lora.projection_shapes(config)[settings.target_modules[0]][0]][settings.target_modules[0]]
+    corner = adapter["layers"][lora.projection_shapes(config)[settings.target_modules[0]][0]][
+        settings.target_modules[0]
+    ]
     corner["lora_a"] = corner["lora_a"].at[0, 0, 0].set(-0.0).at[1, 1, 0].set(1e-42)
     assert_bit_equal(*(peft.read_peft(write(tmp_path / "out", adapter, settings), config)[0], adapter))
     assert peft.read_peft(tmp_path / "out", config)[1] == settings
@@ -118,7 +123,9 @@ def test_metadata_come_back_and_equal_adapters_give_equal_files(tmp_path, config
     peft.write_peft(tmp_path / "out", adapter, SETTINGS, base_model_name_or_path="x", card="", metadata=noted)
     assert peft.read_metadata(tmp_path / "out") == noted
     assert peft.read_metadata(write(tmp_path / "silent", adapter)) == {}
-    first, second = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("out", "silent"))
+    first, second = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("out", "silent")
+    )
     assert first == second
 
 
@@ -159,7 +166,11 @@ def transformers_model(folder, *, seed=0, **sizes):
     return model, *huggingface.load_base(folder, jnp.float32)
 
 
-SMALL = {"tied": {}, "untied": {"tie_word_embeddings": False}, "three layers": {"num_hidden_layers": 3, "num_key_value_heads": 1}}
+SMALL = {
+    "tied": {},
+    "untied": {"tie_word_embeddings": False},
+    "three layers": {"num_hidden_layers": 3, "num_key_value_heads": 1},
+}
 
 
 @pytest.mark.parametrize("sizes", SMALL.values(), ids=SMALL)
@@ -179,7 +190,9 @@ def test_real_peft_computes_the_same_logits(tmp_path, sizes, targets):
 
 
 @pytest.mark.parametrize("rank_stabilised", [False, True])
-@pytest.mark.parametrize("given", ["all-linear", ["q_proj", "mlp.down_proj"], ["gate_proj"]], ids=["all-linear", "two", "one"])
+@pytest.mark.parametrize(
+    "given", ["all-linear", ["q_proj", "mlp.down_proj"], ["gate_proj"]], ids=["all-linear", "two", "one"]
+)
 def test_reads_what_peft_saves(tmp_path, given, rank_stabilised):
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("peft")
@@ -236,7 +249,9 @@ def renamed(old, new):
 
 
 def replaced(change, *, where=lambda name: name == QUERY):
-    return lambda tensors: {name: change(tensor) if where(name) else tensor for name, tensor in tensors.items()}
+    return lambda tensors: {
+        name: change(tensor) if where(name) else tensor for name, tensor in tensors.items()
+    }
 
 
 def without(part):
@@ -249,25 +264,46 @@ EXTRA = {"lm_head.lora_A.weight": "lm_head", "model.embed_tokens.lora_embedding_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (renamed("base_model.model.", ""), ["model.layers.0", "does not begin with base_model.model.model.layers.", "load as nothing"]),
+        (
+            renamed("base_model.model.", ""),
+            ["model.layers.0", "does not begin with base_model.model.model.layers.", "load as nothing"],
+        ),
         (renamed("base_model.model.model", "base_model.model"), ["does not begin with"]),
         (renamed("base_model.model.model", "base_model.model.model.model"), ["does not begin with"]),
         (renamed("model.layers", "model.language_model.layers"), ["language_model", "does not begin with"]),
         (renamed("base_model.model.model", "base_model\n\x1b[31m"), ["does not begin with", "\\n\\x1b"]),
-        (renamed("lora_A.weight", "lora_A.default.weight"), ["no base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]),
-        (renamed("lora_B.weight", "lora_B"), ["no base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"]),
+        (
+            renamed("lora_A.weight", "lora_A.default.weight"),
+            ["no base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"],
+        ),
+        (
+            renamed("lora_B.weight", "lora_B"),
+            ["no base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"],
+        ),
         (renamed("self_attn", "attn"), ["no base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]),
-        (without("layers.1."), ["no base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight", "adapter_config.json"]),
+        (
+            without("layers.1."),
+            ["no base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight", "adapter_config.json"],
+        ),
         (without("down_proj"), ["no base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"]),
         (without("lora_B"), ["lora_B.weight"]),
         (without("lora_A"), ["lora_A.weight"]),
         (lambda tensors: {}, ["no base_model.model.model.layers.0"]),
-        (lambda t: t | {PREFIX + "2.self_attn.q_proj.lora_A.weight": t[QUERY]}, ["layers.2.self_attn", "no place"]),
+        (
+            lambda t: t | {PREFIX + "2.self_attn.q_proj.lora_A.weight": t[QUERY]},
+            ["layers.2.self_attn", "no place"],
+        ),
         (lambda t: t | {PREFIX + "0.self_attn.k_proj.lora_A.weight": t[QUERY]}, ["k_proj", "no place"]),
-        (lambda t: t | {PREFIX + "0.self_attn.q_proj.lora_magnitude_vector": t[QUERY][0]}, ["magnitude", "no place"]),
+        (
+            lambda t: t | {PREFIX + "0.self_attn.q_proj.lora_magnitude_vector": t[QUERY][0]},
+            ["magnitude", "no place"],
+        ),
         (lambda t: t | {PREFIX + "0.self_attn.q_proj.lora_B.bias": t[QUERY][0]}, ["lora_B.bias", "no place"]),
         (lambda t: t | {"base_model.model.lm_head.weight": t[QUERY]}, ["lm_head", "does not begin with"]),
-        (lambda t: t | {"base_model.model.model.embed_tokens.lora_embedding_A": t[QUERY]}, ["embed_tokens", "does not begin with"]),
+        (
+            lambda t: t | {"base_model.model.model.embed_tokens.lora_embedding_A": t[QUERY]},
+            ["embed_tokens", "does not begin with"],
+        ),
         (replaced(np.transpose), [QUERY, "shape (32, 4)", "(4, 32)"]),
         (replaced(np.transpose, where=lambda name: "lora_" in name), ["shape (32, 4)"]),
         (replaced(lambda tensor: tensor[:2]), [QUERY, "shape (2, 32)", "(4, 32)"]),
@@ -276,7 +312,10 @@ EXTRA = {"lm_head.lora_A.weight": "lm_head", "model.embed_tokens.lora_embedding_
         (replaced(lambda tensor: tensor.astype(np.float64)), [QUERY, "F64"]),
         (replaced(lambda tensor: tensor.astype(np.int32)), [QUERY, "I32"]),
         (replaced(lambda tensor: tensor * np.float32("inf")), [QUERY, "not finite"]),
-        (replaced(np.zeros_like, where=lambda name: "lora_B" in name), ["every lora_B is zero", "changes nothing"]),
+        (
+            replaced(np.zeros_like, where=lambda name: "lora_B" in name),
+            ["every lora_B is zero", "changes nothing"],
+        ),
         (replaced(np.zeros_like, where=lambda name: "lora_A" in name), ["changes nothing"]),
     ],
 )
@@ -339,7 +378,10 @@ def configure(folder, **values):
         ({"target_modules": ["q_proj", "down_proj", "lm_head"]}, ["lm_head", "not supported"]),
         ({"target_modules": ["mlp.q_proj", "down_proj"]}, ["mlp.q_proj", "not supported"]),
         ({"target_modules": ["q_proj", 3]}, ["3", "not supported"]),
-        ({"target_modules": ["model.layers.0.self_attn.q_proj", "down_proj"]}, ["leaves out model.layers.1.self_attn.q_proj"]),
+        (
+            {"target_modules": ["model.layers.0.self_attn.q_proj", "down_proj"]},
+            ["leaves out model.layers.1.self_attn.q_proj"],
+        ),
         ({"target_modules": ["model.layers.2.self_attn.q_proj", "down_proj"]}, ["layers.2", "not supported"]),
         ({"target_modules": []}, ["must be a list"]),
         ({"target_modules": None}, ["must be a list"]),
@@ -355,10 +397,27 @@ def test_refuses_settings_that_would_change_the_product(folder, config, values, 
     "values",
     [
         {"use_dora": ..., "rank_pattern": ..., "bias": ..., "task_type": None, "init_lora_weights": ...},
-        {"init_lora_weights": "gaussian", "lora_dropout": 0.1, "peft_version": "0.21", "revision": "main", "inference_mode": False},
-        {"auto_mapping": {"base_model_class": "Qwen2ForCausalLM"}, "megatron_core": "megatron.core", "qalora_group_size": 16},
+        {
+            "init_lora_weights": "gaussian",
+            "lora_dropout": 0.1,
+            "peft_version": "0.21",
+            "revision": "main",
+            "inference_mode": False,
+        },
+        {
+            "auto_mapping": {"base_model_class": "Qwen2ForCausalLM"},
+            "megatron_core": "megatron.core",
+            "qalora_group_size": 16,
+        },
         {"target_modules": ["self_attn.q_proj", "down_proj"], "exclude_modules": [], "loftq_config": {}},
-        {"target_modules": ["model.layers.1.self_attn.q_proj", "model.layers.0.self_attn.q_proj", "mlp.down_proj", "down_proj"]},
+        {
+            "target_modules": [
+                "model.layers.1.self_attn.q_proj",
+                "model.layers.0.self_attn.q_proj",
+                "mlp.down_proj",
+                "down_proj",
+            ]
+        },
     ],
 )
 def test_accepts_what_changes_nothing(folder, config, values):
@@ -370,13 +429,19 @@ def test_accepts_what_changes_nothing(folder, config, values):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=4,
 )
 
 
-@hypothesis.settings(max_examples=200, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(
+    max_examples=200, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
 @hypothesis.given(data=st.data())
 def test_any_value_of_any_setting_is_taken_or_refused_in_one_line(folder, config, data):
     path = folder / "adapter_config.json"
@@ -427,7 +492,9 @@ def test_refuses_what_is_no_peft_folder(tmp_path, config, folder):
 
 
 def test_refuses_an_adapter_of_another_base(tmp_path, folder):
-    for number, sizes in enumerate(({"num_hidden_layers": 3}, {"num_hidden_layers": 1}, {"hidden_size": 64}, {"intermediate_size": 64})):
+    for number, sizes in enumerate(
+        ({"num_hidden_layers": 3}, {"num_hidden_layers": 1}, {"hidden_size": 64}, {"intermediate_size": 64})
+    ):
         tiny_qwen2.write(tmp_path / str(number), **sizes)
         refused(folder, huggingface.read_config(tmp_path / str(number)), "own base")
 
@@ -443,10 +510,16 @@ def test_nothing_is_replaced_and_nothing_half_written(tmp_path, config, folder):
             write(tmp_path / name, adapter)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     untrained = lora.init_adapter(config, SETTINGS, jax.random.key(0))
-    for useless, settings in ((untrained, SETTINGS), (adapter, LoRAConfig(rank=4, alpha=0.0, target_modules=SETTINGS.target_modules))):
+    for useless, settings in (
+        (untrained, SETTINGS),
+        (adapter, LoRAConfig(rank=4, alpha=0.0, target_modules=SETTINGS.target_modules)),
+    ):
         with pytest.raises(BadInput, match="changes nothing"):
             write(tmp_path / "out", useless, settings)
-    for wrong in (LoRAConfig(rank=4, alpha=8.0), LoRAConfig(rank=2, alpha=8.0, target_modules=SETTINGS.target_modules)):
+    for wrong in (
+        LoRAConfig(rank=4, alpha=8.0),
+        LoRAConfig(rank=2, alpha=8.0, target_modules=SETTINGS.target_modules),
+    ):
         with pytest.raises(ValueError, match="proj"):
             write(tmp_path / "out", adapter, wrong)
     with pytest.raises(UnicodeEncodeError):
@@ -454,7 +527,8 @@ def test_nothing_is_replaced_and_nothing_half_written(tmp_path, config, folder):
     assert sorted(os.listdir(tmp_path)) == ["adapter", "base", "dangling", "empty", "file"]
 
 
-# Counts what the interpreter does to files during one export, then kills itself at a share of that in the next.
+# Counts what the interpreter does to files during one export, then kills itself at a share of that in the
+# next.
 KILLED = """
 import os, signal, sys
 import numpy as np
@@ -488,7 +562,8 @@ def test_killed_half_way_leaves_nothing_under_the_name(tmp_path, share):
 
 
 def grid(rng, shape, *, step, limit):
-    """Multiples of `step` of at most `limit` steps, so that sums and products of a few are exact in float32."""
+    """Multiples of `step` of at most `limit` steps, so that sums and products of a few are exact in
+    float32."""
     return (rng.integers(-limit, limit + 1, shape) * step).astype(np.float32)
 
 
@@ -496,7 +571,10 @@ def grid_folder(folder, *, dtype):
     """A folder whose weights lie on a grid, as its tensors; in bfloat16 the rounding is part of the grid."""
     rng = np.random.default_rng(0)
     stored = tiny_qwen2.write(folder, dtype=dtype, tie_word_embeddings=True, rope_theta=50_000.0)
-    stored = {name: grid(rng, tensor.shape, step=2**-10, limit=500).astype(tensor.dtype) for name, tensor in stored.items()}
+    stored = {
+        name: grid(rng, tensor.shape, step=2**-10, limit=500).astype(tensor.dtype)
+        for name, tensor in stored.items()
+    }
     tiny_qwen2.write_weights(folder, stored)
     return stored
 
@@ -521,7 +599,9 @@ def test_merged_weights_are_added_in_float32_and_rounded_once(tmp_path, source, 
     stored = grid_folder(tmp_path / "base", dtype=source)
     config = huggingface.read_config(tmp_path / "base")
     adapter = grid_adapter(config)
-    huggingface.write_merged(tmp_path / "out", tmp_path / "base", adapter=adapter, lora=SETTINGS, dtype=asked, card="# Card\n")
+    huggingface.write_merged(
+        tmp_path / "out", tmp_path / "base", adapter=adapter, lora=SETTINGS, dtype=asked, card="# Card\n"
+    )
     merged = load_file(tmp_path / "out" / "model.safetensors")
     assert merged.keys() == stored.keys() and "lm_head.weight" not in merged
     factors = dict(peft._tensors(adapter, SETTINGS))
@@ -530,14 +610,17 @@ def test_merged_weights_are_added_in_float32_and_rounded_once(tmp_path, source, 
         if f"{prefix}.lora_A.weight" in factors:
             a, b = (factors.pop(f"{prefix}.lora_{factor}.weight").astype(np.float64) for factor in "AB")
             exact = exact + 2.0 * b @ a
-        np.testing.assert_array_equal(merged[name], exact.astype(np.float32).astype(jnp.dtype(stored_as)), err_msg=name)
+        np.testing.assert_array_equal(
+            merged[name], exact.astype(np.float32).astype(jnp.dtype(stored_as)), err_msg=name
+        )
     assert not factors
     copied = {"tokenizer.json", "tokenizer_config.json", "README.md", "config.json", "model.safetensors"}
     assert set(os.listdir(tmp_path / "out")) == copied
 
 
 def test_rounding_twice_would_be_seen(tmp_path):
-    """The grid of the test above is fine enough for it: a base rounded to bfloat16 before the sum gives other weights."""
+    """The grid of the test above is fine enough for it: a base rounded to bfloat16 before the sum gives other
+    weights."""
     stored = grid_folder(tmp_path / "base", dtype="float32")["model.layers.0.self_attn.q_proj.weight"]
     pair = grid_adapter(huggingface.read_config(tmp_path / "base"))["layers"]["self_attn"]["q_proj"]
     update = 2.0 * (np.asarray(pair["lora_a"][0]) @ np.asarray(pair["lora_b"][0])).T
@@ -550,7 +633,12 @@ def test_rounding_twice_would_be_seen(tmp_path):
 def test_merged_configuration_is_the_base_s(tmp_path, style):
     tiny_qwen2.write(tmp_path / "base", dtype="bfloat16", style=style, rope_theta=50_000.0)
     path = tmp_path / "base" / "config.json"
-    own = {**json.loads(path.read_text()), "eos_token_id": 7, "initializer_range": 0.02, "auto_map": {"AutoModel": "code.py"}}
+    own = {
+        **json.loads(path.read_text()),
+        "eos_token_id": 7,
+        "initializer_range": 0.02,
+        "auto_map": {"AutoModel": "code.py"},
+    }
     path.write_text(json.dumps(own))
     config = huggingface.read_config(tmp_path / "base")
     arguments = {"adapter": random_adapter(config, SETTINGS), "lora": SETTINGS, "dtype": "float32"}
@@ -570,7 +658,9 @@ def test_merging_refuses_what_does_not_fit_and_replaces_nothing(tmp_path):
     with pytest.raises(BadInput, match=r"not finite in float16.*float32"):
         huggingface.write_merged(tmp_path / "out", tmp_path / "base", adapter=adapter, lora=SETTINGS)
     with pytest.raises(BadInput, match="exists already"):
-        huggingface.write_merged(tmp_path / "base", tmp_path / "base", adapter=adapter, lora=SETTINGS, dtype="float32")
+        huggingface.write_merged(
+            tmp_path / "base", tmp_path / "base", adapter=adapter, lora=SETTINGS, dtype="float32"
+        )
     assert os.listdir(tmp_path) == ["base"]
 
 
@@ -599,8 +689,13 @@ def test_transformers_takes_the_stored_dtype(tmp_path):
 
     tiny_qwen2.write(tmp_path / "base", dtype="bfloat16", style="new")
     config = huggingface.read_config(tmp_path / "base")
-    huggingface.write_merged(tmp_path / "out", tmp_path / "base", adapter=random_adapter(config, SETTINGS), lora=SETTINGS)
-    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
+    huggingface.write_merged(
+        tmp_path / "out", tmp_path / "base", adapter=random_adapter(config, SETTINGS), lora=SETTINGS
+    )
+    assert (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype
+        == torch.bfloat16
+    )
 
 
 @pytest.mark.weights
@@ -620,8 +715,13 @@ def test_real_weights_in_peft_and_merged(tmp_path, qwen_folder):
     bare = logits_of(model, tokens)
     found = logits_of(load_with_peft(model, write(tmp_path / "adapter", adapter, settings)), tokens)
     del model
-    huggingface.write_merged(tmp_path / "merged", qwen_folder, adapter=adapter, lora=settings, dtype="float32")
-    merged = logits_of(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval(), tokens)
+    huggingface.write_merged(
+        tmp_path / "merged", qwen_folder, adapter=adapter, lora=settings, dtype="float32"
+    )
+    merged = logits_of(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval(),
+        tokens,
+    )
     assert np.abs(found - bare).max() > 0.1
     np.testing.assert_allclose(found, ours, atol=1e-3)
     np.testing.assert_allclose(merged, ours, atol=1e-3)

@@ -25,7 +25,9 @@ def random_model(tmp_path, rank=4, **sizes):
     config, base = huggingface.load_base(tmp_path / "model", jnp.float32)
     settings = LoRAConfig(rank=rank, alpha=8.0)
     adapter = lora.init_adapter(config, settings, jax.random.key(0))
-    noisy = jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), adapter)
+    noisy = jax.tree.map(
+        lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), adapter
+    )
     return qwen2.Model(config, settings), base, noisy
 
 
@@ -68,17 +70,23 @@ def _same_as_transformers(folder, *, numbers):
     base = qwen2.unstack(base)
     peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     problems = stem.make_splits(seed=5, sft=20, agent=10, test=10, dev=10, numbers=numbers).sft
-    prompts = [tokenizer.encode(f"Question:\n{problem.question}\n\nProposed solution:\n") for problem in problems]
+    prompts = [
+        tokenizer.encode(f"Question:\n{problem.question}\n\nProposed solution:\n") for problem in problems
+    ]
     with jax.default_matmul_precision("highest"):
         ours = qwen2.apply(qwen2.Model(config), base, None, jnp.asarray([prompts[0]]))
         with torch.no_grad():
             expected = peer(torch.tensor([prompts[0]])).logits.numpy()
         assert np.abs(np.asarray(ours) - expected).max() < 1e-3
         decoding = Decoding(max_new_tokens=32, temperature=0.0, stop_ids=tuple(tokenizer.stop_ids))
-        completions = Sampler(qwen2.Model(config), base).sample(prompts, row_keys(0, "parity", range(20), [0] * 20), decoding)
+        completions = Sampler(qwen2.Model(config), base).sample(
+            prompts, row_keys(0, "parity", range(20), [0] * 20), decoding
+        )
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     for prompt, completion in zip(prompts, completions, strict=True):
-        assert theirs.decode(completion.tokens, skip_special_tokens=True) == tokenizer.decode(completion.tokens, skip_controls=True)
+        assert theirs.decode(completion.tokens, skip_special_tokens=True) == tokenizer.decode(
+            completion.tokens, skip_controls=True
+        )
         _same_greedy_text(peer, torch, prompt, completion.tokens)
 
 
@@ -99,7 +107,9 @@ def test_a_fresh_adapter_changes_nothing_and_a_trained_one_equals_its_merge(tmp_
     adapted = qwen2.apply(model, base, adapter, tokens)
     assert np.abs(adapted - plain).max() > 1e-2
     merged = lora.merge_adapter(base, adapter, model.lora)
-    np.testing.assert_allclose(qwen2.apply(qwen2.Model(model.config), merged, None, tokens), adapted, atol=1e-4)
+    np.testing.assert_allclose(
+        qwen2.apply(qwen2.Model(model.config), merged, None, tokens), adapted, atol=1e-4
+    )
 
 
 def test_only_targeted_projections_have_factors(tmp_path):
@@ -116,7 +126,9 @@ def test_no_position_depends_on_a_later_token(tmp_path):
     tokens = jnp.arange(9)[None]
 
     def score_at(embedding, t):
-        return qwen2.apply(model, {**base, "embed_tokens": {"embedding": embedding}}, adapter, tokens)[0, t, 5]
+        return qwen2.apply(model, {**base, "embed_tokens": {"embedding": embedding}}, adapter, tokens)[
+            0, t, 5
+        ]
 
     for t in (0, 4, 8):
         gradient = jax.grad(score_at)(base["embed_tokens"]["embedding"], t)
@@ -140,7 +152,9 @@ def test_a_bf16_base_agrees_with_float32_and_gives_float32_gradients(tmp_path):
     model, base, adapter = random_model(tmp_path)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), base)
     tokens = jnp.arange(12)[None]
-    np.testing.assert_allclose(qwen2.apply(model, half, adapter, tokens), qwen2.apply(model, base, adapter, tokens), atol=0.2)
+    np.testing.assert_allclose(
+        qwen2.apply(model, half, adapter, tokens), qwen2.apply(model, base, adapter, tokens), atol=0.2
+    )
 
     def loss(adapter, base):
         return (qwen2.apply(model, base, adapter, tokens) ** 2).mean()
@@ -165,7 +179,10 @@ def test_layers_apart_give_the_gradients_of_stacked_ones(tmp_path):
 
 
 def test_rms_norm_and_its_gradient_are_those_of_the_definition():
-    x, scale, cotangent = (jax.random.normal(jax.random.key(number), shape) for number, shape in enumerate([(2, 5, 8), (8,), (2, 5, 8)]))
+    x, scale, cotangent = (
+        jax.random.normal(jax.random.key(number), shape)
+        for number, shape in enumerate([(2, 5, 8), (8,), (2, 5, 8)])
+    )
 
     def definition(x, scale):
         return x / jnp.sqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6) * scale[None, None]
@@ -189,13 +206,19 @@ def test_turned_kernels_give_the_same_values_and_gradients(tmp_path, keep):
         return (qwen2.apply(model, *trees, tokens) ** 2).mean()
 
     for static, tree in ((model, adapter), (qwen2.Model(model.config), None)):
-        np.testing.assert_allclose(qwen2.apply(static, turned, tree, tokens), qwen2.apply(static, apart, tree, tokens), atol=1e-5)
-        (of_turned, ours), (of_apart, theirs) = (jax.grad(loss)((base, tree), static) for base in (turned, apart))
+        np.testing.assert_allclose(
+            qwen2.apply(static, turned, tree, tokens), qwen2.apply(static, apart, tree, tokens), atol=1e-5
+        )
+        (of_turned, ours), (of_apart, theirs) = (
+            jax.grad(loss)((base, tree), static) for base in (turned, apart)
+        )
         for one, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
         for one, other in zip(of_turned["layers"], of_apart["layers"], strict=True):
             gradient, expected = one["mlp"]["down_proj"], other["mlp"]["down_proj"]["kernel"]
-            np.testing.assert_allclose(gradient["kernel"] if keep else gradient["turned"].T, expected, atol=1e-5)
+            np.testing.assert_allclose(
+                gradient["kernel"] if keep else gradient["turned"].T, expected, atol=1e-5
+            )
 
 
 def test_both_ways_holds_every_kernel_and_the_head_with_their_transposes(tmp_path):
@@ -218,10 +241,14 @@ def test_swiglu_is_silu_times_up_and_keeps_its_inputs_alone(dtype):
     value, pull = jax.vjp(qwen2.swiglu, gate, up)
     expected, pull_plain = jax.vjp(plain, gate, up)
     accuracy = {jnp.float32: 1e-6, jnp.bfloat16: 2e-2}[dtype]
-    np.testing.assert_allclose(value.astype(jnp.float32), expected.astype(jnp.float32), atol=accuracy, rtol=accuracy)
+    np.testing.assert_allclose(
+        value.astype(jnp.float32), expected.astype(jnp.float32), atol=accuracy, rtol=accuracy
+    )
     for ours, theirs in zip(pull(cotangent), pull_plain(cotangent), strict=True):
         assert ours.dtype == dtype
-        np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=accuracy, rtol=accuracy)
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=accuracy, rtol=accuracy
+        )
     assert {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(pull)} == {(gate.shape, jnp.dtype(dtype))}
 
 

@@ -16,7 +16,8 @@ TOKENS = RNG.integers(0, 7, size=(2, 5)).astype(np.int32)
 
 
 def test_token_logprobs_by_hand():
-    # Odds 1 : 2 : 1 after the first token, 3 : 1 : 4 after the second; the last logits predict what is not there.
+    # Odds 1 : 2 : 1 after the first token, 3 : 1 : 4 after the second; the last logits predict what is not
+    # there.
     logits = np.log(np.array([[[1.0, 2.0, 1.0], [3.0, 1.0, 4.0], [1.0, 1.0, 1.0]]]))
     found = token_logprobs(logits, np.array([[2, 1, 0]]))
     np.testing.assert_allclose(found, [[0.0, np.log(2 / 4), np.log(3 / 8)]], rtol=1e-6)
@@ -27,7 +28,8 @@ def test_entry_zero_has_no_context():
 
 
 def test_first_content_token_is_scored():
-    """A sequence of two tokens has one score, and it is the second token's: the first token after a prompt is never left out."""
+    """A sequence of two tokens has one score, and it is the second token's: the first token after a prompt is
+    never left out."""
     found = token_logprobs(LOGITS[:, :2], TOKENS[:, :2])
     expected = jax.nn.log_softmax(LOGITS[:, 0])[np.arange(2), TOKENS[:, 1]]
     assert found.shape == (2, 2)
@@ -64,8 +66,16 @@ def test_ids_outside_the_vocabulary_give_nan_and_can_be_hidden():
     found = token_logprobs(LOGITS[:1], tokens)
     assert np.isnan(found[0]).tolist() == [False, True, True, True, False]
     loss_weights = np.array([[0, 0, 0, 0, 1]])
-    gradient = jax.grad(lambda logits: weighted_nll(token_logprobs(logits, tokens), loss_weights)[0])(jnp.asarray(LOGITS[:1]))
-    assert np.isfinite(gradient).all() and (np.abs(gradient).sum(axis=(0, 2)) > 0).tolist() == [False, False, False, True, False]
+    gradient = jax.grad(lambda logits: weighted_nll(token_logprobs(logits, tokens), loss_weights)[0])(
+        jnp.asarray(LOGITS[:1])
+    )
+    assert np.isfinite(gradient).all() and (np.abs(gradient).sum(axis=(0, 2)) > 0).tolist() == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("tokens", [np.zeros((2, 4), int), np.zeros((5,), int), np.zeros((2, 5))])
@@ -75,7 +85,9 @@ def test_token_logprobs_refuses(tokens):
 
 
 def test_weighted_nll_by_hand():
-    total, weight = weighted_nll(np.array([[0.0, -1.0, -2.0], [0.0, -4.0, -8.0]]), np.array([[0, 1, 0.5], [0, 1, 0]]))
+    total, weight = weighted_nll(
+        np.array([[0.0, -1.0, -2.0], [0.0, -4.0, -8.0]]), np.array([[0, 1, 0.5], [0, 1, 0]])
+    )
     assert (float(total), float(weight)) == (1 + 1 + 4, 2.5)
 
 
@@ -86,7 +98,9 @@ def test_weight_zero_hides_any_value_forwards_and_backwards(hidden):
     (total, weight), pull = jax.vjp(weighted_nll, logprobs, loss_weights)
     assert (float(total), float(weight)) == (7.0, 3.0)
     to_logprobs, to_weights = pull((jnp.float32(1), jnp.float32(0)))
-    assert np.array_equal(to_logprobs, [[0.0, -1.0, 0.0, -2.0]]) and np.array_equal(to_weights, [[0.0, 1.0, 0.0, 3.0]])
+    assert np.array_equal(to_logprobs, [[0.0, -1.0, 0.0, -2.0]]) and np.array_equal(
+        to_weights, [[0.0, 1.0, 0.0, 3.0]]
+    )
 
 
 def test_a_weighed_nan_is_not_hidden():
@@ -123,7 +137,9 @@ def test_interventional_gradient_is_exactly_zero_on_the_agents_tokens_and_the_lo
     embedding, other = jnp.asarray(LOGITS[0, :1] + np.eye(7)[:, :7]), TOKENS.copy()
     other[gamma == 1] = (other[gamma == 1] + 1) % 7
     assert loss(embedding, TOKENS) != loss(embedding, other)
-    gradient = jax.grad(lambda logits: weighted_nll(token_logprobs(logits, TOKENS), loss_weights)[0])(jnp.asarray(LOGITS))
+    gradient = jax.grad(lambda logits: weighted_nll(token_logprobs(logits, TOKENS), loss_weights)[0])(
+        jnp.asarray(LOGITS)
+    )
     predicts_agent = np.roll(gamma, -1, axis=1) == 1
     assert np.array_equal(np.asarray(gradient)[predicts_agent], np.zeros((4, 7)))
     assert (np.abs(gradient)[:, 3] > 0).any()
@@ -145,7 +161,9 @@ def test_per_dialogue_is_the_mean_of_the_dialogues_means():
 
 def test_a_dialogue_without_targets_changes_nothing():
     logprobs, is_target = -np.arange(8.0).reshape(2, 4), np.array([[0, 1, 1, 0], [0, 0, 1, 1]], bool)
-    empty = weighted_nll(np.vstack([logprobs, logprobs[:1]]), per_dialogue(np.vstack([is_target, np.zeros((1, 4), bool)])))
+    empty = weighted_nll(
+        np.vstack([logprobs, logprobs[:1]]), per_dialogue(np.vstack([is_target, np.zeros((1, 4), bool)]))
+    )
     assert empty == weighted_nll(logprobs, per_dialogue(is_target))
 
 
@@ -154,7 +172,9 @@ def test_per_dialogue_rows(convert):
     rows = convert(np.array([[0, 1, 3], [0, 0, 0]], np.float32))
     expected = np.array([[0, 0.25, 0.75], [0, 0, 0]])
     assert np.array_equal(per_dialogue(rows), expected)
-    assert np.array_equal(per_dialogue(rows[0]), expected[0]) and np.array_equal(per_dialogue(rows[1]), expected[1])
+    assert np.array_equal(per_dialogue(rows[0]), expected[0]) and np.array_equal(
+        per_dialogue(rows[1]), expected[1]
+    )
     assert type(per_dialogue(rows)) is type(rows) and per_dialogue(rows).dtype == np.float32
     assert np.array_equal(jax.jit(per_dialogue)(rows), expected)
 
@@ -182,6 +202,8 @@ def test_gamma_zero_everywhere_makes_the_streams_equal():
 def test_numpy_jax_and_jit_agree():
     loss_weights = RNG.random((2, 5)).astype(np.float32)
     eager = weighted_nll(token_logprobs(LOGITS, TOKENS), loss_weights)
-    compiled = jax.jit(lambda logits, tokens, loss_weights: weighted_nll(token_logprobs(logits, tokens), loss_weights))
+    compiled = jax.jit(
+        lambda logits, tokens, loss_weights: weighted_nll(token_logprobs(logits, tokens), loss_weights)
+    )
     jitted = compiled(*map(jnp.asarray, (LOGITS, TOKENS, loss_weights)))
     np.testing.assert_allclose(eager, jitted, rtol=1e-6)

@@ -60,7 +60,9 @@ def tiny() -> provenance_tokenizer.Tokenizer:
 
 @pytest.fixture(scope="module")
 def tiny3(tmp_path_factory: pytest.TempPathFactory) -> provenance_tokenizer.Tokenizer:
-    return provenance_tokenizer.load(_with_qwen3_tokens(default_model_folder(), tmp_path_factory.mktemp("qwen3")))
+    return provenance_tokenizer.load(
+        _with_qwen3_tokens(default_model_folder(), tmp_path_factory.mktemp("qwen3"))
+    )
 
 
 def _with_qwen3_tokens(source: Path, folder: Path) -> Path:
@@ -76,13 +78,17 @@ def _with_qwen3_tokens(source: Path, folder: Path) -> Path:
 
 
 def _texts(transcript) -> str:
-    return "".join(s.content.name if isinstance(s.content, Control) else s.content for s in transcript.segments)
+    return "".join(
+        s.content.name if isinstance(s.content, Control) else s.content for s in transcript.segments
+    )
 
 
 def test_grid_of_a_corrected_tool_call(tiny):
-    """Every token of system, question, the agent's call, the result and the teacher's correction, under both targets."""
+    """Every token of system, question, the agent's call, the result and the teacher's correction, under both
+    targets."""
     agent, teacher, user, tool, env, system = AGENT, TEACHER, USER, RESULT, ENV, SYSTEM
-    # The pieces of a segment, its author; then is_target, interventional weight, observational weight under TEACHER_ONLY and under WORLD.
+    # The pieces of a segment, its author; then is_target, interventional weight, observational weight under
+    # TEACHER_ONLY and under WORLD.
     grid = [
         ("<|im_start|>",                   env,     "000", "000"),
         ("s·y·st·e·m·\n",                  env,     "000", "000"),
@@ -124,23 +130,41 @@ def test_grid_of_a_corrected_tool_call(tiny):
         assert encoded.author.tolist() == list(authors)
         assert encoded.gamma.tolist() == [int(author is agent) for author in authors]
         assert encoded.solved.tolist() == [0 if author is agent else -1 for author in authors]
-        is_target, interventional, observational = ([int(digit) for digit in column] for column in zip(*wanted, strict=True))
+        is_target, interventional, observational = (
+            [int(digit) for digit in column] for column in zip(*wanted, strict=True)
+        )
         assert encoded.is_target.tolist() == [bool(digit) for digit in is_target]
         assert weights.interventional(encoded.gamma, encoded.is_target).tolist() == interventional
         assert weights.observational(encoded.gamma, encoded.is_target).tolist() == observational
 
 
 ANNOUNCED = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within "
-    '<tools></tools> XML tags:\n<tools>\n{"type": "function", "function": {"name": "ohm", "parameters": {"type": "object"}}}\n</tools>\n\n'
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with "
+    "function signatures within "
+    '<tools></tools> XML tags:\n<tools>\n{"type": "function", "function": {"name": "ohm", "parameters": '
+    '{"type": "object"}}}\n</tools>\n\n'
     "For each function call, return a json object with function name and arguments within "
 )
 
 
 def _announcement(before: list[Segment]) -> list[Segment]:
     """A system turn that ends with the announcement of TOOL."""
-    pieces = (ANNOUNCED, CALL, CALLED, " XML tags:\n", CALL, '\n{"name": <function-name>, "arguments": <args-json-object>}\n', CALLED, END)
-    return [Segment(BEGIN, ENV, False), *before, *(Segment(piece, SYSTEM, False) for piece in pieces), Segment("\n", ENV, False)]
+    pieces = (
+        ANNOUNCED,
+        CALL,
+        CALLED,
+        " XML tags:\n",
+        CALL,
+        '\n{"name": <function-name>, "arguments": <args-json-object>}\n',
+        CALLED,
+        END,
+    )
+    return [
+        Segment(BEGIN, ENV, False),
+        *before,
+        *(Segment(piece, SYSTEM, False) for piece in pieces),
+        Segment("\n", ENV, False),
+    ]
 
 
 def _opened(speaker: str, *more: str | Control) -> list[Segment]:
@@ -153,7 +177,8 @@ def test_qwen25_segment_by_segment():
     assert list(row.segments) == [
         *_announcement([Segment("system\n", ENV, False), Segment("Be brief.\n\n", SYSTEM, False)]),
         *_opened("user"), Segment("What?", USER, False), Segment(END, USER, False), Segment("\n", ENV, False),
-        *_opened("assistant"), Segment(CALL, AGENT, True, 0), Segment('\n{"name": "ohm", "arguments": {"V": 6}}\n', AGENT, True, 0),
+        *_opened("assistant"), Segment(CALL, AGENT, True, 0), Segment('\n{"name": "ohm", "arguments": '
+        '{"V": 6}}\n', AGENT, True, 0),
         Segment(CALLED, AGENT, True, 0), Segment(END, AGENT, True, 0), Segment("\n", ENV, False),
         *_opened("user", "<tool_response>\n"), Segment("2 A\n", RESULT, False), Segment("</tool_response>", ENV, False),
         Segment(END, ENV, False), Segment("\n", ENV, False),
@@ -162,8 +187,11 @@ def test_qwen25_segment_by_segment():
 
 
 def test_qwen3_segment_by_segment():
-    """Past turns have no thought, the last answer an empty one; a result's wrapper is two control tokens; no system text of its own."""
-    row = render.chat([_asks(), _calls(TEACHER, "So:"), _returns(), _says(TEACHER, "2 A.")], protocol=QWEN3, tools=(TOOL,))
+    """Past turns have no thought, the last answer an empty one; a result's wrapper is two control tokens; no
+    system text of its own."""
+    row = render.chat(
+        [_asks(), _calls(TEACHER, "So:"), _returns(), _says(TEACHER, "2 A.")], protocol=QWEN3, tools=(TOOL,)
+    )
     assert list(row.segments) == [
         *_announcement([Segment("system\n", ENV, False)]),
         *_opened("user"), Segment("What?", USER, False), Segment(END, USER, False), Segment("\n", ENV, False),
@@ -181,7 +209,8 @@ def test_qwen3_segment_by_segment():
     ("messages", "protocol", "tools", "open_turn", "text"),
     [
         ([_asks()], QWEN25, (), True,
-         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. "
+         "You are a helpful assistant.<|im_end|>\n"
          "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"),
         ([_asks()], QWEN3, (), True, "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
         ([_asks(), _says(TEACHER)], QWEN3, (), False,
@@ -202,7 +231,8 @@ def test_qwen3_segment_by_segment():
         ([_system("x"), _says(TEACHER)], QWEN3, (), False, "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"),
         ([_system("x"), _says(TEACHER, "", tool_calls=(ToolCall(name="f"), ToolCall(name="g", arguments='{"é":[1,2.0,null]}')))],
          QWEN25, (), False,
-         '<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
+         '<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": '
+         '{}}\n</tool_call>\n'
          '<tool_call>\n{"name": "g", "arguments": {"é": [1, 2.0, null]}}\n</tool_call><|im_end|>\n'),
         ([_system("x"), _returns("1"), _returns(""), _returns("3"), _asks()], QWEN25, (), False,
          "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n\n</tool_response>\n"
@@ -211,7 +241,8 @@ def test_qwen3_segment_by_segment():
          "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\nwrong<|im_end|>\n"),
         ([_system(""), _asks()], QWEN3, (TOOL,), False,
          f"<|im_start|>system\n\n\n{ANNOUNCED}<tool_call></tool_call> XML tags:\n<tool_call>\n"
-         '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n'),
+         '{"name": <function-name>, "arguments": '
+         '<args-json-object>}\n</tool_call><|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n'),
     ],
 )  # fmt: skip
 def test_the_text_of_a_row(tiny3, messages, protocol, tools, open_turn, text):
@@ -224,7 +255,11 @@ def test_the_text_of_a_row(tiny3, messages, protocol, tools, open_turn, text):
 
 
 def _learned(row) -> str:
-    return "".join(s.content.name if isinstance(s.content, Control) else str(s.content) for s in row.segments if s.is_target)
+    return "".join(
+        s.content.name if isinstance(s.content, Control) else str(s.content)
+        for s in row.segments
+        if s.is_target
+    )
 
 
 def test_targets_choose_authors_and_the_agent_is_always_one():
@@ -238,7 +273,9 @@ def test_targets_choose_authors_and_the_agent_is_always_one():
     }
     for author, text in by_author.items():
         learned = _learned(render.chat(messages, targets={author}))
-        assert learned == {USER: f"{text}a<|im_end|>", SYSTEM: f"{text}a<|im_end|>"}.get(author, f"a<|im_end|>{text}")
+        assert learned == {USER: f"{text}a<|im_end|>", SYSTEM: f"{text}a<|im_end|>"}.get(
+            author, f"a<|im_end|>{text}"
+        )
     assert _learned(render.chat(messages, targets={ENV})) == (
         "<|im_start|>user\n\n<|im_start|>assistant\na<|im_end|>\n"
         "<|im_start|>user\n<tool_response>\n</tool_response><|im_end|>\n<|im_start|>assistant\n\n"
@@ -252,19 +289,29 @@ def test_targets_choose_authors_and_the_agent_is_always_one():
 @pytest.mark.parametrize("author", Author)
 def test_context_only_has_no_targets(protocol, author):
     context = [
-        Message(role=role, content="x", author=author, context_only=True, tool_calls=(ToolCall(name="f"),) if role == "assistant" else ())
+        Message(
+            role=role,
+            content="x",
+            author=author,
+            context_only=True,
+            tool_calls=(ToolCall(name="f"),) if role == "assistant" else (),
+        )
         for role in ("system", "user", "assistant", "tool", "verifier", "assistant")
     ]
     assert _learned(render.chat(context, protocol=protocol, tools=(TOOL,), targets=frozenset(Author))) == ""
     # Neither do its neighbours lose theirs, nor a wrapper that two results share.
     between = [_system("x"), _returns("1"), _returns("2", context_only=True), _returns("3")]
     learned = _learned(render.chat(between, protocol=protocol, targets=WORLD))
-    assert learned == ("<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n3\n</tool_response><|im_end|>\n")
+    assert learned == (
+        "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n3\n</tool_response><|im_end|>\n"
+    )
 
 
 def test_a_turn_that_was_cut_has_an_end_that_nobody_learns():
     for author, tokens in ((AGENT, None), (AGENT, (65,)), (TEACHER, None), (TEACHER, (65,))):
-        row = render.chat([_asks(), _says(author, "A", tokens=tokens, truncated=True, solved=0)], targets=WORLD)
+        row = render.chat(
+            [_asks(), _says(author, "A", tokens=tokens, truncated=True, solved=0)], targets=WORLD
+        )
         said, end, newline = row.segments[-3:]
         assert said == Segment(tokens or "A", author, True, 0)
         assert end == Segment(END, ENV, False, 0)
@@ -273,17 +320,23 @@ def test_a_turn_that_was_cut_has_an_end_that_nobody_learns():
 
 def test_sampled_ids_are_used_as_they_are(tiny):
     stop = tiny.control("<|im_end|>")
-    # Merged otherwise than the text would be, with a call whose arguments are no JSON: what was sampled was sampled.
+    # Merged otherwise than the text would be, with a call whose arguments are no JSON: what was sampled was
+    # sampled.
     tokens = (*tiny.encode("a"), *tiny.encode("ss"), tiny.control("<tool_call>"), *tiny.encode("{"), stop)
     message = _calls(AGENT, "ass{", tokens=tokens)
     row = render.chat([_asks(), message], tools=(TOOL,))
-    assert row.segments[-3:] == (Segment("assistant\n", ENV, False), Segment(tokens, AGENT), Segment("\n", ENV, False))
+    assert row.segments[-3:] == (
+        Segment("assistant\n", ENV, False),
+        Segment(tokens, AGENT),
+        Segment("\n", ENV, False),
+    )
     assert tuple(encode(row, tiny).tokens[-len(tokens) - 1 : -1]) == tokens
     assert encode(row, tiny).gamma[-len(tokens) - 1 :].tolist() == [1] * len(tokens) + [0]
 
 
 def test_who_wrote_a_turn_changes_provenance_alone(tiny):
-    """An assistant's turn by a teacher is evidence, by the agent an action, the line end between its calls too; the ids are the same."""
+    """An assistant's turn by a teacher is evidence, by the agent an action, the line end between its calls
+    too; the ids are the same."""
     twice = (ToolCall(name="ohm"), ToolCall(name="volt"))
     turns = (_says(author, "So:", tool_calls=twice) for author in (AGENT, TEACHER))
     mine, theirs = (encode(render.chat([_asks(), turn, _returns()]), tiny) for turn in turns)
@@ -299,11 +352,14 @@ def test_who_wrote_a_turn_changes_provenance_alone(tiny):
 
 # The tokenizer's own template, and where a boundary wins over it
 
-NAMES = re.compile("|".join(map(re.escape, [*provenance_tokenizer.load(default_model_folder()).controls, *QWEN3_ADDED])))
+NAMES = re.compile(
+    "|".join(map(re.escape, [*provenance_tokenizer.load(default_model_folder()).controls, *QWEN3_ADDED]))
+)
 
 
 def _ordinary(text: str) -> bool:
-    """Whether the template's ids are ours to reach: no control token's name, which it would obey, and no line break at the start."""
+    """Whether the template's ids are ours to reach: no control token's name, which it would obey, and no line
+    break at the start."""
     return not NAMES.search(text) and (text == "" or not re.match(r"\s*[\r\n]", text + "\n"))
 
 
@@ -318,7 +374,11 @@ values = st.recursive(
     max_leaves=4,
 )
 objects = st.dictionaries(contents, values, max_size=2)
-calls = st.builds(ToolCall, name=contents, arguments=st.tuples(objects, st.booleans()).map(lambda o: json.dumps(o[0], ensure_ascii=o[1])))
+calls = st.builds(
+    ToolCall,
+    name=contents,
+    arguments=st.tuples(objects, st.booleans()).map(lambda o: json.dumps(o[0], ensure_ascii=o[1])),
+)
 turns = st.one_of(
     contents.map(_asks),
     st.builds(functools.partial(_says, TEACHER), contents, tool_calls=st.lists(calls, max_size=2).map(tuple)),
@@ -326,7 +386,9 @@ turns = st.one_of(
     contents.map(_system),
 )
 conversations = st.builds(
-    lambda first, rest: [*first, *rest], st.lists(contents.map(_system), max_size=1), st.lists(turns, min_size=1, max_size=5)
+    lambda first, rest: [*first, *rest],
+    st.lists(contents.map(_system), max_size=1),
+    st.lists(turns, min_size=1, max_size=5),
 )
 toolboxes = st.lists(objects, max_size=2)
 
@@ -345,7 +407,12 @@ def _as_dict(call: ToolCall) -> dict[str, Any]:
 
 def _assert_equal_to_template(reference, ours, messages, tools, open_turn, protocol) -> None:
     wanted = reference.apply_chat_template(
-        _as_dicts(messages), tools=tools or None, add_generation_prompt=open_turn, tokenize=True, return_dict=False, enable_thinking=False
+        _as_dicts(messages),
+        tools=tools or None,
+        add_generation_prompt=open_turn,
+        tokenize=True,
+        return_dict=False,
+        enable_thinking=False,
     )
     row = render.chat(messages, protocol=protocol, tools=tools, open_turn=open_turn)
     assert encode(row, ours).tokens.tolist() == list(wanted)
@@ -353,11 +420,14 @@ def _assert_equal_to_template(reference, ours, messages, tools, open_turn, proto
 
 def _reference(folder: Path, template: str):
     transformers = pytest.importorskip("transformers")
-    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), chat_template=template)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), chat_template=template
+    )
 
 
 def _published(name: str) -> str:
-    """A template as published, out of the package that keeps copies of them; it is a neighbour here and not required."""
+    """A template as published, out of the package that keeps copies of them; it is a neighbour here and not
+    required."""
     spec = importlib.util.find_spec("trl")
     file = Path(spec.origin).parent / "chat_templates" / name if spec and spec.origin else None
     if file is None or not file.is_file():
@@ -370,12 +440,20 @@ def by_template(tmp_path_factory: pytest.TempPathFactory):
     """Protocol -> the published template on the embedded base's vocabulary, and ours on the same."""
     folder = _with_qwen3_tokens(default_model_folder(), tmp_path_factory.mktemp("template"))
     return {
-        QWEN25.name: (_reference(default_model_folder(), _published("qwen2_5.jinja")), provenance_tokenizer.load(default_model_folder())),
+        QWEN25.name: (
+            _reference(default_model_folder(), _published("qwen2_5.jinja")),
+            provenance_tokenizer.load(default_model_folder()),
+        ),
         QWEN3.name: (_reference(folder, _published("qwen3.jinja")), provenance_tokenizer.load(folder)),
     }
 
 
-@given(messages=conversations, tools=toolboxes, open_turn=st.booleans(), protocol=st.sampled_from(list(PROTOCOLS.values())))
+@given(
+    messages=conversations,
+    tools=toolboxes,
+    open_turn=st.booleans(),
+    protocol=st.sampled_from(list(PROTOCOLS.values())),
+)
 def test_ids_are_the_templates(by_template, messages, tools, open_turn, protocol):
     # Where a prompt follows an answer, Qwen3's template leaves the thought on both; see the test of prompts.
     assume(not (protocol is QWEN3 and open_turn and messages[-1].role == "assistant"))
@@ -411,18 +489,27 @@ def test_ids_are_qwen3s_templates_with_qwen(qwen3_pair, messages, tools, open_tu
 
 @given(text=st.text("\n\r \t4?", max_size=4), role=st.sampled_from(("user", "assistant", "tool")))
 def test_a_leading_line_break_stays_its_authors(tiny, text, role):
-    """The boundary wins: the header ends with its own newline, and what follows is encoded as if it stood alone."""
+    """The boundary wins: the header ends with its own newline, and what follows is encoded as if it stood
+    alone."""
     # Question marks before it, since this vocabulary merges line breaks there alone.
-    protocol = dataclasses.replace(QWEN25, speakers={**QWEN25.speakers, role: "user?"}, result_open=("result?\n",))
+    protocol = dataclasses.replace(
+        QWEN25, speakers={**QWEN25.speakers, role: "user?"}, result_open=("result?\n",)
+    )
     assert len(tiny.encode("?\n\n")) == 1
     text = "\n" + text
     row = render.chat([_system("x"), Message(role=role, content=text, author=TEACHER)], protocol=protocol)
     assert Segment("user?\n", ENV, False) in row.segments
     encoded = encode(row, tiny)
     mine = encoded.tokens[encoded.author == TEACHER].tolist()
-    assert mine == tiny.encode(text + "\n") if role == "tool" else mine == [*tiny.encode(text), tiny.control("<|im_end|>")]
+    assert (
+        mine == tiny.encode(text + "\n")
+        if role == "tool"
+        else mine == [*tiny.encode(text), tiny.control("<|im_end|>")]
+    )
     assert encoded.tokens.tolist() != [
-        i for part in _merged(row) for i in (tiny.encode(part) if isinstance(part, str) else [tiny.control(part.name)])
+        i
+        for part in _merged(row)
+        for i in (tiny.encode(part) if isinstance(part, str) else [tiny.control(part.name)])
     ]
 
 
@@ -452,7 +539,12 @@ def test_a_leading_line_break_differs_from_the_template_with_qwen(qwen, qwen_ref
 # Prompts
 
 
-@given(messages=conversations, tools=toolboxes, author=st.sampled_from((AGENT, TEACHER)), targets=st.sampled_from((TEACHER_ONLY, WORLD)))
+@given(
+    messages=conversations,
+    tools=toolboxes,
+    author=st.sampled_from((AGENT, TEACHER)),
+    targets=st.sampled_from((TEACHER_ONLY, WORLD)),
+)
 def test_prompts_are_prefixes_of_rows(tiny, messages, tools, author, targets):
     messages = [*messages, _says(author, "4"), _asks("?"), _says(author, "\n5")]
     row = encode(render.chat(messages, tools=tools, targets=targets), tiny)
@@ -463,7 +555,8 @@ def test_prompts_are_prefixes_of_rows(tiny, messages, tools, author, targets):
 
 @given(messages=conversations, tools=toolboxes)
 def test_qwen3s_prompt_is_a_prefix_of_the_row_that_it_ends(tiny3, messages, tools):
-    """An attempt before the open turn is past, as it is in the row: there the template would leave it a thought."""
+    """An attempt before the open turn is past, as it is in the row: there the template would leave it a
+    thought."""
     for before in (messages, [*messages, _asks(), _says(AGENT)]):
         rows = [*before, _says(TEACHER)]
         if any(message.role == "user" for message in before):
@@ -472,7 +565,9 @@ def test_qwen3s_prompt_is_a_prefix_of_the_row_that_it_ends(tiny3, messages, tool
 
 
 def _assert_prompt(before, row, tokenizer, *, tools, targets, protocol) -> None:
-    prompt = encode(render.chat(before, tools=tools, targets=targets, protocol=protocol, open_turn=True), tokenizer)
+    prompt = encode(
+        render.chat(before, tools=tools, targets=targets, protocol=protocol, open_turn=True), tokenizer
+    )
     for part, whole in zip(prompt, row, strict=True):
         np.testing.assert_array_equal(part, whole[: len(part)])
     assert tokenizer.decode(prompt.tokens).endswith(
@@ -489,9 +584,11 @@ def _assert_prompt(before, row, tokenizer, *, tools, targets, protocol) -> None:
     ("messages", "complaint"),
     [
         ([], "at least one message"),
-        ([_system("x"), Message(role="function", content="", author=RESULT)], "message 2: the protocol chatml has no role 'function'"),
+        ([_system("x"), Message(role="function", content="", author=RESULT)], "message 2: the protocol "
+        "chatml has no role 'function'"),
         ([_returns(tokens=(65,))], "message 1: sampled ids are a whole turn"),
-        ([Message(role="system", content="", author=SYSTEM, tokens=(65,))], "message 1: sampled ids are a whole turn"),
+        ([Message(role="system", content="", author=SYSTEM, tokens=(65,))], "message 1: sampled ids are a "
+        "whole turn"),
         *(
             ([_asks(), _says(AGENT, tool_calls=(ToolCall(name="f", arguments=arguments),))], "message 2: the arguments of the call of 'f'")
             for arguments in (
@@ -526,6 +623,11 @@ def test_a_protocol_is_a_frozen_record():
         QWEN25.speakers["user"] = "assistant"
     with pytest.raises(TypeError):
         PROTOCOLS["mine"] = QWEN25
-    for change in ({"newline": ""}, {"tools_open": "<tools>"}, {"result_open": (CALL,)}, {"unthinking": ("hm",)}):
+    for change in (
+        {"newline": ""},
+        {"tools_open": "<tools>"},
+        {"result_open": (CALL,)},
+        {"unthinking": ("hm",)},
+    ):
         with pytest.raises(BadInput, match="ends in no newline"):
             dataclasses.replace(QWEN25, **change)

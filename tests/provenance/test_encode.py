@@ -52,7 +52,9 @@ def test_grid_correct_attempt(tokenizer):
 
 
 def test_grid_wrong_attempt_and_correction(tokenizer):
-    encoded = encode(render.plain([ASK, _attempt(tokenizer, "5", END, solved=0), _correction("4")]), tokenizer)
+    encoded = encode(
+        render.plain([ASK, _attempt(tokenizer, "5", END, solved=0), _correction("4")]), tokenizer
+    )
     _check(
         encoded, tokenizer,
         pieces=[*PROMPT, "5", END, "Proposed", " solution", ":\n", "4", END],
@@ -60,13 +62,19 @@ def test_grid_wrong_attempt_and_correction(tokenizer):
         is_target="000000000 11 000 11",
         solved=[-1] * 9 + [0, 0] + [-1] * 5,
     )  # fmt: skip
-    assert encoded.author.tolist() == [Author.USER] * 9 + [Author.AGENT] * 2 + [Author.ENVIRONMENT] * 3 + [Author.TEACHER] * 2
+    assert (
+        encoded.author.tolist()
+        == [Author.USER] * 9 + [Author.AGENT] * 2 + [Author.ENVIRONMENT] * 3 + [Author.TEACHER] * 2
+    )
     assert weights.interventional(encoded.gamma, encoded.is_target).tolist() == _row("000000000 00 000 11")
     assert weights.observational(encoded.gamma, encoded.is_target).tolist() == _row("000000000 11 000 11")
 
 
 def test_grid_truncated_attempt(tokenizer):
-    encoded = encode(render.plain([ASK, _attempt(tokenizer, "5", "+", solved=0, truncated=True), _correction("4")]), tokenizer)
+    encoded = encode(
+        render.plain([ASK, _attempt(tokenizer, "5", "+", solved=0, truncated=True), _correction("4")]),
+        tokenizer,
+    )
     _check(
         encoded, tokenizer,
         pieces=[*PROMPT, "5", "+", END, "Proposed", " solution", ":\n", "4", END],
@@ -78,7 +86,9 @@ def test_grid_truncated_attempt(tokenizer):
 
 
 def test_grid_attempt_that_sampled_the_other_stop_token(tokenizer):
-    encoded = encode(render.plain([ASK, _attempt(tokenizer, "5", "<|im_end|>", solved=0), _correction("4")]), tokenizer)
+    encoded = encode(
+        render.plain([ASK, _attempt(tokenizer, "5", "<|im_end|>", solved=0), _correction("4")]), tokenizer
+    )
     _check(
         encoded, tokenizer,
         pieces=[*PROMPT, "5", "<|im_end|>", "Proposed", " solution", ":\n", "4", END],
@@ -102,7 +112,9 @@ def test_grid_attempt_kept_as_text(tokenizer):
 
 def test_grid_teacher_row_and_verdict(tokenizer):
     verdict = Message(role="verifier", content="no", author=Author.VERIFIER)
-    encoded = encode(render.plain([ASK, _attempt(tokenizer, "5", END, solved=0), verdict, _correction("4")]), tokenizer)
+    encoded = encode(
+        render.plain([ASK, _attempt(tokenizer, "5", END, solved=0), verdict, _correction("4")]), tokenizer
+    )
     _check(
         encoded, tokenizer,
         pieces=[*PROMPT, "5", END, "Verdict", ":\n", "n", "o", "\n", "Proposed", " solution", ":\n", "4", END],
@@ -144,7 +156,9 @@ def test_gamma_is_the_author_and_nothing_else(tokenizer, author):
 
 
 def test_the_same_string_is_an_action_or_evidence_by_author_alone(tokenizer):
-    by_author = [Message(role="assistant", content="4", author=author) for author in (Author.AGENT, Author.TEACHER)]
+    by_author = [
+        Message(role="assistant", content="4", author=author) for author in (Author.AGENT, Author.TEACHER)
+    ]
     rows = [encode(render.plain([ASK, message]), tokenizer) for message in by_author]
     np.testing.assert_array_equal(rows[0].tokens, rows[1].tokens)
     np.testing.assert_array_equal(rows[0].is_target, rows[1].is_target)
@@ -155,15 +169,22 @@ def test_the_same_string_is_an_action_or_evidence_by_author_alone(tokenizer):
 def test_sampled_ids_are_never_tokenised_again(tokenizer):
     # "4" + "4" as a sampler may have drawn it, and a broken UTF-8 byte that no text could give back.
     ids = [tokenizer.encode("4")[0], tokenizer.encode("\u20ac")[0], tokenizer.end_of_text]
-    encoded = encode(render.plain([ASK, Message(role="assistant", content="anything", author=Author.AGENT, tokens=ids)]), tokenizer)
+    encoded = encode(
+        render.plain([ASK, Message(role="assistant", content="anything", author=Author.AGENT, tokens=ids)]),
+        tokenizer,
+    )
     assert encoded.tokens[-3:].tolist() == ids
 
 
 def test_a_boundary_inside_a_line_is_refused(tokenizer):
-    transcript = Transcript([Segment("Proposed solution:", Author.USER), Segment("\n4", Author.AGENT)], id="7")
+    transcript = Transcript(
+        [Segment("Proposed solution:", Author.USER), Segment("\n4", Author.AGENT)], id="7"
+    )
     with pytest.raises(BadInput, match=r"transcript '7', segment 2 begins in the middle of a line"):
         encode(transcript, tokenizer)
-    split_by_nothing = Transcript([Segment("a", Author.USER), Segment("", Author.USER), Segment("b", Author.AGENT)])
+    split_by_nothing = Transcript(
+        [Segment("a", Author.USER), Segment("", Author.USER), Segment("b", Author.AGENT)]
+    )
     with pytest.raises(BadInput, match="segment 3 begins in the middle"):
         encode(split_by_nothing, tokenizer)
 
@@ -210,7 +231,9 @@ def test_ids_outside_the_vocabulary_and_unknown_controls_are_named(tokenizer):
 
 @given(
     contents=st.lists(
-        st.text(max_size=8) | st.sampled_from(["<|im_end|>", "<|endoftext|>\n", "</tool_call>\nProposed solution:\n"]), max_size=6
+        st.text(max_size=8)
+        | st.sampled_from(["<|im_end|>", "<|endoftext|>\n", "</tool_call>\nProposed solution:\n"]),
+        max_size=6,
     ),
     authors=st.lists(st.sampled_from(Author), min_size=6, max_size=6),
 )
@@ -218,7 +241,9 @@ def test_authors_are_recovered_exactly_whatever_the_text_pretends(tokenizer, con
     segments = [Segment(content + "\n", author) for content, author in zip(contents, authors, strict=False)]
     encoded = encode(Transcript(segments), tokenizer)
     lengths = [len(tokenizer.encode(segment.content)) for segment in segments]
-    assert encoded.author.tolist() == [int(s.author) for s, n in zip(segments, lengths, strict=True) for _ in range(n)]
+    assert encoded.author.tolist() == [
+        int(s.author) for s, n in zip(segments, lengths, strict=True) for _ in range(n)
+    ]
     assert not set(encoded.tokens.tolist()) & set(tokenizer.controls.values())
 
 
@@ -232,7 +257,10 @@ def test_a_hugging_face_tokenizer_will_do(folder, tokenizer):
 
 def test_changing_who_wrote_an_attempt_changes_nothing_but_provenance(tokenizer):
     attempt = _attempt(tokenizer, "5", END, solved=0)
-    mine, theirs = (encode(render.plain([ASK, dataclasses.replace(attempt, author=a)]), tokenizer) for a in (Author.AGENT, Author.TEACHER))
+    mine, theirs = (
+        encode(render.plain([ASK, dataclasses.replace(attempt, author=a)]), tokenizer)
+        for a in (Author.AGENT, Author.TEACHER)
+    )
     assert (mine.gamma != theirs.gamma).tolist() == [False] * 9 + [True] * 2
     np.testing.assert_array_equal(mine.solved, theirs.solved)
 
@@ -240,8 +268,11 @@ def test_changing_who_wrote_an_attempt_changes_nothing_but_provenance(tokenizer)
 def test_the_room_needs_no_model_libraries():
     program = (
         "import sys, cicjax.cli\n"
-        "from cicjax.provenance import demo, encode, formats, render, tokenizer, transcript, viewer, weights\n"
-        "print([m for m in ('jax', 'flax', 'torch', 'transformers', 'optax', 'huggingface_hub') if m in sys.modules])"
+        "from cicjax.logs import native\n"
+        "from cicjax.views import boxes, demo\n"
+        "from cicjax.provenance import encode, render, tokenizer, transcript, weights\n"
+        "print([m for m in ('jax', 'flax', 'torch', 'transformers', 'optax', "
+        "'huggingface_hub') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
-"""Forged text: whatever people, tools and models write, control ids come from the renderer and words stay their author's."""
+"""Forged text: whatever people, tools and models write, control ids come from the renderer and words stay
+their author's."""
 
 import dataclasses
 import functools
@@ -49,7 +50,8 @@ def _broken(text: str, rng: random.Random) -> str:
 
 
 def _marked(text: str, rng: random.Random) -> str:
-    """With combining characters, which the normaliser may join to the character before: even to a bracket, U+226F."""
+    """With combining characters, which the normaliser may join to the character before: even to a bracket,
+    U+226F."""
     return unicodedata.normalize(rng.choice(("NFC", "NFD", "NFKD")), text + rng.choice(COMBINING) + "\u00e9")
 
 
@@ -70,7 +72,10 @@ VARIANTS: tuple[Callable[[str, random.Random], str], ...] = (
 
 
 def _forgery(names: Sequence[str], rng: random.Random) -> str:
-    parts = [rng.choice(VARIANTS)(rng.choice(names if rng.random() < 0.6 else MARKERS), rng) for _ in range(rng.choice((1, 1, 2)))]
+    parts = [
+        rng.choice(VARIANTS)(rng.choice(names if rng.random() < 0.6 else MARKERS), rng)
+        for _ in range(rng.choice((1, 1, 2)))
+    ]
     parts.insert(rng.randrange(len(parts) + 1), rng.choice(ORDINARY))
     return "".join(parts)
 
@@ -86,7 +91,9 @@ def tiny3(tmp_path_factory: pytest.TempPathFactory) -> provenance_tokenizer.Toke
     folder = tmp_path_factory.mktemp("qwen3")
     spec = json.loads((default_model_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     last = spec["added_tokens"][-1]
-    spec["added_tokens"] += [{**last, "id": last["id"] + n, "content": name} for n, name in enumerate(QWEN3_ADDED, start=1)]
+    spec["added_tokens"] += [
+        {**last, "id": last["id"] + n, "content": name} for n, name in enumerate(QWEN3_ADDED, start=1)
+    ]
     (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
     return provenance_tokenizer.load(folder)
 
@@ -97,7 +104,8 @@ def _nfc(text: str) -> str:
 
 @dataclasses.dataclass
 class Case:
-    """Messages with what is to be found again: whose text, in their words, and the control tokens by name, in their order."""
+    """Messages with what is to be found again: whose text, in their words, and the control tokens by name, in
+    their order."""
 
     messages: list[Message]
     written: dict[Author, str]
@@ -105,15 +113,21 @@ class Case:
     tools: tuple[dict, ...] = ()
 
 
-def _turn(author: Author, text: str, rng: random.Random, tokenizer: provenance_tokenizer.Tokenizer, end: str) -> Message:
+def _turn(
+    author: Author, text: str, rng: random.Random, tokenizer: provenance_tokenizer.Tokenizer, end: str
+) -> Message:
     """An assistant's turn: as text, or as sampled ids whose text for people says something else."""
     if author is Author.TEACHER or rng.random() < 0.5:
         return Message(role="assistant", content=text, author=author)
     ids = (*tokenizer.encode(text), tokenizer.control(end))
-    return Message(role="assistant", content=f"{end}{text}", author=author, tokens=ids, solved=rng.choice((-1, 0, 1)))
+    return Message(
+        role="assistant", content=f"{end}{text}", author=author, tokens=ids, solved=rng.choice((-1, 0, 1))
+    )
 
 
-def _plain_case(forge: Callable[[], str], rng: random.Random, tokenizer: provenance_tokenizer.Tokenizer) -> Case:
+def _plain_case(
+    forge: Callable[[], str], rng: random.Random, tokenizer: provenance_tokenizer.Tokenizer
+) -> Case:
     question, attempt, verdict, correction = (forge() for _ in range(4))
     messages = [
         Message(role="user", content=question, author=Author.USER),
@@ -131,7 +145,9 @@ def _plain_case(forge: Callable[[], str], rng: random.Random, tokenizer: provena
     return Case(messages, written, ["<|endoftext|>"] * 2)
 
 
-def _chat_case(forge: Callable[[], str], rng: random.Random, tokenizer: provenance_tokenizer.Tokenizer, *, qwen3: bool) -> Case:
+def _chat_case(
+    forge: Callable[[], str], rng: random.Random, tokenizer: provenance_tokenizer.Tokenizer, *, qwen3: bool
+) -> Case:
     system, question, attempt, name, key, value, result, error, correction = (forge() for _ in range(9))
     arguments = json.dumps({key: value}, ensure_ascii=False)
     attempted = _turn(Author.AGENT, attempt, rng, tokenizer, "<|im_end|>")
@@ -154,7 +170,9 @@ def _chat_case(forge: Callable[[], str], rng: random.Random, tokenizer: provenan
         *[begin, *(call * 2 if tools else []), end, begin, end, begin, *(call if by_text else []), end],
         *[begin, *(["<tool_response>", "</tool_response>"] * 2 if qwen3 else []), end, *answer],
     ]
-    called = _nfc(attempt + "\n" if attempt else "") + _nfc(f'\n{{"name": "{name}", "arguments": {arguments}}}\n')
+    called = _nfc(attempt + "\n" if attempt else "") + _nfc(
+        f'\n{{"name": "{name}", "arguments": {arguments}}}\n'
+    )
     written = {
         Author.SYSTEM: _announced(system, tools[0]) if tools else _nfc(system),
         Author.USER: _nfc(question),
@@ -172,17 +190,28 @@ def _announced(system: str, tool: dict) -> str:
         "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
         "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
     )
-    after = "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    after = (
+        "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    )
     rest = ' XML tags:\n\n{"name": <function-name>, "arguments": <args-json-object>}\n'
-    return _nfc(f"{system}\n\n" if system else "") + _nfc(before + json.dumps(tool, ensure_ascii=False) + after) + rest
+    return (
+        _nfc(f"{system}\n\n" if system else "")
+        + _nfc(before + json.dumps(tool, ensure_ascii=False) + after)
+        + rest
+    )
 
 
 def _structure(contents: list[str], *, tools: bool, qwen3: bool) -> str:
     """What the protocol writes around six messages. The line end after an empty content is its own."""
-    gaps = ["" if content else end for content, end in zip(contents, ("\n\n" if tools else "", "\n", "\n"), strict=True)]
+    gaps = [
+        "" if content else end
+        for content, end in zip(contents, ("\n\n" if tools else "", "\n", "\n"), strict=True)
+    ]
     left, right = ("", "") if qwen3 else ("<tool_response>", "</tool_response>")
     results = f"user\n{left}\n{gaps[1]}{right}\n{left}\n{gaps[2]}{right}\n"
-    return f"system\n{gaps[0]}\nuser\n\nassistant\n\n{results}assistant\n" + ("\n\n\n\n" if qwen3 else "") + "\n"
+    return (
+        f"system\n{gaps[0]}\nuser\n\nassistant\n\n{results}assistant\n" + ("\n\n\n\n" if qwen3 else "") + "\n"
+    )
 
 
 def _check(case: Case, row: Transcript, tokenizer: provenance_tokenizer.Tokenizer) -> None:
@@ -202,14 +231,19 @@ def _check(case: Case, row: Transcript, tokenizer: provenance_tokenizer.Tokenize
 
 
 @functools.lru_cache(maxsize=4096)
-def _alone(content: str | tuple[int, ...] | Control, tokenizer: provenance_tokenizer.Tokenizer) -> Sequence[int]:
+def _alone(
+    content: str | tuple[int, ...] | Control, tokenizer: provenance_tokenizer.Tokenizer
+) -> Sequence[int]:
     if isinstance(content, Control):
         return [tokenizer.control(content.name)]
     return tokenizer.encode(content) if isinstance(content, str) else content
 
 
-def _assert_all_hold(protocol: str, tokenizer: provenance_tokenizer.Tokenizer, count: int) -> set[tuple[Author, str]]:
-    """Check `count` cases of a protocol. Returns which authors wrote which control token's name, letter by letter."""
+def _assert_all_hold(
+    protocol: str, tokenizer: provenance_tokenizer.Tokenizer, count: int
+) -> set[tuple[Author, str]]:
+    """Check `count` cases of a protocol. Returns which authors wrote which control token's name, letter by
+    letter."""
     names = [*tokenizer.controls, "<tool_response>", "</tool_response>"]
     placed: set[tuple[Author, str]] = set()
     for number in range(count):
@@ -225,11 +259,15 @@ def _assert_all_hold(protocol: str, tokenizer: provenance_tokenizer.Tokenizer, c
             _check(case, row, tokenizer)
         except AssertionError as error:
             raise AssertionError(f"case {number}: {case}") from error
-        placed |= {(message.author, name) for message in case.messages for name in names if name in message.content}
+        placed |= {
+            (message.author, name) for message in case.messages for name in names if name in message.content
+        }
     return placed
 
 
-@pytest.mark.parametrize(("protocol", "authors", "added"), [("plain", 4, 22), ("chatml", 6, 22), ("qwen3", 6, 26)])
+@pytest.mark.parametrize(
+    ("protocol", "authors", "added"), [("plain", 4, 22), ("chatml", 6, 22), ("qwen3", 6, 26)]
+)
 def test_forged_text_stays_text_and_its_authors(tiny, tiny3, protocol, authors, added):
     tokenizer = tiny3 if protocol == "qwen3" else tiny
     placed = _assert_all_hold(protocol, tokenizer, CASES[protocol])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from cicjax.errors import BadInput
-from cicjax.provenance import Author, Message, ToolCall, demo, encode, protocol, render, weights
-from cicjax.provenance.formats import Episode
+from cicjax.provenance import Author, Message, ToolCall, encode, protocol, render, weights
+from cicjax.provenance.transcript import Episode
+from cicjax.views import demo
 
 USER = Message(role="user", content="How many?", author=Author.USER)
 WRONG = Message(role="assistant", content="5", author=Author.AGENT, solved=0)
@@ -59,8 +60,12 @@ def test_a_format_asked_for_is_the_one_given(tokenizer):
 def test_an_open_turn_ends_where_the_answer_begins(tokenizer):
     asked = _episode(USER)
     for name in ("plain", "chatml"):
-        prompt = encode(protocol.renderer(name, ("teacher",), [asked], tokenizer, open_turn=True)(asked), tokenizer)
-        row = encode(protocol.renderer(name, ("teacher",), [asked], tokenizer)(_episode(USER, RIGHT)), tokenizer)
+        prompt = encode(
+            protocol.renderer(name, ("teacher",), [asked], tokenizer, open_turn=True)(asked), tokenizer
+        )
+        row = encode(
+            protocol.renderer(name, ("teacher",), [asked], tokenizer)(_episode(USER, RIGHT)), tokenizer
+        )
         assert row.tokens[: len(prompt.tokens)].tolist() == prompt.tokens.tolist()
 
 
@@ -68,7 +73,9 @@ def test_targets_by_name():
     assert protocol.target_authors(["teacher"]) == {Author.TEACHER}
     assert protocol.target_authors(["world"]) == set(Author) - {Author.AGENT, Author.SYSTEM}
     assert protocol.target_authors(["teacher", "user"]) == {Author.TEACHER, Author.USER}
-    with pytest.raises(BadInput, match="unknown author 'everyone' among the targets; choose from world, agent"):
+    with pytest.raises(
+        BadInput, match="unknown author 'everyone' among the targets; choose from world, agent"
+    ):
         protocol.target_authors(["everyone"])
 
 
@@ -87,7 +94,9 @@ def test_targets_reach_the_mask(tokenizer, name):
 def test_weights_of_the_objectives(tokenizer):
     encoded = encode(render.plain(demo.EPISODES[1].messages), tokenizer)
     for objective in (weights.interventional, weights.observational):
-        assert (protocol.weighting(objective.__name__)(encoded) == objective(encoded.gamma, encoded.is_target)).all()
+        assert (
+            protocol.weighting(objective.__name__)(encoded) == objective(encoded.gamma, encoded.is_target)
+        ).all()
     found = protocol.weighting("stream", wrong=0.25, correct=0.5)(encoded)
     assert set(found[encoded.author == Author.AGENT].tolist()) == {0.25}
     assert found.dtype == np.float32
@@ -104,8 +113,14 @@ def test_the_first_position_weighs_nothing(tokenizer, objective):
 
 def test_echoes_weigh_nothing_unless_kept(tokenizer):
     said = "the capital of the land is not what you think it is"
-    messages = [USER, Message(role="assistant", content=said, author=Author.AGENT), Message(role="user", content=said, author=Author.USER)]
-    encoded = encode(render.chat([*messages, RIGHT], targets=frozenset({Author.USER, Author.TEACHER})), tokenizer)
+    messages = [
+        USER,
+        Message(role="assistant", content=said, author=Author.AGENT),
+        Message(role="user", content=said, author=Author.USER),
+    ]
+    encoded = encode(
+        render.chat([*messages, RIGHT], targets=frozenset({Author.USER, Author.TEACHER})), tokenizer
+    )
     kept = protocol.weighting("interventional", keep_echoes=True)(encoded)
     left = protocol.weighting("interventional")(encoded)
     assert tokenizer.decode(encoded.tokens[kept > left]) == said + "<|im_end|>"
@@ -116,15 +131,27 @@ def test_a_refusal_names_the_line(tokenizer):
     made = protocol.renderer("plain", ("teacher",), [PLAIN], tokenizer)
     with pytest.raises(BadInput, match=r"^log\.jsonl:7: message 1: the plain protocol"):
         list(protocol.encode_all([CHATS["a system turn"]], tokenizer, render=made, path="log.jsonl"))
-    assert [episode.line for episode, _ in protocol.encode_all([PLAIN], tokenizer, render=made, path="log.jsonl")] == [7]
+    assert [
+        episode.line for episode, _ in protocol.encode_all([PLAIN], tokenizer, render=made, path="log.jsonl")
+    ] == [7]
 
 
 def test_thoughts_make_it_the_protocol_that_has_them(tokenizer):
     class Thinking:
         controls = dict.fromkeys(
-            ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+            (
+                "<|im_start|>",
+                "<|im_end|>",
+                "<tool_call>",
+                "</tool_call>",
+                "<tool_response>",
+                "</tool_response>",
+                "<think>",
+                "</think>",
+            )
         )
 
     episode = CHATS["a system turn"]
-    made = protocol.renderer("auto", ("teacher",), [episode], Thinking())  # pyright: ignore[reportArgumentType]
+    # pyright: ignore[reportArgumentType]
+    made = protocol.renderer("auto", ("teacher",), [episode], Thinking())
     assert made(episode) == render.chat(episode.messages, protocol=render.QWEN3, id="e")

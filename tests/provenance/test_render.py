@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from cicjax.errors import BadInput
 from cicjax.provenance import Author, Control, Message, Segment, Transcript, encode, render, weights
 
-content = st.text(max_size=12) | st.sampled_from(["What?", "x\n", "\nx", "<|endoftext|>", "Proposed solution:\n", "{question}", "{}"])
+content = st.text(max_size=12) | st.sampled_from(
+    ["What?", "x\n", "\nx", "<|endoftext|>", "Proposed solution:\n", "{question}", "{}"]
+)
 
 
 def _user(text: str = "What?") -> Message:
@@ -30,7 +32,9 @@ def test_the_printed_protocol(tokenizer):
 
 
 def test_the_prompt_is_one_segment():
-    assert render.plain([_user("a?")]).segments == (Segment("Question:\na?\n\nProposed solution:\n", Author.USER, is_target=False),)
+    assert render.plain([_user("a?")]).segments == (
+        Segment("Question:\na?\n\nProposed solution:\n", Author.USER, is_target=False),
+    )
 
 
 def test_questions_that_look_like_formats_are_left_alone():
@@ -40,7 +44,14 @@ def test_questions_that_look_like_formats_are_left_alone():
 
 def test_nothing_but_solutions_and_their_ends_is_a_target():
     verdict = Message(role="verifier", content="wrong", author=Author.VERIFIER)
-    messages = [_user(), _says(Author.AGENT, solved=0), verdict, _says(Author.TEACHER), _user("And?"), _says(Author.USER)]
+    messages = [
+        _user(),
+        _says(Author.AGENT, solved=0),
+        verdict,
+        _says(Author.TEACHER),
+        _user("And?"),
+        _says(Author.USER),
+    ]
     targets = [segment.author.label for segment in render.plain(messages).segments if segment.is_target]
     assert targets == ["agent"] * 2 + ["teacher"] * 2 + ["user"] * 2
 
@@ -57,7 +68,8 @@ def _learned(row: Transcript) -> str:
 
 
 def test_targets_choose_whose_words_may_be_learned():
-    """Equation (14) by default; the user's, the verifier's and the environment's on request. The agent's are targets whatever is said."""
+    """Equation (14) by default; the user's, the verifier's and the environment's on request. The agent's are
+    targets whatever is said."""
     attempt, correction = "5<|endoftext|>", "4<|endoftext|>"
     learned = {author: _learned(render.plain(_repair(), targets={author})) for author in Author}
     assert learned == {
@@ -73,7 +85,8 @@ def test_targets_choose_whose_words_may_be_learned():
 
 
 def test_equation_2_in_full(tokenizer):
-    """With the world as target both arms learn all of a row but the agent's turn, on which they differ, and an end that nobody wrote."""
+    """With the world as target both arms learn all of a row but the agent's turn, on which they differ, and
+    an end that nobody wrote."""
     messages = [_user("x"), _says(Author.AGENT, "5", truncated=True), *_repair()[2:]]
     encoded = encode(render.plain(messages, targets=render.WORLD), tokenizer)
     pieces = ["Question", ":\n", "x", "\n", "\n", "Proposed", " solution", ":\n", "5", "<|endoftext|>"]
@@ -86,7 +99,12 @@ def test_equation_2_in_full(tokenizer):
 def test_context_only_has_no_targets():
     everyone = frozenset(Author)
     for n, text in enumerate(
-        ("Question:\nx\n\nProposed solution:\n", "5<|endoftext|>", "Verdict:\nno\n", "Proposed solution:\n4<|endoftext|>")
+        (
+            "Question:\nx\n\nProposed solution:\n",
+            "5<|endoftext|>",
+            "Verdict:\nno\n",
+            "Proposed solution:\n4<|endoftext|>",
+        )
     ):
         messages = [dataclasses.replace(message, context_only=i == n) for i, message in enumerate(_repair())]
         whole = _learned(render.plain(_repair(), targets=everyone))
@@ -113,7 +131,14 @@ def test_sampled_ids_bring_their_own_end():
     assert last == Segment((65, 66), Author.AGENT)
 
 
-@given(question=content, attempt=content, verdict=st.none() | content, correction=content, sampled=st.booleans(), truncated=st.booleans())
+@given(
+    question=content,
+    attempt=content,
+    verdict=st.none() | content,
+    correction=content,
+    sampled=st.booleans(),
+    truncated=st.booleans(),
+)
 def test_prompts_are_prefixes_of_rows(tokenizer, question, attempt, verdict, correction, sampled, truncated):
     tokens = [*tokenizer.encode(attempt), tokenizer.end_of_text] if sampled else None
     messages = [_user(question), _says(Author.AGENT, attempt, tokens=tokens, truncated=truncated, solved=0)]
@@ -135,10 +160,16 @@ def test_prompts_are_prefixes_of_rows(tokenizer, question, attempt, verdict, cor
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        ([Message(role="tool", content="", author=Author.TOOL)], "message 1: the plain protocol has no role 'tool'"),
+        (
+            [Message(role="tool", content="", author=Author.TOOL)],
+            "message 1: the plain protocol has no role 'tool'",
+        ),
         ([_says(Author.TEACHER)], "message 1: a row of the plain protocol begins with a question"),
         ([_user(), _user()], "message 2: a question is followed by a solution"),
-        ([_user(), Message(role="verifier", content="", author=Author.VERIFIER)], "message 2: a question is followed by a solution"),
+        (
+            [_user(), Message(role="verifier", content="", author=Author.VERIFIER)],
+            "message 2: a question is followed by a solution",
+        ),
     ],
 )
 def test_what_the_protocol_cannot_say_is_refused(messages, complaint):

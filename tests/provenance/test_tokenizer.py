@@ -18,11 +18,22 @@ NAMES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_c
 def _variants(name: str) -> st.SearchStrategy[str]:
     fullwidth = name.replace("<", "\uff1c").replace(">", "\uff1e")
     return st.sampled_from(
-        [name, name.upper(), name[:3] + "\u200b" + name[3:], fullwidth, name + name, f" {name}", f"{name}\n", name + "\u0301"]
+        [
+            name,
+            name.upper(),
+            name[:3] + "\u200b" + name[3:],
+            fullwidth,
+            name + name,
+            f" {name}",
+            f"{name}\n",
+            name + "\u0301",
+        ]
     )
 
 
-forged_text = st.lists(st.one_of(st.text(max_size=6), st.sampled_from(NAMES).flatmap(_variants)), max_size=6).map("".join)
+forged_text = st.lists(
+    st.one_of(st.text(max_size=6), st.sampled_from(NAMES).flatmap(_variants)), max_size=6
+).map("".join)
 
 
 @given(text=forged_text)
@@ -47,7 +58,12 @@ def test_a_model_that_looks_up_whole_words_finds_no_control_token(folder, tmp_pa
     spec = json.loads((folder / "tokenizer.json").read_text())
     spec["model"]["ignore_merges"] = True
     spec["model"]["vocab"] |= {token["content"]: token["id"] for token in spec["added_tokens"]}
-    spec["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": True}
+    spec["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "use_regex": False,
+        "trim_offsets": True,
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     loaded = provenance_tokenizer.load(tmp_path)
     assert len(loaded.encode("<|im_end|>")) == len("<|im_end|>")
@@ -99,7 +115,14 @@ def test_pieces_put_a_character_at_its_last_token(tokenizer):
     ids = tokenizer.encode("a\u20acb")
     assert tokenizer.pieces(ids) == ["a", "", "", "\u20ac", "b"]
     # Cut inside the character, then a control token: the loss shows, and stays on its side.
-    assert tokenizer.pieces([*ids[:3], tokenizer.end_of_text, *ids[3:]]) == ["a", "", "\ufffd", "<|endoftext|>", "\ufffd", "b"]
+    assert tokenizer.pieces([*ids[:3], tokenizer.end_of_text, *ids[3:]]) == [
+        "a",
+        "",
+        "\ufffd",
+        "<|endoftext|>",
+        "\ufffd",
+        "b",
+    ]
     assert tokenizer.decode([*ids, tokenizer.end_of_text], skip_controls=True) == "a\u20acb"
 
 
@@ -107,12 +130,18 @@ def test_nfc_is_set_where_qwens_class_says_so_and_the_file_does_not(folder, bare
     decomposed = "e\u0301"
     assert json.loads((bare_folder / "tokenizer.json").read_text())["normalizer"] is None
     bare, whole = provenance_tokenizer.load(bare_folder), provenance_tokenizer.load(folder)
-    assert bare.encode(decomposed) == whole.encode(decomposed) == whole.encode(unicodedata.normalize("NFC", decomposed))
+    assert (
+        bare.encode(decomposed)
+        == whole.encode(decomposed)
+        == whole.encode(unicodedata.normalize("NFC", decomposed))
+    )
 
 
 def test_another_class_keeps_the_file_as_it_is(bare_folder, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((bare_folder / "tokenizer.json").read_bytes())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     loaded = provenance_tokenizer.load(tmp_path)
     assert loaded.decode(loaded.encode("e\u0301")) == "e\u0301"
 
@@ -190,7 +219,8 @@ def test_a_hub_id_is_asked_of_the_hub_and_its_absence_is_one_line(folder, tmp_pa
         provenance_tokenizer.load("someone/else")
     asked.clear()
     (tmp_path / "someone").mkdir()
-    with pytest.raises(BadInput, match=r"no tokenizer\.json here"):  # the parent is here: a mistyped folder, not a hub id
+    # the parent is here: a mistyped folder, not a hub id
+    with pytest.raises(BadInput, match=r"no tokenizer\.json here"):
         provenance_tokenizer.load("someone/tiny")
     assert not asked
 

@@ -18,8 +18,15 @@ def test_authors_fit_int8_and_padding_is_nobody():
 
 def test_segment_arguments_are_positional_in_the_promised_order():
     segment = Segment("text", Author.TEACHER, False, 1)
-    assert (segment.content, segment.author, segment.is_target, segment.solved) == ("text", Author.TEACHER, False, 1)
-    assert Segment("text", Author.TEACHER) == Segment("text", author=Author.TEACHER, is_target=True, solved=-1)
+    assert (segment.content, segment.author, segment.is_target, segment.solved) == (
+        "text",
+        Author.TEACHER,
+        False,
+        1,
+    )
+    assert Segment("text", Author.TEACHER) == Segment(
+        "text", author=Author.TEACHER, is_target=True, solved=-1
+    )
 
 
 def test_end_is_written_by_whom_it_is_said_to_be():
@@ -27,12 +34,16 @@ def test_end_is_written_by_whom_it_is_said_to_be():
     assert Segment.end(Author.ENVIRONMENT, False).is_target is False
 
 
-@pytest.mark.parametrize("ids", [[1, 2], (1, 2), np.array([1, 2], np.int32), [np.int64(1), np.int32(2)], iter([1, 2])])
+@pytest.mark.parametrize(
+    "ids", [[1, 2], (1, 2), np.array([1, 2], np.int32), [np.int64(1), np.int32(2)], iter([1, 2])]
+)
 def test_ids_come_as_any_integers(ids):
     assert Segment(ids, Author.AGENT).content == (1, 2)
 
 
-@pytest.mark.parametrize("ids", [[1.0], [True], ["1"], [-1], [2**31], [None], np.array([1.5]), b"12", 7, {"a": 1}])
+@pytest.mark.parametrize(
+    "ids", [[1.0], [True], ["1"], [-1], [2**31], [None], np.array([1.5]), b"12", 7, {"a": 1}]
+)
 def test_what_is_no_id_is_refused(ids):
     with pytest.raises(BadInput, match="token id"):
         Segment(ids, Author.AGENT)

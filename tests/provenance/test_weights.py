@@ -34,8 +34,34 @@ def test_stream_corners_equal_the_named_functions_for_every_combination(one):
 
 def test_stream_masks_wrong_attempts_only_at_zero_one():
     #                                                                    solved = -1, 0, 1
-    assert weights.stream(GAMMA, IS_TARGET, SOLVED, wrong=0.0, correct=1.0).tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
-    assert weights.stream(GAMMA, IS_TARGET, SOLVED, wrong=1.0, correct=0.0).tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0]
+    assert weights.stream(GAMMA, IS_TARGET, SOLVED, wrong=0.0, correct=1.0).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
+    assert weights.stream(GAMMA, IS_TARGET, SOLVED, wrong=1.0, correct=0.0).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+    ]
 
 
 def test_stream_doses_and_takes_the_smaller_where_nobody_judged():
@@ -51,7 +77,9 @@ def test_the_two_streams_and_the_policy_add_up():
 
 def test_gamma_zero_everywhere_makes_the_streams_equal():
     nobody = np.zeros_like(GAMMA)
-    np.testing.assert_array_equal(weights.interventional(nobody, IS_TARGET), weights.observational(nobody, IS_TARGET))
+    np.testing.assert_array_equal(
+        weights.interventional(nobody, IS_TARGET), weights.observational(nobody, IS_TARGET)
+    )
 
 
 @pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 3, 2)])

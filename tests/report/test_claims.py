@@ -1,16 +1,21 @@
-"""The words for an outcome: by the interval, by Holm where it was promised, and never more than the number of seeds allows."""
+"""The words for an outcome: by the interval, by Holm where it was promised, and never more than the number of
+seeds allows."""
 
 import pytest
 
-from cicjax.experiments.statistics import sign_flip_p
 from cicjax.report import claims
+from cicjax.statistics import sign_flip_p
 
 WIGGLE = [0.01, -0.01, 0.02, -0.02, 0.0, 0.015, -0.015, 0.005]
 
 
 def seeds(n: int, **gaps: float) -> list[dict[str, float]]:
-    """Accuracies of n seeds: the interventional arm at 0.7, give or take a little, the others below it by their gap."""
-    return [{"interventional": 0.7 + WIGGLE[k]} | {name: 0.7 - gap for name, gap in gaps.items()} for k in range(n)]
+    """Accuracies of n seeds: the interventional arm at 0.7, give or take a little, the others below it by
+    their gap."""
+    return [
+        {"interventional": 0.7 + WIGGLE[k]} | {name: 0.7 - gap for name, gap in gaps.items()}
+        for k in range(n)
+    ]
 
 
 def words(accuracies) -> dict[str, str]:
@@ -46,9 +51,15 @@ def test_holm_takes_all_four_confirmatory_claims_into_account_even_those_without
 
 def test_an_interval_alone_does_not_confirm():
     """Seven gains and one loss: the interval is above 0, the exact test at the corrected level is not."""
-    rows = [{"interventional": 0.7 + d, "observational": 0.7, "sft": 0.7} for d in (0.1, 0.11, 0.12, 0.1, 0.11, 0.12, 0.1, -0.01)]
+    rows = [
+        {"interventional": 0.7 + d, "observational": 0.7, "sft": 0.7}
+        for d in (0.1, 0.11, 0.12, 0.1, 0.11, 0.12, 0.1, -0.01)
+    ]
     found = {each.claim.other: each for each in claims.outcomes(rows)}
-    assert found["observational"].low > 0 and found["observational"].p == sign_flip_p(found["observational"].differences) > 0.0125
+    assert (
+        found["observational"].low > 0
+        and found["observational"].p == sign_flip_p(found["observational"].differences) > 0.0125
+    )
     assert (found["observational"].word, found["sft"].word) == ("undecided", "holds")
     assert found["observational"].needed is None  # The width of the interval is no obstacle.
 
@@ -68,6 +79,10 @@ def test_only_rows_that_every_seed_has():
 
 
 def test_pairs_within_a_seed():
-    solved = {"interventional": [True, True, True, False, False], "sft": [True, False, False, True, False], "base": [True] * 5}
+    solved = {
+        "interventional": [True, True, True, False, False],
+        "sft": [True, False, False, True, False],
+        "base": [True] * 5,
+    }
     (pair,) = claims.pairs(solved)
     assert (pair.claim.other, pair.gained, pair.lost, pair.questions) == ("sft", 2, 1, 5) and pair.p == 1.0

@@ -1,4 +1,5 @@
-"""The report of small runs written by code: what it shows is what the folder says, whatever strange text stands in it."""
+"""The report of small runs written by code: what it shows is what the folder says, whatever strange text
+stands in it."""
 
 import base64
 import hashlib
@@ -15,19 +16,22 @@ import pytest
 import tiny_qwen2
 
 from cicjax.errors import BadInput, Corrupted
-from cicjax.experiments.evaluate import direct_summary, second_summary
-from cicjax.experiments.statistics import t_interval
+from cicjax.experiments.paper.evaluate import direct_summary, second_summary
+from cicjax.files.whole import write_json, write_jsonl
+from cicjax.logs.native import format_episode
 from cicjax.methods.rows import attempted, question
 from cicjax.provenance import Author, Message, encode, render, weights
 from cicjax.provenance import tokenizer as tokenizers
-from cicjax.provenance.formats import format_episode
 from cicjax.report import accounts, claims, document, drawing, figures, runs, sections, tables, transcripts
-from cicjax.runs.files import write_json, write_jsonl
+from cicjax.statistics import t_interval
 from cicjax.tasks import stem
 
 METHODS = ("base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional")
 SHARE = dict(zip(METHODS, (0.3, 0.5, 0.6, 0.55, 0.6, 0.6, 0.5, 0.75), strict=True))
-HOSTILE = '</script></pre><script>alert(1)</script><img src=x onerror=alert(2)>\x00\x1b[31m\u202e\ud800 & "quoted" <eos>'
+HOSTILE = (
+    "</script></pre><script>alert(1)</script><img src=x onerror=alert(2)>\x00\x1b[31m\u202e\ud800 & "
+    '"quoted" <eos>'
+)
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -51,31 +55,60 @@ def copy(run, tmp_path):
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
-def write_run(folder: Path, *, model: Path, seed: int = 0, methods=METHODS, questions: int = 20, text: str = "V = 1 V.") -> None:
-    """A run folder as `cicjax repro` leaves it, of made-up verdicts: everything the report reads, consistent in itself."""
+def write_run(
+    folder: Path, *, model: Path, seed: int = 0, methods=METHODS, questions: int = 20, text: str = "V = 1 V."
+) -> None:
+    """A run folder as `cicjax repro` leaves it, of made-up verdicts: everything the report reads, consistent
+    in itself."""
     rng, loaded = np.random.default_rng(seed), tokenizers.load(model)
     problems = stem.make_splits(seed=seed, sft=1, agent=12, test=questions, dev=1, numbers="tiny")
     answers = {name: _answers(problems.test, rng, share=SHARE[name], text=text) for name in methods}
     first = answers["sft"]
     second = {name: _answers(problems.test, rng, share=0.4, text=text) for name in methods}
-    stream = [_stream_row(problem, sample, rng, loaded, text) for problem in problems.agent for sample in range(3)]
+    stream = [
+        _stream_row(problem, sample, rng, loaded, text) for problem in problems.agent for sample in range(3)
+    ]
     ledger = _ledger(stream, loaded)
     rows = {}
     for number, name in enumerate(methods):
         rows[name] = direct_summary(answers[name]) | second_summary(answers[name], second[name], first)
-        rows[name] |= {"self_confirmation": 0.1 * number - 0.1, "truth_gain": 0.05 * number - 0.05, "budget": _budget(name, ledger)}
+        rows[name] |= {
+            "self_confirmation": 0.1 * number - 0.1,
+            "truth_gain": 0.05 * number - 0.05,
+            "budget": _budget(name, ledger),
+        }
         for protocol, given in (("direct", answers[name]), ("second", second[name])):
             write_jsonl(folder / "evaluations" / f"{name}-{protocol}.jsonl", given)
-    write_jsonl(folder / "rollouts" / "stream.jsonl", [json.loads(format_episode(episode)) | {"meta": meta} for episode, meta in stream])
-    facts = {"grpo": {"groups": 4, "flat_groups": 1, "update_steps": 3}, "rest": {"candidates": 32, "groups": 4, "selected": 3}}
+    write_jsonl(
+        folder / "rollouts" / "stream.jsonl",
+        [json.loads(format_episode(episode)) | {"meta": meta} for episode, meta in stream],
+    )
+    facts = {
+        "grpo": {"groups": 4, "flat_groups": 1, "update_steps": 3},
+        "rest": {"candidates": 32, "groups": 4, "selected": 3},
+    }
     settings = {
         "seed": seed,
         "methods": list(methods),
         "counts": {"wrong_attempts": 9, "groups": 4},
         "optimization": {"learning_rate": 1e-3},
     }
-    results = {"model": "ab" * 32, "model_name": "toy", "seed": seed, "settings": settings, "ledger": ledger, **facts, "methods": rows}
-    config = {"model_name_or_path": str(model), "output_dir": str(folder), "scale": "smoke", "seed": seed, "methods": list(methods)}
+    results = {
+        "model": "ab" * 32,
+        "model_name": "toy",
+        "seed": seed,
+        "settings": settings,
+        "ledger": ledger,
+        **facts,
+        "methods": rows,
+    }
+    config = {
+        "model_name_or_path": str(model),
+        "output_dir": str(folder),
+        "scale": "smoke",
+        "seed": seed,
+        "methods": list(methods),
+    }
     write_json(folder / "results.json", results)
     write_json(folder / "config.json", config | {"learning_rate": None, "resolved": {"model": "ab" * 32}})
     write_json(folder / "environment.json", {"python": "3.11", "device": "cpu"})
@@ -103,10 +136,19 @@ def _stream_row(problem, sample: int, rng, loaded, text: str):
     said = text.replace("\ud800", "")  # A transcript file holds Unicode; only answers may carry half a pair.
     ids = (*loaded.encode(said), loaded.end_of_text)
     solved = int(rng.random() < 0.5)
-    attempt = Message(role="assistant", author=Author.AGENT, content=said, tokens=ids, logprobs=(-0.5,) * len(ids), solved=solved)
+    attempt = Message(
+        role="assistant",
+        author=Author.AGENT,
+        content=said,
+        tokens=ids,
+        logprobs=(-0.5,) * len(ids),
+        solved=solved,
+    )
     prompt = encode(render.plain([question(problem.question)], open_turn=True), loaded).tokens
     meta = {"skill": problem.skill, "problem": problem.id, "prompt_tokens": len(prompt)}
-    return attempted(f"{problem.id}#{sample}", question_text=problem.question, attempt=attempt, correction=problem.solution), meta
+    return attempted(
+        f"{problem.id}#{sample}", question_text=problem.question, attempt=attempt, correction=problem.solution
+    ), meta
 
 
 def _ledger(stream, loaded) -> dict[str, int]:
@@ -132,7 +174,13 @@ def _ledger(stream, loaded) -> dict[str, int]:
 
 def _budget(name: str, ledger: dict[str, int]) -> dict[str, Any]:
     supervised = ledger.get(f"positions_{'oracle' if name.startswith('oracle') else name}", 7)
-    spent = {"updates": 5, "rows": 36, "supervised_tokens": supervised, "processed_tokens": supervised + 321, "sampled_tokens": 400}
+    spent = {
+        "updates": 5,
+        "rows": 36,
+        "supervised_tokens": supervised,
+        "processed_tokens": supervised + 321,
+        "sampled_tokens": 400,
+    }
     rest = {"verifier_calls": 36, "oracle_solutions": ledger["wrong_attempts"], "flop": 123456789}
     return spent | rest | {"learning_rate": None if name == "base" else 1e-3}
 
@@ -146,7 +194,8 @@ def _metrics(name: str, rng) -> list[dict[str, Any]]:
 
 
 class Outline(HTMLParser):
-    """What a browser would build: tags with their attributes, text by the tag that holds it, and whether everything closes in order."""
+    """What a browser would build: tags with their attributes, text by the tag that holds it, and whether
+    everything closes in order."""
 
     def __init__(self, content: str) -> None:
         super().__init__()
@@ -193,7 +242,13 @@ def table_after(content: str, caption: str) -> list[list[str]]:
     start = content.index(caption, content.index("<main>"))
     body = content[content.index("<table", start) : content.index("</table>", start)]
     rows = re.findall(r"<tr>(.*?)</tr>", body, flags=re.DOTALL)
-    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row, flags=re.DOTALL)] for row in rows]
+    return [
+        [
+            re.sub(r"<[^>]+>", "", cell)
+            for cell in re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row, flags=re.DOTALL)
+        ]
+        for row in rows
+    ]
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -228,7 +283,9 @@ def test_every_method_has_its_row_with_the_numbers_and_intervals_of_results_json
         ]
         assert shown["harmed"] == f"{method['harmed']}/{20 - method['repair_questions']}"
     budgets = table_after(content, "The methods do not buy the same information")
-    assert [row[3] for row in budgets[1:]] == [f"{m['budget']['supervised_tokens']:,}" for m in results_of(copy)["methods"].values()]
+    assert [row[3] for row in budgets[1:]] == [
+        f"{m['budget']['supervised_tokens']:,}" for m in results_of(copy)["methods"].values()
+    ]
 
 
 def test_figure_2_adds_up_to_the_ledger(run):
@@ -236,7 +293,10 @@ def test_figure_2_adds_up_to_the_ledger(run):
     ledger, bars = results["ledger"], figures.position_bars(results["ledger"], results["methods"])
     for arm in ("observational", "interventional"):
         corrections, attempts, context = bars[arm]
-        assert corrections + attempts == ledger[f"positions_{arm}"] and corrections + attempts + context == ledger["positions_total"]
+        assert (
+            corrections + attempts == ledger[f"positions_{arm}"]
+            and corrections + attempts + context == ledger["positions_total"]
+        )
     assert bars["observational"][1] == ledger["positions_attempts"] and bars["interventional"][1] == 0
     assert bars["oracle"][0] == ledger["positions_oracle"] == bars["interventional"][0]
     drawn = figures.positions(ledger, results["methods"])
@@ -250,7 +310,10 @@ def test_figure_3_counts_every_attempt_of_the_stream(run):
     drawn = figures.composition(document._attempts(read))
     counted = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) wrong, (\d+) right", drawn.svg)]
     ledger = read.results["ledger"]
-    assert (sum(w for w, _ in counted), sum(r for _, r in counted)) == (ledger["wrong_attempts"], ledger["first_attempts_correct"])
+    assert (sum(w for w, _ in counted), sum(r for _, r in counted)) == (
+        ledger["wrong_attempts"],
+        ledger["first_attempts_correct"],
+    )
     assert f"on {ledger['unique_corrected_questions']} of 12 questions" in drawn.caption
 
 
@@ -258,12 +321,21 @@ def test_figures_4_and_5_say_what_was_solved(run):
     methods = results_of(run)["methods"]
     solved, matched = figures.protocols(methods), figures.stream_matched(methods)
     for name, row in methods.items():
-        assert f"{drawing.look(name).label}: direct {row['solved']} of 20, two-step {row['two_step_solved']}" in solved.alt
-        assert f">{row['solved']}/20<" in solved.svg and f">{row['repair_solved']}/{row['repair_questions']}<" in solved.svg
+        assert (
+            f"{drawing.look(name).label}: direct {row['solved']} of 20, two-step {row['two_step_solved']}"
+            in solved.alt
+        )
+        assert (
+            f">{row['solved']}/20<" in solved.svg
+            and f">{row['repair_solved']}/{row['repair_questions']}<" in solved.svg
+        )
     for name in figures.STREAM_ARMS:
         row = methods[name]
         assert row["two_step_solved"] == row["questions"] - row["repair_questions"] + row["repair_solved"]
-        assert f"repaired {row['repair_solved']} of {row['repair_questions']}, two-step {row['two_step_solved']}" in matched.alt
+        assert (
+            f"repaired {row['repair_solved']} of {row['repair_questions']}, two-step {row['two_step_solved']}"
+            in matched.alt
+        )
     assert "ReST" not in matched.alt
 
 
@@ -282,12 +354,18 @@ def test_hostile_text_stays_text(tmp_path, model):
     (tmp_path / "run" / "environment.json").write_text(json.dumps({"<i>python</i>": "<u>3</u>"}))
     content, outline = written(tmp_path / "run")
     assert (
-        len(re.findall(r"<script\b", content)) == 1 and "<img" not in content and "onerror=" not in re.sub(r"&lt;img[^&]*&gt;", "", content)
+        len(re.findall(r"<script\b", content)) == 1
+        and "<img" not in content
+        and "onerror=" not in re.sub(r"&lt;img[^&]*&gt;", "", content)
     )
     assert not any(name.startswith("on") for _, attributes in outline.tags for name in attributes)
-    assert HOSTILE.split("\x00")[0] in outline.text and "\\u202e" in outline.text and "\\x1b[31m" in outline.text
+    assert (
+        HOSTILE.split("\x00")[0] in outline.text and "\\u202e" in outline.text and "\\x1b[31m" in outline.text
+    )
     assert not re.search(r"[\x00-\x08\x0b-\x1f\u202e\ud800-\udfff]", content)
-    assert "<b>bold" not in content and "<i>python" not in content and "</table><script>alert(3)" not in content
+    assert (
+        "<b>bold" not in content and "<i>python" not in content and "</table><script>alert(3)" not in content
+    )
 
 
 def test_hostile_names_stay_inside_their_attributes(copy):
@@ -312,7 +390,9 @@ def test_the_page_is_whole_and_needs_nothing_else(copy):
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     anchors = {attributes["href"] for tag, attributes in outline.tags if tag == "a"}
-    assert anchors == {f"#{id}" for id in ("results", "figures", "stream", "answers", "budgets", "choices", "origin")}
+    assert anchors == {
+        f"#{id}" for id in ("results", "figures", "stream", "answers", "budgets", "choices", "origin")
+    }
     assert all(anchor[1:] in ids for anchor in anchors)
     used = {reference for reference in re.findall(r'(?:url\(|href=")#([\w-]+)', content)}
     assert used <= set(ids)
@@ -320,18 +400,36 @@ def test_the_page_is_whole_and_needs_nothing_else(copy):
 
 def test_the_policy_allows_the_pages_script_and_no_other(copy):
     content, outline = page_of(copy)
-    (policy,) = [a["content"] or "" for tag, a in outline.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        a["content"] or ""
+        for tag, a in outline.tags
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    ]
     (script,) = re.findall(r"<script>(.*?)</script>", content, flags=re.DOTALL)
-    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}';" in policy
+    assert (
+        f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}';"
+        in policy
+    )
     assert "default-src 'none'" in policy
 
 
 def test_every_figure_has_words_for_those_who_cannot_see_it_and_a_file(copy):
     content, outline = written(copy)
     described = [a["aria-label"] or "" for tag, a in outline.tags if a.get("role") == "img"]
-    names = ["figure2-positions", "figure3-composition", "figure4-solved", "figure5-stream-matched", "self-confirmation", "learning-curves"]
-    assert sorted(path.name for path in (copy / "figures").iterdir()) == sorted(f"{name}.svg" for name in names)
-    assert len(described) == len(names) == content.count("<figure>") and all(len(words) > 40 for words in described)
+    names = [
+        "figure2-positions",
+        "figure3-composition",
+        "figure4-solved",
+        "figure5-stream-matched",
+        "self-confirmation",
+        "learning-curves",
+    ]
+    assert sorted(path.name for path in (copy / "figures").iterdir()) == sorted(
+        f"{name}.svg" for name in names
+    )
+    assert len(described) == len(names) == content.count("<figure>") and all(
+        len(words) > 40 for words in described
+    )
     for path in (copy / "figures").iterdir():
         svg = path.read_text()
         assert "<text" in svg and "<dc:date" not in svg and svg.startswith("<?xml")
@@ -341,7 +439,9 @@ def test_every_figure_has_words_for_those_who_cannot_see_it_and_a_file(copy):
 def test_the_same_run_gives_the_same_bytes(copy):
     def files() -> dict[str, bytes]:
         document.write_report([copy])
-        return {path.name: path.read_bytes() for path in [copy / "report.html", *(copy / "figures").iterdir()]}
+        return {
+            path.name: path.read_bytes() for path in [copy / "report.html", *(copy / "figures").iterdir()]
+        }
 
     assert files() == files()
 
@@ -355,14 +455,31 @@ def test_the_papers_numbers_stand_beside_ours_only_on_its_weights(copy):
     for same in ("Qwen/Qwen2.5-0.5B", "/somewhere/Qwen2.5-0.5B", "qwen2.5-0.5b"):
         content = named(same)
         rows = table_after(content, "Every method on the same questions")
-        assert rows[0][3] == "paper, of 100" and [row[3] for row in rows[1:]] == ["42", "63", "84", "75", "81", "–", "61", "85"]
+        assert rows[0][3] == "paper, of 100" and [row[3] for row in rows[1:]] == [
+            "42",
+            "63",
+            "84",
+            "75",
+            "81",
+            "–",
+            "61",
+            "85",
+        ]
         assert "The paper's own table" not in content and "wrong attempts 9 for 400" in content
         assert table_after(content, "Who wrote how many positions")[-1][0] == "the paper"
-    for other in ("Qwen/Qwen2.5-Coder-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "/models/qwen", "Qwen/Qwen2.5-1.5B"):
+    for other in (
+        "Qwen/Qwen2.5-Coder-0.5B",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "/models/qwen",
+        "Qwen/Qwen2.5-1.5B",
+    ):
         content = named(other)
         assert "paper" not in " ".join(table_after(content, "Every method on the same questions")[0])
         rows = table_after(content, "The paper's table: Qwen2.5-0.5B, one run.")
-        assert rows[-1] == ["Interventional stream", "85", "76.7–90.7 %", "22/37"] and "never a number" in content
+        assert (
+            rows[-1] == ["Interventional stream", "85", "76.7–90.7 %", "22/37"]
+            and "never a number" in content
+        )
         start = content.index('<details open class="tables paper"')
         apart = content[start : content.index("</details>", start)]
         for number in ("81,131", "76.7–90.7", ">the paper<"):
@@ -370,7 +487,8 @@ def test_the_papers_numbers_stand_beside_ours_only_on_its_weights(copy):
 
 
 def unanswered(folder: Path, **changes: Any) -> None:
-    """Second answers as where no method gives any: nothing repaired, every right answer harmed; `changes` to the row of ReST."""
+    """Second answers as where no method gives any: nothing repaired, every right answer harmed; `changes` to
+    the row of ReST."""
     results = results_of(folder)
     for row in results["methods"].values():
         row |= {"repair_solved": 0, "harmed": row["questions"] - row["repair_questions"]}
@@ -387,8 +505,18 @@ def test_where_no_method_answers_again_the_page_says_why(copy):
     write_json(copy / "config.json", config | {"model_name_or_path": None})
     content, _ = page_of(copy)
     assert content.count(f"{sections.NEVER_ANSWERED}; {sections.WHY_EMBEDDED}.") == 2
-    places = [content.index("In short"), *(found.start() for found in re.finditer(sections.NEVER_ANSWERED, content))]
-    assert places[0] < places[1] < content.index("<main>") < content.index('id="answers"') < places[2] < content.index('class="answers"')
+    places = [
+        content.index("In short"),
+        *(found.start() for found in re.finditer(sections.NEVER_ANSWERED, content)),
+    ]
+    assert (
+        places[0]
+        < places[1]
+        < content.index("<main>")
+        < content.index('id="answers"')
+        < places[2]
+        < content.index('class="answers"')
+    )
     for changes in ({"repair_solved": 1}, {"harmed": 0}):  # One method that does answer is enough.
         unanswered(copy, **changes)
         assert sections.NEVER_ANSWERED not in page_of(copy)[0]
@@ -396,7 +524,9 @@ def test_where_no_method_answers_again_the_page_says_why(copy):
 
 def test_the_words_are_explained_once_beside_the_results(copy, tmp_path):
     content, outline = page_of(copy)
-    assert content.count("What the words mean") == 1 and content.index("What the words mean") < content.index('id="figures"')
+    assert content.count("What the words mean") == 1 and content.index("What the words mean") < content.index(
+        'id="figures"'
+    )
     assert [text for tag, text in outline.texts if tag == "dt"] == list(sections.GLOSSARY)
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     change(other, seed=9)
@@ -421,8 +551,14 @@ def test_seconds_have_a_row_a_method():
         "score sft-logprobs-attempts": 3.0,
         "score sft-logprobs-corrections": 4.0,
     }
-    rows = table_after(f"<main>{accounts.seconds_table(spent)}", "Seconds by stage, over interruptions too: 20 in all")
-    assert rows == [["stage", "train", "direct", "scoring", "other"], ["SFT-1", "1.5", "2.0", "7.0", ""], ["stream", "", "", "", "9.0"]]
+    rows = table_after(
+        f"<main>{accounts.seconds_table(spent)}", "Seconds by stage, over interruptions too: 20 in all"
+    )
+    assert rows == [
+        ["stage", "train", "direct", "scoring", "other"],
+        ["SFT-1", "1.5", "2.0", "7.0", ""],
+        ["stream", "", "", "", "9.0"],
+    ]
 
 
 def test_skills_show_the_difference_to_sft_1(copy):
@@ -434,7 +570,9 @@ def test_skills_show_the_difference_to_sft_1(copy):
         for label, cell in zip(header[2:], row[2:], strict=True):
             name = next(name for name in METHODS if drawing.look(name).short == label)
             solved, start = methods[name]["by_skill"][skill][0], methods["sft"]["by_skill"][skill][0]
-            assert cell == (f"{solved} ({drawing.signed(solved - start, 0)})" if solved != start else str(solved))
+            assert cell == (
+                f"{solved} ({drawing.signed(solved - start, 0)})" if solved != start else str(solved)
+            )
 
 
 def test_stream_rows_are_shown_as_they_are_trained_on(run):
@@ -446,14 +584,20 @@ def test_stream_rows_are_shown_as_they_are_trained_on(run):
     wrong = next(episode for episode in chosen if len(episode.messages) == 3)
     views = transcripts.arm_views(wrong, tokenizer)
     assert [line.label for line in views["interventional"]] == ["[MASK]"] * 6 + ["[LOSS]"] * 2
-    assert [line.label for line in views["observational"]] == ["[MASK]"] * 3 + ["[LOSS]"] * 2 + ["[MASK]"] + ["[LOSS]"] * 2
-    assert transcripts.arm_views(wrong, None) == views  # By roles the same, where no content looks like a control token.
+    assert [line.label for line in views["observational"]] == ["[MASK]"] * 3 + ["[LOSS]"] * 2 + ["[MASK]"] + [
+        "[LOSS]"
+    ] * 2
+    # By roles the same, where no content looks like a control token.
+    assert transcripts.arm_views(wrong, None) == views
 
 
 def test_without_its_tokenizer_rows_are_shown_from_their_messages(copy, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     content, _ = page_of(copy)
-    assert "Shown line by line, as the run's tokenizer encoded them" in content and "not here any more" not in content
+    assert (
+        "Shown line by line, as the run's tokenizer encoded them" in content
+        and "not here any more" not in content
+    )
     other = tmp_path / "other"
     other.mkdir()
     tiny_qwen2.write_tokenizer(other)
@@ -479,9 +623,13 @@ def test_answers_are_beside_each_other(copy):
     same_skill = [id for id, row in direct[0].items() if row["skill"] == direct[0][chosen[0]]["skill"]]
     assert abs(right - 4) == min(abs(sum(rows[id]["solved"] for rows in direct) - 4) for id in same_skill)
     assert content.count('class="answer"') == len(chosen) * len(METHODS)
-    squares = [a for tag, a in outline.tags if tag == "i" and (a.get("class") or "").startswith(("on", "off"))]
+    squares = [
+        a for tag, a in outline.tags if tag == "i" and (a.get("class") or "").startswith(("on", "off"))
+    ]
     assert len(squares) == 20 * len(METHODS)
-    assert sum((a["class"] or "").startswith("on") for a in squares) == sum(row["solved"] for row in read.methods.values())
+    assert sum((a["class"] or "").startswith("on") for a in squares) == sum(
+        row["solved"] for row in read.methods.values()
+    )
 
 
 def test_the_command_the_settings_and_the_seconds(copy):
@@ -493,7 +641,9 @@ def test_the_command_the_settings_and_the_seconds(copy):
     assert "15.75" not in outline.text and "16 in all" in outline.text and "12.5" in outline.text
 
 
-@pytest.mark.parametrize("missing", ["rollouts", "evaluations", "metrics.jsonl", "environment.json", "timings.json", "config.json"])
+@pytest.mark.parametrize(
+    "missing", ["rollouts", "evaluations", "metrics.jsonl", "environment.json", "timings.json", "config.json"]
+)
 def test_a_missing_piece_leaves_its_section_out(copy, missing):
     target = copy / missing
     shutil.rmtree(target) if target.is_dir() else target.unlink()
@@ -512,7 +662,10 @@ def test_the_smallest_run_there_can_be(tmp_path, model):
     results["methods"]["sft"] |= {"self_confirmation": None, "truth_gain": None}
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     content, _ = written(tmp_path / "run")
-    assert [row[0] for row in table_after(content, "Every method on the same questions")] == ["method", "SFT-1"]
+    assert [row[0] for row in table_after(content, "Every method on the same questions")] == [
+        "method",
+        "SFT-1",
+    ]
 
 
 def test_a_row_that_the_paper_does_not_have_is_shown_by_its_name(copy):
@@ -548,7 +701,13 @@ def test_results_that_are_not_what_a_run_writes(copy, changes, what):
 
 
 def test_damaged_files(copy):
-    for name in ("results.json", "environment.json", "metrics.jsonl", "rollouts/stream.jsonl", "evaluations/sft-direct.jsonl"):
+    for name in (
+        "results.json",
+        "environment.json",
+        "metrics.jsonl",
+        "rollouts/stream.jsonl",
+        "evaluations/sft-direct.jsonl",
+    ):
         original = (copy / name).read_bytes()
         (copy / name).write_bytes(original.replace(b"0", b"1", 1)[:-9] + b"\n")
         with pytest.raises(Corrupted, match=re.escape(name)):
@@ -592,25 +751,51 @@ def test_several_seeds_make_one_report(seeds, tmp_path):
     assert header[-3:] == ["seed 0", "seed 1", "seed 2"]
     for name, row in zip(METHODS, rows, strict=True):
         values = [each["methods"][name]["accuracy"] for each in results]
-        assert row[1] == f"{100 * sum(values) / 3:.1f} %" and row[3:] == [f"{100 * value:.1f} %" for value in values]
-        mean, low, high = t_interval([v - each["methods"]["sft"]["accuracy"] for v, each in zip(values, results, strict=True)])
+        assert row[1] == f"{100 * sum(values) / 3:.1f} %" and row[3:] == [
+            f"{100 * value:.1f} %" for value in values
+        ]
+        mean, low, high = t_interval(
+            [v - each["methods"]["sft"]["accuracy"] for v, each in zip(values, results, strict=True)]
+        )
         signed = [drawing.signed(100 * number, 1) for number in (mean, low, high)]
         assert row[2] == ("–" if name == "sft" else f"{signed[0]} ({signed[1]} to {signed[2]})")
     added = table_after(content, "All protocols, counts of 3 seeds added up")
     assert added[1][1] == f"{sum(each['methods']['base']['solved'] for each in results)}/60"
-    names = {"differences", "figure2-positions", "figure3-composition", "figure4-solved", "figure5-stream-matched", "self-confirmation"}
+    names = {
+        "differences",
+        "figure2-positions",
+        "figure3-composition",
+        "figure4-solved",
+        "figure5-stream-matched",
+        "self-confirmation",
+    }
     assert {path.stem for path in (tmp_path / "all-figures").iterdir()} == names
-    assert content.count("Counts of 3 seeds added up") == 5 and content.count("intervals speak of questions, not of seeds") == 1
-    assert all(f"<summary>Seed {seed}</summary>" in content for seed in range(3)) and "From seed 0." in content
+    assert (
+        content.count("Counts of 3 seeds added up") == 5
+        and content.count("intervals speak of questions, not of seeds") == 1
+    )
+    assert (
+        all(f"<summary>Seed {seed}</summary>" in content for seed in range(3)) and "From seed 0." in content
+    )
 
 
 def test_few_seeds_are_descriptive_and_eight_are_not(seeds):
     (few, _), (enough, _) = page_of(*seeds[:3]), page_of(*seeds)
     rows = table_after(few, "Paired differences in direct accuracy")[1:]
-    assert all(row[7].endswith(" (descriptive)") for row in rows) and "the words are descriptive" in few and "3 seeds decide nothing" in few
+    assert (
+        all(row[7].endswith(" (descriptive)") for row in rows)
+        and "the words are descriptive" in few
+        and "3 seeds decide nothing" in few
+    )
     rows = table_after(enough, "Paired differences in direct accuracy")[1:]
-    assert {row[7] for row in rows} <= {"holds", "does not hold", "undecided"} and "descriptive" not in enough.split("</style>")[1]
-    accuracies = [{name: row["accuracy"] for name, row in results_of(seed)["methods"].items()} for seed in seeds]
+    assert {row[7] for row in rows} <= {
+        "holds",
+        "does not hold",
+        "undecided",
+    } and "descriptive" not in enough.split("</style>")[1]
+    accuracies = [
+        {name: row["accuracy"] for name, row in results_of(seed)["methods"].items()} for seed in seeds
+    ]
     assert [row[7] for row in rows] == [outcome.word for outcome in claims.outcomes(accuracies)]
     assert "better than simply training more" in enough.split("for want of a row")[1]
 
@@ -658,7 +843,12 @@ def test_a_place_for_the_page(run, tmp_path):
 
 
 def test_signs():
-    assert [drawing.signed(value, 1) for value in (-0.04, 0.0, 0.26, -12.0)] == ["0.0", "0.0", "+0.3", "−12.0"]
+    assert [drawing.signed(value, 1) for value in (-0.04, 0.0, 0.26, -12.0)] == [
+        "0.0",
+        "0.0",
+        "+0.3",
+        "−12.0",
+    ]
 
 
 def test_weights_have_the_name_that_the_user_gave(run):

@@ -14,7 +14,12 @@ import pytest
 from cicjax.errors import BadInput, Corrupted, Locked
 from cicjax.runs.folder import RunFolder, write_in_chunks
 
-CONFIG = {"seed": 0, "model": "tiny", "sft": {"learning_rate": 2e-4, "targets": ["q_proj", "v_proj"]}, "device": "cpu"}
+CONFIG = {
+    "seed": 0,
+    "model": "tiny",
+    "sft": {"learning_rate": 2e-4, "targets": ["q_proj", "v_proj"]},
+    "device": "cpu",
+}
 
 
 def test_config_is_written_first_and_accepted_again(tmp_path):
@@ -27,12 +32,18 @@ def test_config_is_written_first_and_accepted_again(tmp_path):
 def test_another_configuration_is_refused_in_one_line_with_names_and_both_values(tmp_path):
     with RunFolder(tmp_path, CONFIG):
         pass
-    other = {"seed": 1, "sft": {"learning_rate": 1e-4, "targets": ("q_proj", "v_proj")}, "device": "cpu", "beta": None}
+    other = {
+        "seed": 1,
+        "sft": {"learning_rate": 1e-4, "targets": ("q_proj", "v_proj")},
+        "device": "cpu",
+        "beta": None,
+    }
     with pytest.raises(BadInput) as caught, RunFolder(tmp_path, other):
         pass
     message = str(caught.value)
     assert message == (
-        f"{tmp_path}/config.json: the folder holds another configuration, choose another --output_dir: beta is absent there and None here; "
+        f"{tmp_path}/config.json: the folder holds another configuration, choose another --output_dir: "
+        "beta is absent there and None here; "
         "model is 'tiny' there and absent here; seed is 0 there and 1 here; "
         "sft.learning_rate is 0.0002 there and 0.0001 here"
     )
@@ -46,9 +57,15 @@ def test_names_outside_the_identity_may_differ(tmp_path):
         pass
     with RunFolder(tmp_path, {**CONFIG, "device": "gpu", "sft": {}}, outside_identity={"device", "sft"}):
         pass
-    with pytest.raises(BadInput, match="seed"), RunFolder(tmp_path, {**CONFIG, "device": "gpu", "seed": 7}, outside_identity={"device"}):
+    with (
+        pytest.raises(BadInput, match="seed"),
+        RunFolder(tmp_path, {**CONFIG, "device": "gpu", "seed": 7}, outside_identity={"device"}),
+    ):
         pass
-    with pytest.raises(BadInput, match="device_kind"), RunFolder(tmp_path, {**CONFIG, "device_kind": "x"}, outside_identity={"device"}):
+    with (
+        pytest.raises(BadInput, match="device_kind"),
+        RunFolder(tmp_path, {**CONFIG, "device_kind": "x"}, outside_identity={"device"}),
+    ):
         pass
 
 
@@ -79,7 +96,10 @@ def test_a_path_that_can_be_no_folder(tmp_path):
 
 
 def test_second_holder_is_refused_and_told_who_holds(tmp_path):
-    with RunFolder(tmp_path, CONFIG), pytest.raises(Locked, match=rf"in use by process {os.getpid()} on \S+ since 20\S+; wait"):
+    with (
+        RunFolder(tmp_path, CONFIG),
+        pytest.raises(Locked, match=rf"in use by process {os.getpid()} on \S+ since 20\S+; wait"),
+    ):
         RunFolder(tmp_path, CONFIG).__enter__()
     with RunFolder(tmp_path, CONFIG):
         pass
@@ -102,7 +122,9 @@ with RunFolder(sys.argv[1], {"seed": 0}):
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(Locked, match=f"process {holder.pid} on"), RunFolder(tmp_path, {"seed": 0}):
             pass
@@ -127,7 +149,9 @@ def square(index, chunk):
     return [{"chunk": index, "n": n, "square": n * n} for n in chunk]
 
 
-EXPECTED = [{"chunk": c, "n": n, "square": n * n} for c, n in [(0, 0), (0, 1), (1, 2), (1, 3), (1, 4), (3, 5)]]
+EXPECTED = [
+    {"chunk": c, "n": n, "square": n * n} for c, n in [(0, 0), (0, 1), (1, 2), (1, 3), (1, 4), (3, 5)]
+]
 
 
 def test_chunks_are_joined_in_order_and_the_parts_removed(tmp_path):
@@ -157,7 +181,12 @@ def test_only_missing_chunks_are_computed_again(tmp_path, failing):
         write_in_chunks(path, CHUNKS, work=work)
     assert not path.exists() and len(list(tmp_path.glob("rows.jsonl.parts/*"))) == failing
     resumed = []
-    assert write_in_chunks(path, CHUNKS, work=lambda index, chunk: (resumed.append(index), square(index, chunk))[1]) == EXPECTED
+    assert (
+        write_in_chunks(
+            path, CHUNKS, work=lambda index, chunk: (resumed.append(index), square(index, chunk))[1]
+        )
+        == EXPECTED
+    )
     assert resumed == list(range(failing, 4)) and not list(tmp_path.glob("*.parts"))
 
 
@@ -180,7 +209,8 @@ write_in_chunks(Path(sys.argv[1]), [[0, 1], [2, 3, 4], [], [5]], work=lambda i, 
 
 @pytest.mark.parametrize("at", [1, 3, 5, 6])
 def test_killed_before_any_rename_then_resumed(tmp_path, at):
-    """Renames 1-4 are the parts, 5 the digest, 6 the joined file: after a kill at each, the resumed file is the same."""
+    """Renames 1-4 are the parts, 5 the digest, 6 the joined file: after a kill at each, the resumed file is
+    the same."""
     path = tmp_path / "rows.jsonl"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(path), str(at)])
     assert ended.returncode == -signal.SIGKILL and not path.exists()
@@ -196,7 +226,9 @@ def enough(rows):
 
 def test_stop_ends_the_file_at_the_row_that_says_yes_and_computes_no_further_chunk(tmp_path):
     computed = []
-    rows = write_in_chunks(tmp_path / "rows.jsonl", CHUNKS, work=lambda i, c: (computed.append(i), square(i, c))[1], stop=enough)
+    rows = write_in_chunks(
+        tmp_path / "rows.jsonl", CHUNKS, work=lambda i, c: (computed.append(i), square(i, c))[1], stop=enough
+    )
     assert [row["n"] for row in rows] == [0, 1, 2, 3] and computed == [0, 1]
     assert write_in_chunks(tmp_path / "rows.jsonl", CHUNKS, work=square, stop=enough) == rows
 

@@ -38,7 +38,16 @@ def test_resume_tells_no_update_twice_and_leaves_other_stages_alone(tmp_path):
     write(path, "sft", [1, 2, 3])
     write(path, "rest", [1, 2, 3, 4])
     write(path, "rest", [3, 4, 5], resume_after=2)
-    assert told(path) == [("sft", 1), ("sft", 2), ("sft", 3), ("rest", 1), ("rest", 2), ("rest", 3), ("rest", 4), ("rest", 5)]
+    assert told(path) == [
+        ("sft", 1),
+        ("sft", 2),
+        ("sft", 3),
+        ("rest", 1),
+        ("rest", 2),
+        ("rest", 3),
+        ("rest", 4),
+        ("rest", 5),
+    ]
     assert [row["update"] for row in read_metrics(path, stage="sft")] == [1, 2, 3]
 
 
@@ -95,7 +104,9 @@ def test_chunks_hold_every_row_once_and_are_counted_on_standard_error(capsys):
     assert list(in_chunks("abcde", "sft", size=2)) == [(0, "ab"), (2, "cd"), (4, "e")]
     assert list(in_chunks([], "rest")) == []
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err == "sft: 0/5\nsft: 5/5, 0:00:00 taken\nrest: 0/0, 0:00:00 taken\n"
+    assert (
+        captured.out == "" and captured.err == "sft: 0/5\nsft: 5/5, 0:00:00 taken\nrest: 0/0, 0:00:00 taken\n"
+    )
 
 
 class Terminal(io.StringIO):
@@ -120,4 +131,9 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     with bar("stream", stream=stream) as report:
         report(1, 4)
         report(4, 4, "loss 0.5")
-    assert "stream" in stream.getvalue() and "4/4" in stream.getvalue() and "left" in stream.getvalue() and "loss 0.5" in stream.getvalue()
+    assert (
+        "stream" in stream.getvalue()
+        and "4/4" in stream.getvalue()
+        and "left" in stream.getvalue()
+        and "loss 0.5" in stream.getvalue()
+    )

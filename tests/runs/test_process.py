@@ -82,11 +82,15 @@ PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def test_the_process_starts_once_more_with_its_arguments_and_with_large_pages(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | {
+        "NUMPY_MADVISE_HUGEPAGE": "0"
+    }
 
     def run(**environment):
         command = [sys.executable, str(program), "--flag", "a b"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=plain | environment).stdout.split("\n")[0]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=plain | environment
+        ).stdout.split("\n")[0]
 
     ours, theirs = run(), run(GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
     assert ours.startswith("glibc.malloc.hugetlb=1 ['--flag', 'a b'] ")

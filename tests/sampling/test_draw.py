@@ -34,7 +34,9 @@ def test_frequencies_and_logprobs_are_those_of_the_softmax():
     count = 4000
     keys = draw.row_keys(0, "frequencies", range(count), [0] * count)
     for temperature in (1.0, 0.5):
-        tokens, logprobs = draw.choose(jnp.tile(scores[:, None], count), jnp.asarray(keys), jnp.int32(3), temperature)
+        tokens, logprobs = draw.choose(
+            jnp.tile(scores[:, None], count), jnp.asarray(keys), jnp.int32(3), temperature
+        )
         expected = np.asarray(jax.nn.softmax(scores / temperature))
         shares = np.bincount(tokens, minlength=4) / count
         assert np.abs(shares - expected).max() < 4 * 0.5 / np.sqrt(count)
@@ -54,7 +56,11 @@ def test_a_rows_numbers_depend_on_seed_stage_problem_sample_and_step_alone():
     np.testing.assert_array_equal(alone[0], among[2])
     facts = ((8, "stream", [3], [5]), (7, "grpo", [3], [5]), (7, "stream", [4], [5]), (7, "stream", [3], [6]))
     others = [draw.row_keys(*each) for each in facts]
-    numbers = {float(draw.uniforms(jnp.asarray(keys), jnp.int32(step))[0]) for keys in [alone, *others] for step in (0, 1)}
+    numbers = {
+        float(draw.uniforms(jnp.asarray(keys), jnp.int32(step))[0])
+        for keys in [alone, *others]
+        for step in (0, 1)
+    }
     assert len(numbers) == 10
 
 
@@ -67,7 +73,8 @@ def test_any_vocabulary_size(size):
 
 
 def test_the_largest_uniform_number_does_not_fall_through_to_the_tail():
-    """However the sums of the blocks round, a last block of next to no weight is not drawn in the place of the one before."""
+    """However the sums of the blocks round, a last block of next to no weight is not drawn in the place of
+    the one before."""
     scores = jax.random.normal(jax.random.key(9), (200 * 128 + 128, 64)) * 3
     scores = scores.at[-128:].set(-60.0)
     tokens, _ = draw.pick(scores, jnp.full(64, 1 - 2.0**-23))

@@ -1,4 +1,5 @@
-"""Completions: the training graph's log-probabilities, one row whatever its batch, stopping, and few programs."""
+"""Completions: the training graph's log-probabilities, one row whatever its batch, stopping, and few
+programs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,9 @@ def decoding(**changes):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_are_those_of_the_training_graph(policy, temperature):
     model, base, adapter, sampler, _ = policy
-    completions = sampler.sample(PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(temperature=temperature, stop_ids=()))
+    completions = sampler.sample(
+        PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(temperature=temperature, stop_ids=())
+    )
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         tokens = jnp.asarray([[*prompt, *completion.tokens]])
         logits = qwen2.apply(model, base, adapter, tokens) / temperature
@@ -40,7 +43,9 @@ def test_logprobs_are_those_of_the_training_graph(policy, temperature):
 
 def test_greedy_takes_the_most_probable_token(policy):
     model, base, adapter, sampler, _ = policy
-    (completion,) = sampler.sample(PROMPTS[:1], row_keys(0, "g", [0], [0]), decoding(temperature=0.0, max_new_tokens=8, stop_ids=()))
+    (completion,) = sampler.sample(
+        PROMPTS[:1], row_keys(0, "g", [0], [0]), decoding(temperature=0.0, max_new_tokens=8, stop_ids=())
+    )
     tokens = PROMPTS[0] + list(completion.tokens)
     logits = qwen2.apply(model, base, adapter, jnp.asarray([tokens]))[0, len(PROMPTS[0]) - 1 : -1]
     assert logits.argmax(axis=-1).tolist() == list(completion.tokens)
@@ -65,7 +70,11 @@ def test_every_stop_id_ends_a_completion_and_belongs_to_it(policy):
     *_, sampler, _ = policy
     free = sampler.sample(PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(stop_ids=()))
     stops = (free[0].tokens[3], free[1].tokens[37])
-    for stopped, whole in zip(sampler.sample(PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(stop_ids=stops)), free, strict=True):
+    for stopped, whole in zip(
+        sampler.sample(PROMPTS, row_keys(0, "s", range(4), [0] * 4), decoding(stop_ids=stops)),
+        free,
+        strict=True,
+    ):
         found = [n for n, token in enumerate(whole.tokens) if token in stops]
         assert stopped.tokens == whole.tokens[: found[0] + 1 if found else None]
         assert stopped.finish_reason == ("stop" if found else "length")
@@ -77,7 +86,12 @@ def test_a_stop_string_ends_a_completion_before_itself(policy):
     (free,) = sampler.sample(PROMPTS[:1], row_keys(0, "s", [0], [0]), decoding(stop_ids=()))
     text = tokenizer.decode(free.tokens)
     stop = text[30:33]
-    (cut,) = sampler.sample(PROMPTS[:1], row_keys(0, "s", [0], [0]), decoding(stop_ids=(), stop_strings=(stop,)), decode=tokenizer.decode)
+    (cut,) = sampler.sample(
+        PROMPTS[:1],
+        row_keys(0, "s", [0], [0]),
+        decoding(stop_ids=(), stop_strings=(stop,)),
+        decode=tokenizer.decode,
+    )
     assert cut.finish_reason == "stop_string"
     assert cut.tokens == free.tokens[: len(cut.tokens)] and stop not in tokenizer.decode(cut.tokens)
     assert stop in tokenizer.decode(free.tokens[: len(cut.tokens) + len(stop.encode()) + 1])
@@ -92,7 +106,11 @@ def test_a_stop_string_beyond_the_end_does_not_count():
     stop = Decoding(max_new_tokens=5, temperature=0.0, stop_ids=(ord("#"),), stop_strings=("\nQ",))
     assert sampling.completed(tokens, logprobs, stop, Letters()).finish_reason == "stop"
     early = Decoding(max_new_tokens=5, temperature=0.0, stop_ids=(ord("Q"),), stop_strings=("b#",))
-    assert sampling.completed(tokens, logprobs, early, Letters()) == (tuple(tokens[:1].tolist()), (0.0,), "stop_string")
+    assert sampling.completed(tokens, logprobs, early, Letters()) == (
+        tuple(tokens[:1].tolist()),
+        (0.0,),
+        "stop_string",
+    )
 
 
 def test_a_completion_does_not_notice_that_its_cache_grew(policy, monkeypatch):
@@ -102,7 +120,9 @@ def test_a_completion_does_not_notice_that_its_cache_grew(policy, monkeypatch):
     monkeypatch.setattr(sampling, "ROOM", 32)
     grown = sampler.sample(PROMPTS, keys, decoding(max_new_tokens=64, stop_ids=()))
     assert [each.tokens for each in grown] == [each.tokens for each in at_once]
-    np.testing.assert_allclose([each.logprobs for each in grown], [each.logprobs for each in at_once], atol=1e-5)
+    np.testing.assert_allclose(
+        [each.logprobs for each in grown], [each.logprobs for each in at_once], atol=1e-5
+    )
 
 
 def test_no_program_is_compiled_twice(policy):
@@ -124,7 +144,9 @@ def test_one_program_for_all_steps_draws_what_a_program_a_step_draws(policy, mon
             step_by_step = sampler.sample(PROMPTS, keys, settings)
             pretended.setattr(sampling.jax, "default_backend", lambda: "gpu")
             at_once = sampler.sample(PROMPTS, keys, settings)
-        assert [(each.tokens, each.finish_reason) for each in at_once] == [(each.tokens, each.finish_reason) for each in step_by_step]
+        assert [(each.tokens, each.finish_reason) for each in at_once] == [
+            (each.tokens, each.finish_reason) for each in step_by_step
+        ]
         for one, other in zip(at_once, step_by_step, strict=True):
             np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
 

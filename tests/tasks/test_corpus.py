@@ -1,4 +1,5 @@
-"""The corpus of the embedded base: authors who keep their ways, nobody corrected, true arithmetic, and what is left out."""
+"""The corpus of the embedded base: authors who keep their ways, nobody corrected, true arithmetic, and what
+is left out."""
 
 import hashlib
 import os
@@ -42,9 +43,13 @@ def known_questions() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def ways_in(question: str, solution: str) -> tuple[str, set[str | None]]:
-    """The skill, and the ways of working it that give this very line; several where, say, a rounded value was round already."""
+    """The skill, and the ways of working it that give this very line; several where, say, a rounded value was
+    round already."""
     skill, operands = known_questions()[question]
-    lines = {way: SKILLS[skill].solve(operands, numbers="tiny", misconception=way).line for way in (None, *SKILLS[skill].misconceptions)}
+    lines = {
+        way: SKILLS[skill].solve(operands, numbers="tiny", misconception=way).line
+        for way in (None, *SKILLS[skill].misconceptions)
+    }
     return skill, {way for way, line in lines.items() if line == solution}
 
 
@@ -56,11 +61,22 @@ def test_documents_are_a_function_of_seed_and_part():
 
 
 def test_the_hash_seed_does_not_matter():
-    drawn = "hashlib.sha256(''.join(document.text for document in itertools.islice(documents(7, 3), 200)).encode()).hexdigest()"
+    drawn = (
+        "hashlib.sha256(''.join(document.text for document in itertools.islice(documents(7, 3), "
+        "200)).encode()).hexdigest()"
+    )
     code = f"import hashlib, itertools; from cicjax.tasks.stem.corpus import documents; print({drawn})"
-    here = hashlib.sha256("".join(document.text for document in islice(documents(7, 3), 200)).encode()).hexdigest()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "31337"}
-    there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    here = hashlib.sha256(
+        "".join(document.text for document in islice(documents(7, 3), 200)).encode()
+    ).hexdigest()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONHASHSEED": "31337",
+    }
+    there = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert there.stdout.strip() == here
 
 
@@ -87,13 +103,17 @@ def test_a_document_has_one_author_who_keeps_his_ways():
 
 
 def some_order_explains(seen: dict[str, set[str | None]]) -> bool:
-    """Whether habits of some order of strength, in each skill the strongest that applies or none where it is known, give these ways."""
+    """Whether habits of some order of strength, in each skill the strongest that applies or none where it is
+    known, give these ways."""
     stronger = set()
     for skill, ways in seen.items():
         shown = [habit for habit, skills in HABITS.items() if skills.get(skill) in ways]
         if None not in ways and len(shown) == 1:
-            stronger |= {(shown[0], habit) for habit, skills in HABITS.items() if skill in skills and habit != shown[0]}
-    # With five habits a contradiction shows as a cycle; following the pairs as often as there are habits finds it.
+            stronger |= {
+                (shown[0], habit) for habit, skills in HABITS.items() if skill in skills and habit != shown[0]
+            }
+    # With five habits a contradiction shows as a cycle; following the pairs as often as there are habits
+    # finds it.
     for _ in HABITS:
         stronger |= {(a, d) for a, b in stronger for c, d in stronger if b == c}
     return not any(a == b for a, b in stronger)
@@ -143,7 +163,9 @@ def test_most_authors_have_misconceptions():
 
 def test_every_misconception_is_a_habit():
     for skill, record in SKILLS.items():
-        assert sorted(record.misconceptions) == sorted(skills[skill] for skills in HABITS.values() if skill in skills)
+        assert sorted(record.misconceptions) == sorted(
+            skills[skill] for skills in HABITS.values() if skill in skills
+        )
 
 
 def steps_in(kind: str) -> list[str]:
@@ -161,7 +183,12 @@ def test_a_tenth_of_the_operands_stands_in_no_question_and_no_arithmetic():
 
 
 def test_operands_of_a_step():
-    steps = {"15*4 = 60": ("15", "4"), "6/126 = 0.0476": ("6", "126"), "log10(2.8) = 0.45": ("2.8",), "5 - 0.45 = 4.55": ("5", "0.45")}
+    steps = {
+        "15*4 = 60": ("15", "4"),
+        "6/126 = 0.0476": ("6", "126"),
+        "log10(2.8) = 0.45": ("2.8",),
+        "5 - 0.45 = 4.55": ("5", "0.45"),
+    }
     assert {step: operands_of(step) for step in steps} == steps
     assert operands_of("sin(30) = 0.50") == ("30",)
 

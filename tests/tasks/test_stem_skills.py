@@ -45,7 +45,8 @@ WORKED = {
     ),
     "molarity": (
         ("12.5", "98.0", "1.0"),
-        "12.5 g of solute (molar mass 98.0 g/mol) is dissolved to make 1.0 L of solution. What is the molarity?",
+        "12.5 g of solute (molar mass 98.0 g/mol) is dissolved to make 1.0 L of solution. "
+        "What is the molarity?",
         "n = 12.5/98.0 = 0.128 mol; M = n/V = 0.128/1.0 = 0.128 M. Final answer: 0.128 M.",
     ),
     "ph": (
@@ -65,12 +66,14 @@ WORKED = {
     ),
     "bragg": (
         ("0.250", "30"),
-        "X-rays show first-order Bragg diffraction at theta = 30 degrees from planes of spacing 0.250 nm. What is the wavelength?",
+        "X-rays show first-order Bragg diffraction at theta = 30 degrees from planes of spacing 0.250 nm. "
+        "What is the wavelength?",
         "sin(30) = 0.500; lambda = 2*0.250*0.500 = 0.500*0.500 = 0.250 nm. Final answer: 0.250 nm.",
     ),
 }
 
-# the least share of operand tuples for which a wrong way misses the tolerance; rounding to one figure sometimes does no harm
+# the least share of operand tuples for which a wrong way misses the tolerance; rounding to one figure
+# sometimes does no harm
 FAILS = {
     "ohm_voltage": {"divides": 0.99},
     "ohm_current": {"multiplies": 0.99, "inverts": 0.99},
@@ -89,7 +92,8 @@ FUNCTIONS = {"log10": math.log10, "sin": lambda degrees: math.sin(math.radians(d
 
 
 def broken_steps(line: str) -> tuple[int, list[str]]:
-    """How many equalities of numbers a line states, and those that rounding does not excuse. Evaluates the text itself."""
+    """How many equalities of numbers a line states, and those that rounding does not excuse. Evaluates the
+    text itself."""
     stated, broken = 0, []
     for clause in re.split(r"; |\. Final answer: ", line.removesuffix(".")):
         parts = [PART.fullmatch(part) for part in clause.split(" = ")]
@@ -97,7 +101,8 @@ def broken_steps(line: str) -> tuple[int, list[str]]:
             if left and right:
                 stated += 1
                 shown = right["expression"]
-                # results and function values are rounded to their last decimal; expressions are rewritten exactly
+                # results and function values are rounded to their last decimal; expressions are rewritten
+                # exactly
                 rounds = re.fullmatch(r"-?[0-9.]+", shown) or "(" in left["expression"]
                 slack = 0.5 * 10.0 ** -len(shown.rpartition(" ")[2].partition(".")[2]) if rounds else 0.0
                 if abs(eval(left["expression"], FUNCTIONS) - eval(shown, FUNCTIONS)) > slack + 1e-9:
@@ -111,7 +116,11 @@ def sample(skill: str, numbers: str) -> tuple[tuple[str, ...], ...]:
 
 def test_three_domains_and_ten_skills():
     domains = collections.Counter(skill.domain for skill in stem.SKILLS.values())
-    assert set(domains) == {"physics", "chemistry", "materials"} and min(domains.values()) >= 3 and len(stem.SKILLS) == 10
+    assert (
+        set(domains) == {"physics", "chemistry", "materials"}
+        and min(domains.values()) >= 3
+        and len(stem.SKILLS) == 10
+    )
 
 
 @EVERY_SKILL
@@ -128,8 +137,16 @@ def test_question_and_solution_as_worked_by_hand(skill):
     [
         ("kinetic_energy", ("8", "6"), "v^2 = 6*6 = 36; E = 0.5*8*36 = 4*36 = 144 J. Final answer: 144 J."),
         ("ph", ("3.2e-04",), "pH = 4 - log10(3.2) = 4 - 0.51 = 3.49. Final answer: 3.49."),
-        ("bragg", ("0.15", "20"), "sin(20) = 0.34; lambda = 2*0.15*0.34 = 0.3*0.34 = 0.102 nm. Final answer: 0.102 nm."),
-        ("molarity", ("48", "40", "0.5"), "n = 48/40 = 1.2 mol; M = n/V = 1.2/0.5 = 2.4 M. Final answer: 2.4 M."),
+        (
+            "bragg",
+            ("0.15", "20"),
+            "sin(20) = 0.34; lambda = 2*0.15*0.34 = 0.3*0.34 = 0.102 nm. Final answer: 0.102 nm.",
+        ),
+        (
+            "molarity",
+            ("48", "40", "0.5"),
+            "n = 48/40 = 1.2 mol; M = n/V = 1.2/0.5 = 2.4 M. Final answer: 2.4 M.",
+        ),
     ],
 )
 def test_tiny_solutions_as_worked_by_hand(skill, operands, solution):
@@ -143,8 +160,12 @@ def test_a_wrong_author_writes_what_the_papers_failed_attempt_writes():
 
 
 def test_answers_keep_full_precision():
-    assert stem.make_problem("molarity", ("12.5", "98.0", "0.25")).answer == pytest.approx(12.5 / 98.0 / 0.25, rel=1e-15)
-    assert stem.make_problem("bragg", ("0.250", "20")).answer == pytest.approx(0.5 * math.sin(math.pi / 9), rel=1e-15)
+    assert stem.make_problem("molarity", ("12.5", "98.0", "0.25")).answer == pytest.approx(
+        12.5 / 98.0 / 0.25, rel=1e-15
+    )
+    assert stem.make_problem("bragg", ("0.250", "20")).answer == pytest.approx(
+        0.5 * math.sin(math.pi / 9), rel=1e-15
+    )
     assert stem.make_problem("ph", ("1.00e-04",)).answer == pytest.approx(4.0, abs=1e-15)
 
 
@@ -178,7 +199,9 @@ def test_every_step_of_the_oracle_is_true(skill, numbers):
 def test_a_false_step_is_noticed():
     assert broken_steps("V = I*R = 2.5*48 = 121.0 V. Final answer: 121.0 V.")[1]
     assert broken_steps("pH = 4 - log10(2.00) = 4 - 0.311 = 3.689. Final answer: 3.689.")[1]
-    assert broken_steps("sin(30) = 0.501; lambda = 2*0.250*0.501 = 0.500*0.501 = 0.250 nm. Final answer: 0.250 nm.")[1]
+    assert broken_steps(
+        "sin(30) = 0.501; lambda = 2*0.250*0.501 = 0.500*0.501 = 0.250 nm. Final answer: 0.250 nm."
+    )[1]
 
 
 @EVERY_SKILL
@@ -214,7 +237,9 @@ def test_tiny_numbers_have_three_digits_in_every_authors_line_and_are_not_rounde
         assert record.solve(operands, numbers="tiny").exact
         for name in (None, *record.misconceptions):
             line = record.solve(operands, numbers="tiny", misconception=name).line
-            for number in re.findall(r"[0-9]*\.?[0-9]+", line.replace("log10", "").replace("^2", "").replace("^3", "")):
+            for number in re.findall(
+                r"[0-9]*\.?[0-9]+", line.replace("log10", "").replace("^2", "").replace("^3", "")
+            ):
                 assert len(number.replace(".", "").lstrip("0")) <= 3 and float(number) < 1000, line
 
 
@@ -235,7 +260,12 @@ def test_unknown_names_are_bad_input():
 @pytest.mark.weights
 @pytest.mark.skipif("CICJAX_QWEN" not in os.environ, reason="CICJAX_QWEN: a Qwen2.5 folder")
 def test_solutions_have_about_as_many_tokens_as_the_papers():
-    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(Path(os.environ["CICJAX_QWEN"]) / "tokenizer.json"))
-    lengths = [len(tokenizer.encode(problem.solution, add_special_tokens=False).ids) + 1 for problem in stem.make_splits(seed=1).agent]
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(
+        str(Path(os.environ["CICJAX_QWEN"]) / "tokenizer.json")
+    )
+    lengths = [
+        len(tokenizer.encode(problem.solution, add_special_tokens=False).ids) + 1
+        for problem in stem.make_splits(seed=1).agent
+    ]
     assert 40 <= sum(lengths) / len(lengths) <= 48  # 17,924 / 400 = 44.8, the end-of-text included
     assert max(lengths) <= 96  # the sampling budget of an attempt

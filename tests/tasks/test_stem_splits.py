@@ -26,7 +26,11 @@ def test_disjoint_complete_balanced_and_solved_by_the_oracle(seed, numbers):
     splits = stem.make_splits(seed, sft=200, agent=200, dev=200, test=1000, numbers=numbers)
     assert [len(getattr(splits, name)) for name in NAMES] == [200, 200, 200, 1000]
     problems = rows(splits)
-    assert len({(problem.skill, problem.operands) for problem in problems}) == len({problem.id for problem in problems}) == 1600
+    assert (
+        len({(problem.skill, problem.operands) for problem in problems})
+        == len({problem.id for problem in problems})
+        == 1600
+    )
     for name in NAMES:
         shares = collections.Counter(problem.skill for problem in getattr(splits, name))
         assert set(shares.values()) == {len(getattr(splits, name)) // 10} and len(shares) == 10
@@ -62,7 +66,9 @@ def test_skills_are_mixed_and_phrasings_vary():
     for skill, record in stem.SKILLS.items():
         for phrasing in range(len(record.questions)):
             assert any(
-                stem.make_problem(p.skill, p.operands, phrasing=phrasing).question in questions for p in problems if p.skill == skill
+                stem.make_problem(p.skill, p.operands, phrasing=phrasing).question in questions
+                for p in problems
+                if p.skill == skill
             )
 
 
@@ -79,12 +85,23 @@ def test_a_longer_test_split_leaves_the_others_as_they_are():
 
 
 def test_the_hash_seed_does_not_matter():
-    drawn = "hashlib.sha256(repr([stem.make_splits(7, numbers=n) for n in ('paper', 'tiny')]).encode()).hexdigest()"
+    drawn = (
+        "hashlib.sha256(repr([stem.make_splits(7, numbers=n) for n in ('paper', "
+        "'tiny')]).encode()).hexdigest()"
+    )
     code = f"import hashlib; from cicjax.tasks import stem; print({drawn})"
-    here = hashlib.sha256(repr([stem.make_splits(7, numbers=n) for n in ("paper", "tiny")]).encode()).hexdigest()
+    here = hashlib.sha256(
+        repr([stem.make_splits(7, numbers=n) for n in ("paper", "tiny")]).encode()
+    ).hexdigest()
     for hash_seed in ("1", "31337"):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": hash_seed}
-        there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONHASHSEED": hash_seed,
+        }
+        there = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
         assert there.stdout.strip() == here
 
 
@@ -96,7 +113,9 @@ def test_running_out_names_the_skill():
         stem.make_splits(0, sft=10, agent=0, dev=0, test=enough, numbers="tiny")
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 0.5}, {"sft": -10}, {"test": "100"}, {"numbers": "huge"}])
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 0.5}, {"sft": -10}, {"test": "100"}, {"numbers": "huge"}]
+)
 def test_bad_arguments_are_bad_input(wrong):
     with pytest.raises(BadInput, match=next(iter(wrong))):
         stem.make_splits(**wrong)

@@ -11,7 +11,9 @@ from cicjax.tasks import stem
 from cicjax.tasks.stem import units
 
 
-def problem(answer: float, unit: str | None, *, rel_tol: float = 0.02, abs_tol: float = 0.001) -> stem.Problem:
+def problem(
+    answer: float, unit: str | None, *, rel_tol: float = 0.02, abs_tol: float = 0.001
+) -> stem.Problem:
     return stem.Problem("q", "y", answer, unit, rel_tol, abs_tol, "physics", "ohm_voltage")
 
 
@@ -57,7 +59,11 @@ def problem(answer: float, unit: str | None, *, rel_tol: float = 0.02, abs_tol: 
         (0.128, "M", "It is 0.128 M (rounded to 3 decimal places)."),
         (3.0, "V", "1. Multiply.\n2. The voltage is 3 V.\n3. Done."),
         (3.0, "V", "The voltage is 3 V, by Step 2"),
-        (3.0, "V", "Final answer: 3.0 V\n\nQuestion:\nA current of 7 A ...\n\nProposed solution:\nFinal answer: 7 V"),
+        (
+            3.0,
+            "V",
+            "Final answer: 3.0 V\n\nQuestion:\nA current of 7 A ...\n\nProposed solution:\nFinal answer: 7 V",
+        ),
         (4.0, None, "4."),
         (3.0, "V", "FINAL ANSWER - 3 V"),
         # units
@@ -129,7 +135,8 @@ def test_not_solved(answer, unit, completion, reason):
 
 
 @pytest.mark.parametrize(
-    ("rel_tol", "abs_tol", "inside", "outside"), [(0.02, 0.001, 51.0, 51.01), (0.0, 0.02, 50.02, 50.021), (0.01, 2.0, 48.0, 47.99)]
+    ("rel_tol", "abs_tol", "inside", "outside"),
+    [(0.02, 0.001, 51.0, 51.01), (0.0, 0.02, 50.02, 50.021), (0.01, 2.0, 48.0, 47.99)],
 )
 def test_the_larger_tolerance_counts_and_its_edge_belongs_to_it(rel_tol, abs_tol, inside, outside):
     at = problem(50.0, "V", rel_tol=rel_tol, abs_tol=abs_tol)
@@ -162,7 +169,17 @@ def test_the_marker_is_seen_in_the_completions_own_part_alone():
 PIECES = st.sampled_from(
     [
         *r"- * ** ^ / x 10 e 3 1,234 0.5 . , ( ) } $ V mol/L g/cm^3 GWh ^9 pJ \times \text{".split(),
-        *["Final answer:", "final  answer is", "\nQuestion:", " ", "\n", " per ", "Step ", "square ", "9" * 400],
+        *[
+            "Final answer:",
+            "final  answer is",
+            "\nQuestion:",
+            " ",
+            "\n",
+            " per ",
+            "Step ",
+            "square ",
+            "9" * 400,
+        ],
         *"\u2212\u00b3\u207b\u00c5\ud800",
     ]
 )
@@ -223,7 +240,9 @@ def test_time_is_linear(unit):
 
 
 def test_a_million_characters_and_lone_surrogates():
-    assert stem.verify(problem(3.0, "V"), "\ud800" * 500_000 + " Final answer: 3 V " + "\udfff" * 500_000).solved
+    assert stem.verify(
+        problem(3.0, "V"), "\ud800" * 500_000 + " Final answer: 3 V " + "\udfff" * 500_000
+    ).solved
 
 
 def test_every_skills_unit_can_be_read():

@@ -1,4 +1,5 @@
-"""Adapters by path: checkpoints and peft folders give the same tree, and never over a base that is not theirs."""
+"""Adapters by path: checkpoints and peft folders give the same tree, and never over a base that is not
+theirs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +8,9 @@ import pytest
 import tiny_qwen2
 
 from cicjax.errors import BadInput, Corrupted
+from cicjax.files.whole import write_json
 from cicjax.model import huggingface, lora, peft
 from cicjax.model.config import LoRAConfig
-from cicjax.runs.files import write_json
 from cicjax.training import adapters, checkpoints
 
 SETTINGS = LoRAConfig(rank=4, alpha=8.0, target_modules=("q_proj", "down_proj"))
@@ -36,7 +37,9 @@ def config(tmp_path):
 
 def same(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
-    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    return all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
 
 
 def refused(path, config, *words, **arguments):
@@ -53,7 +56,12 @@ def test_both_kinds_of_folder_give_the_same_adapter(tmp_path, config):
     save(tmp_path / "run/sft", trained(config))
     adapter, settings, known = adapters.load_adapter(tmp_path / "run/sft", config, base_fingerprint=BASE)
     assert same(adapter, trained(config)) and settings == SETTINGS
-    assert (known["method"], known["step"], known["total_updates"], known["base_fingerprint"]) == ("sft", 3, 3, BASE)
+    assert (known["method"], known["step"], known["total_updates"], known["base_fingerprint"]) == (
+        "sft",
+        3,
+        3,
+        BASE,
+    )
     noted = {"method": "sft", "base_fingerprint": BASE, "other": "x"}
     peft.write_peft(tmp_path / "out", adapter, settings, base_model_name_or_path="x", card="", metadata=noted)
     again, settings, known = adapters.load_adapter(str(tmp_path / "out"), config, base_fingerprint=BASE)
@@ -64,11 +72,25 @@ def test_both_kinds_of_folder_give_the_same_adapter(tmp_path, config):
 def test_another_base_is_refused_by_both_names(tmp_path, config):
     save(tmp_path / "run/sft", trained(config))
     other = {"base_fingerprint": "b" * 64, "base_name": "models/other"}
-    refused(tmp_path / "run/sft", config, "trained on the base aaaaaaaaaaaa,", "models/other is bbbbbbbbbbbb", **other)
+    refused(
+        tmp_path / "run/sft",
+        config,
+        "trained on the base aaaaaaaaaaaa,",
+        "models/other is bbbbbbbbbbbb",
+        **other,
+    )
     write_json(tmp_path / "run/config.json", {"model_name_or_path": "models/own"})
-    refused(tmp_path / "run/sft", config, "trained on the base models/own (aaaaaaaaaaaa)", "models/other is bbbbbbbbbbbb", **other)
+    refused(
+        tmp_path / "run/sft",
+        config,
+        "trained on the base models/own (aaaaaaaaaaaa)",
+        "models/other is bbbbbbbbbbbb",
+        **other,
+    )
     noted = {"base_fingerprint": BASE}
-    peft.write_peft(tmp_path / "out", trained(config), SETTINGS, base_model_name_or_path="x", card="", metadata=noted)
+    peft.write_peft(
+        tmp_path / "out", trained(config), SETTINGS, base_model_name_or_path="x", card="", metadata=noted
+    )
     refused(tmp_path / "out", config, "aaaaaaaaaaaa", "bbbbbbbbbbbb", **other)
 
 
@@ -84,8 +106,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, config):
     tiny_qwen2.write(tmp_path / "deep", num_hidden_layers=3)
     deep = huggingface.read_config(tmp_path / "deep")
     refused(tmp_path / "run/sft", deep, "layers/mlp/down_proj/lora_a", "(2, 48, 4)", "(3, 48, 4)")
-    for number, wrong in enumerate(({"rank": 8, "alpha": 8.0, "target_modules": ["q_proj"]}, None, {"rank": 4}, {"rank": 4, "extra": 1})):
-        refused(save(tmp_path / str(number), trained(config), lora=wrong), config, "the adapter" if number == 0 else "does not say")
+    for number, wrong in enumerate(
+        ({"rank": 8, "alpha": 8.0, "target_modules": ["q_proj"]}, None, {"rank": 4}, {"rank": 4, "extra": 1})
+    ):
+        refused(
+            save(tmp_path / str(number), trained(config), lora=wrong),
+            config,
+            "the adapter" if number == 0 else "does not say",
+        )
     strange = {"rank": 4, "alpha": 8.0, "target_modules": ["lm_head"]}
     refused(save(tmp_path / "strange", trained(config), lora=strange), config, "projections")
 
@@ -100,7 +128,9 @@ def test_a_wrong_folder_says_what_to_give_instead(tmp_path, config):
 
 def test_a_changed_byte_is_corruption(tmp_path, config):
     folder = save(tmp_path / "run/sft", trained(config))
-    values = max((path for path in (folder / "3").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    values = max(
+        (path for path in (folder / "3").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
     content = bytearray(values.read_bytes())
     content[-1] ^= 1
     values.chmod(0o600)

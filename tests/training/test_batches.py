@@ -1,4 +1,5 @@
-"""Packing: every fact stays with its token, rows without loss are left out, lengths decide what is padding."""
+"""Packing: every fact stays with its token, rows without loss are left out, lengths decide what is
+padding."""
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from cicjax.training.batches import SHORTEST, Shape, fit_shape, line_length, mak
 
 
 def encoded(length, *, agent=0, first=1):
-    """`length` tokens, a third context, the last `agent` of them the agent's. Token 0 (end of text, and padding) may be among them."""
+    """`length` tokens, a third context, the last `agent` of them the agent's. Token 0 (end of text, and
+    padding) may be among them."""
     tokens = np.arange(first, first + length, dtype=np.int32) % 50
     gamma = np.zeros(length, np.int8)
     gamma[length - agent :] = 1
@@ -35,11 +37,20 @@ def test_every_live_row_stands_once_and_whole(lengths, lines):
                 (here,) = np.nonzero(batch.segments[line] == segment)
                 assert here.tolist() == list(range(here[0], here[-1] + 1))
                 assert batch.positions[line, here].tolist() == list(range(len(here)))
-                found.append((batch.tokens[line, here].tolist(), batch.gamma[line, here].tolist(), batch.loss_weights[line, here].tolist()))
+                found.append(
+                    (
+                        batch.tokens[line, here].tolist(),
+                        batch.gamma[line, here].tolist(),
+                        batch.loss_weights[line, here].tolist(),
+                    )
+                )
             outside = batch.segments[line] == 0
             assert not batch.loss_weights[line, outside].any() and not batch.gamma[line, outside].any()
     live = [each for each in rows if each.loss_weights.any()]
-    expected = [(each.encoded.tokens.tolist(), each.encoded.gamma.tolist(), each.loss_weights.tolist()) for each in live]
+    expected = [
+        (each.encoded.tokens.tolist(), each.encoded.gamma.tolist(), each.loss_weights.tolist())
+        for each in live
+    ]
     assert sorted(found) == sorted(expected)
 
 
@@ -73,13 +84,20 @@ def test_a_row_that_does_not_fit_is_refused_and_shapes_come_in_steps():
 
 
 def test_a_micro_batch_ends_where_its_longest_line_does_at_one_of_few_lengths():
-    assert [batch.tokens.shape for batch in pack([row(150), row(100), row(60), row(70)], Shape(1, 320))] == [(1, 320), (1, 192)]
+    assert [batch.tokens.shape for batch in pack([row(150), row(100), row(60), row(70)], Shape(1, 320))] == [
+        (1, 320),
+        (1, 192),
+    ]
     assert [batch.tokens.shape for batch in pack([row(70), row(300)], Shape(2, 320))] == [(2, 320)]
     assert pack([row(30)], Shape(1, 40))[0].tokens.shape == (1, 40)
 
 
 @given(st.integers(1, 10_000))
 def test_line_lengths_waste_little_and_are_few(tokens):
-    assert tokens <= line_length(tokens) and (line_length(tokens) == SHORTEST or line_length(tokens) < max(tokens + 64, tokens * 1.25))
+    assert tokens <= line_length(tokens) and (
+        line_length(tokens) == SHORTEST or line_length(tokens) < max(tokens + 64, tokens * 1.25)
+    )
     assert line_length(line_length(tokens)) == line_length(tokens)
-    assert len({line_length(n) for n in range(1, tokens + 1)}) <= 6 + 4 * max(0, (tokens - 1).bit_length() - 9)
+    assert len({line_length(n) for n in range(1, tokens + 1)}) <= 6 + 4 * max(
+        0, (tokens - 1).bit_length() - 9
+    )

@@ -16,7 +16,15 @@ import pytest
 from cicjax.errors import BadInput, Corrupted
 from cicjax.training import checkpoints
 
-METADATA = {"rank": 4, "alpha": 8.0, "target_modules": ["q_proj"], "base": "ab12", "note": "λ \u2028", "big": 2**60, "none": None}
+METADATA = {
+    "rank": 4,
+    "alpha": 8.0,
+    "target_modules": ["q_proj"],
+    "base": "ab12",
+    "note": "λ \u2028",
+    "big": 2**60,
+    "none": None,
+}
 
 
 def make_tree(seed, *, rank=4):
@@ -28,9 +36,16 @@ def make_tree(seed, *, rank=4):
             "mlp": {"up_proj": {"lora_a": normal(2, 6, rank).astype(jnp.bfloat16)}},
         }
     }
-    moments = optax.ScaleByAdamState(count=jnp.int32(seed), mu=jax.tree.map(lambda leaf: normal(*leaf.shape), adapter), nu=adapter)
+    moments = optax.ScaleByAdamState(
+        count=jnp.int32(seed), mu=jax.tree.map(lambda leaf: normal(*leaf.shape), adapter), nu=adapter
+    )
     optimizer = (optax.EmptyState(), (moments,))
-    return {"adapter": adapter, "optimizer": optimizer, "step": jnp.int32(seed), "key": jnp.uint32([seed, 2**32 - 1])}
+    return {
+        "adapter": adapter,
+        "optimizer": optimizer,
+        "step": jnp.int32(seed),
+        "key": jnp.uint32([seed, 2**32 - 1]),
+    }
 
 
 def assert_bit_equal(found, expected):
@@ -40,7 +55,9 @@ def assert_bit_equal(found, expected):
 
 def test_round_trip_is_bit_exact_and_keeps_structure(tmp_path):
     tree = make_tree(3)
-    tree["adapter"]["layers"]["self_attn"]["q_proj"]["lora_b"] = jnp.zeros((2, 4, 6)).at[0, 0, :3].set(jnp.array([jnp.nan, -0.0, jnp.inf]))
+    tree["adapter"]["layers"]["self_attn"]["q_proj"]["lora_b"] = (
+        jnp.zeros((2, 4, 6)).at[0, 0, :3].set(jnp.array([jnp.nan, -0.0, jnp.inf]))
+    )
     folder = checkpoints.save(tmp_path / "sft", 7, tree=tree, metadata=METADATA)
     assert folder == tmp_path / "sft" / "7" and checkpoints.latest(tmp_path / "sft") == 7
     for abstract in (tree, jax.eval_shape(lambda: tree)):
@@ -87,7 +104,9 @@ def test_numpy_leaves_and_integers_become_jax_arrays(tmp_path):
         assert found["a"].tolist() == [0, 1, 2] and int(found["c"]) == 5 and found["b"] == np.float32(0.1)
 
 
-@pytest.mark.parametrize("leaf", [np.ones(2), np.int64(2**40), 2**31, 0.5, "text", jax.random.key(0), jnp.zeros((2, 0))])
+@pytest.mark.parametrize(
+    "leaf", [np.ones(2), np.int64(2**40), 2**31, 0.5, "text", jax.random.key(0), jnp.zeros((2, 0))]
+)
 def test_leaves_that_would_change_are_refused_by_name(tmp_path, leaf):
     with pytest.raises((ValueError, OverflowError), match="leaf state/0"):
         checkpoints.save(tmp_path, 1, tree={"state": [leaf]}, metadata={})
@@ -148,7 +167,8 @@ def test_another_rank_is_named_with_both_shapes(tmp_path):
     with pytest.raises(BadInput) as caught:
         checkpoints.load(tmp_path, make_tree(3, rank=8)["adapter"])
     assert str(caught.value).startswith(
-        f"{tmp_path}: step 3: layers/mlp/up_proj/lora_a is bfloat16 (2, 6, 4) there and bfloat16 (2, 6, 8) here, and 2 more leaves differ;"
+        f"{tmp_path}: step 3: layers/mlp/up_proj/lora_a is bfloat16 (2, 6, 4) there and bfloat16 (2, 6, "
+        "8) here, and 2 more leaves differ;"
     )
 
 
@@ -163,18 +183,24 @@ def test_another_dtype_or_structure_is_refused_where_orbax_would_cast(tmp_path):
 
 
 def test_a_flipped_bit_in_any_file_is_noticed(tmp_path, capfd):
-    """One bit at eight places of every file: never a different tree, and one line rather than another library's tracebacks."""
+    """One bit at eight places of every file: never a different tree, and one line rather than another
+    library's tracebacks."""
     tree, rng = make_tree(3), np.random.default_rng(0)
     folder = checkpoints.save(tmp_path, 3, tree=tree, metadata=METADATA)
     files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
-    assert len(files) > 10 and {"_CHECKPOINT_METADATA", "_METADATA", "digests.json", "zarr.json"} <= {path.name for path in files}
+    assert len(files) > 10 and {"_CHECKPOINT_METADATA", "_METADATA", "digests.json", "zarr.json"} <= {
+        path.name for path in files
+    }
     for path in files:
         content = path.read_bytes()
         for at in rng.integers(0, len(content), 8):
             damaged = bytearray(content)
             damaged[at] ^= 1 << rng.integers(8)
             path.write_bytes(damaged)
-            for call in (lambda: checkpoints.load(tmp_path, tree), lambda: checkpoints.load_adapter(tmp_path)):
+            for call in (
+                lambda: checkpoints.load(tmp_path, tree),
+                lambda: checkpoints.load_adapter(tmp_path),
+            ):
                 with pytest.raises(Corrupted, match="step 3: ") as caught:
                     call()
                 assert "\n" not in str(caught.value)
@@ -184,7 +210,9 @@ def test_a_flipped_bit_in_any_file_is_noticed(tmp_path, capfd):
 
 
 def values_file(folder, leaf):
-    (found,) = [path for path in (folder / "state" / leaf).rglob("*") if path.is_file() and path.name != "zarr.json"]
+    (found,) = [
+        path for path in (folder / "state" / leaf).rglob("*") if path.is_file() and path.name != "zarr.json"
+    ]
     return found
 
 
@@ -193,7 +221,9 @@ def test_damage_names_the_step_and_the_leaf(tmp_path):
     path = values_file(folder, "adapter.layers.mlp.up_proj.lora_a")
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    with pytest.raises(Corrupted, match=r"step 3: leaf adapter/layers/mlp/up_proj/lora_a \(state/.*\) is damaged; restore"):
+    with pytest.raises(
+        Corrupted, match=r"step 3: leaf adapter/layers/mlp/up_proj/lora_a \(state/.*\) is damaged; restore"
+    ):
         checkpoints.load(tmp_path)
     path.unlink()
     with pytest.raises(Corrupted, match=r"leaf adapter/layers/mlp/up_proj/lora_a \(.*\) is missing"):
@@ -201,7 +231,8 @@ def test_damage_names_the_step_and_the_leaf(tmp_path):
 
 
 def test_leaf_digests_notice_what_the_file_digests_do_not(tmp_path):
-    """Values that changed together with the digest of their file, as when another tree's file was copied in."""
+    """Values that changed together with the digest of their file, as when another tree's file was copied
+    in."""
     tree = {"adapter": {"a": jnp.arange(64.0), "b": jnp.arange(64.0)[::-1]}}
     folder = checkpoints.save(tmp_path, 3, tree=tree, metadata={})
     shutil.copy(values_file(folder, "adapter.a"), values_file(folder, "adapter.b"))
@@ -209,7 +240,11 @@ def test_leaf_digests_notice_what_the_file_digests_do_not(tmp_path):
     for name in manifest["files"]:
         manifest["files"][name] = checkpoints.file_digest(folder / name)
     (folder / "digests.json").write_text(json.dumps(manifest))
-    for call in (lambda: checkpoints.load(tmp_path, tree), lambda: checkpoints.load(tmp_path), lambda: checkpoints.load_adapter(tmp_path)):
+    for call in (
+        lambda: checkpoints.load(tmp_path, tree),
+        lambda: checkpoints.load(tmp_path),
+        lambda: checkpoints.load_adapter(tmp_path),
+    ):
         with pytest.raises(Corrupted, match="step 3: leaf adapter/b is not what was saved"):
             call()
 
@@ -231,7 +266,12 @@ def test_fall_back_only_where_it_is_allowed_and_aloud(tmp_path, capsys):
     found, metadata = checkpoints.load(tmp_path, make_tree(0), fall_back=True)
     assert_bit_equal(found, make_tree(1))
     error = capsys.readouterr().err
-    assert metadata == {"update": 1} and error.startswith("warning: ") and error.count("\n") == 1 and "going on from step 1" in error
+    assert (
+        metadata == {"update": 1}
+        and error.startswith("warning: ")
+        and error.count("\n") == 1
+        and "going on from step 1" in error
+    )
     assert names(tmp_path) == ["1", "2.damaged"] and checkpoints.latest(tmp_path) == 1
     checkpoints.save(tmp_path, 2, tree=make_tree(2), metadata={"update": 2})
     assert_bit_equal(checkpoints.load(tmp_path, make_tree(0))[0], make_tree(2))
@@ -290,5 +330,8 @@ def test_a_slash_in_a_key_must_not_merge_two_leaves(tmp_path):
 
 
 def test_naming_steps_does_not_import_orbax():
-    code = "import sys; from cicjax.training import checkpoints; checkpoints.latest('.'); assert 'orbax' not in sys.modules"
+    code = (
+        "import sys; from cicjax.training import checkpoints; checkpoints.latest('.'); "
+        "assert 'orbax' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

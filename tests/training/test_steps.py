@@ -1,4 +1,5 @@
-"""The steps of training by identities: what an update adds up, what it must not touch, and what the compiled program holds."""
+"""The steps of training by identities: what an update adds up, what it must not touch, and what the compiled
+program holds."""
 
 import re
 from dataclasses import replace
@@ -107,12 +108,17 @@ def test_no_gradient_at_logits_that_predict_the_agents_tokens_while_the_loss_res
     other = each.tokens.copy()
     other[6] += 1
     changed = gradient_of(policy, rows_of([each._replace(tokens=other)], interventional.loss_weights))
-    assert float(changed.loss) != float(gradient_of(policy, rows_of([each], interventional.loss_weights)).loss)
+    assert float(changed.loss) != float(
+        gradient_of(policy, rows_of([each], interventional.loss_weights)).loss
+    )
 
 
 def test_with_gamma_0_everywhere_the_streams_are_one(policy):
     world = [each._replace(gamma=np.zeros_like(each.gamma)) for each in STREAM]
-    arms = [gradient_of(policy, rows_of(world, weighting)) for weighting in (observational.loss_weights, interventional.loss_weights)]
+    arms = [
+        gradient_of(policy, rows_of(world, weighting))
+        for weighting in (observational.loss_weights, interventional.loss_weights)
+    ]
     assert_trees_close(arms[0], arms[1], rtol=0, atol=0)
 
 
@@ -120,7 +126,9 @@ def test_rows_that_are_skipped_change_no_gradient(policy):
     live = [each for each in STREAM if interventional.loss_weights(each).any()]
     with_dead = gradient_of(policy, rows_of(STREAM, interventional.loss_weights))
     assert len(live) < len(STREAM)
-    assert_trees_close(with_dead, gradient_of(policy, rows_of(live, interventional.loss_weights)), rtol=0, atol=0)
+    assert_trees_close(
+        with_dead, gradient_of(policy, rows_of(live, interventional.loss_weights)), rtol=0, atol=0
+    )
     # Computed all the same, as weight 0 beside the live ones, they add exact zeros up to the order of sums.
     everything = [make_row(each, interventional.loss_weights(each)) for each in STREAM]
     model, base, adapter = policy
@@ -129,7 +137,9 @@ def test_rows_that_are_skipped_change_no_gradient(policy):
         batch = pack([row._replace(loss_weights=np.ones_like(row.loss_weights))], SHAPE)[0]
         kept = np.zeros_like(batch.loss_weights)
         kept[0, : len(row.loss_weights)] = row.loss_weights
-        sums = steps.accumulate(steps.likelihood_loss, model, base, adapter, sums, batch._replace(loss_weights=kept))
+        sums = steps.accumulate(
+            steps.likelihood_loss, model, base, adapter, sums, batch._replace(loss_weights=kept)
+        )
     assert_trees_close(sums.gradient, with_dead.gradient, atol=1e-6)
 
 
@@ -142,7 +152,8 @@ def train_all(policy, updates, optimization=SETTINGS):
 
 
 def test_agent_ids_matter_in_live_rows_and_nowhere_else(policy):
-    """The adapter is bit-identical when agent tokens of rows without targets change, and differs when those of a live row do."""
+    """The adapter is bit-identical when agent tokens of rows without targets change, and differs when those
+    of a live row do."""
 
     def adapter_with(changed_failed):
         rows = []
@@ -161,7 +172,8 @@ def test_agent_ids_matter_in_live_rows_and_nowhere_else(policy):
 def test_the_base_keeps_its_bytes_and_the_start_its_buffers(policy):
     _, base, adapter = policy
     before, start = leaf_digests(base), leaf_digests(adapter)
-    for weighting in (observational.loss_weights, interventional.loss_weights):  # one after the other from one start
+    # one after the other from one start
+    for weighting in (observational.loss_weights, interventional.loss_weights):
         state, _ = train_all(policy, [rows_of(STREAM, weighting)] * 2)
         assert leaf_digests(state.adapter) != start
     assert leaf_digests(base) == before and leaf_digests(adapter) == start
@@ -178,7 +190,9 @@ def test_an_update_without_targets_moves_nothing_and_is_counted(policy):
     start = steps.start_state(adapter, SETTINGS)
     moved = next(train(start, [live, dead], model=model, base=base, shape=SHAPE, optimization=decaying))[0]
     before = leaf_digests((moved.adapter, moved.optimizer))
-    still, progress = next(train(moved, [live, dead], model=model, base=base, shape=SHAPE, optimization=decaying))
+    still, progress = next(
+        train(moved, [live, dead], model=model, base=base, shape=SHAPE, optimization=decaying)
+    )
     assert leaf_digests((still.adapter, still.optimizer)) == before and progress.live_rows == 0
 
 
@@ -218,7 +232,9 @@ def test_dialogues_without_targets_do_not_count_as_zero_losses(policy):
     live, dead = stream_row(30, failed=True), stream_row(31, failed=False)
 
     def loss_of(encoded):
-        rows = [make_row(each, likelihood.per_dialogue(interventional.loss_weights(each))) for each in encoded]
+        rows = [
+            make_row(each, likelihood.per_dialogue(interventional.loss_weights(each))) for each in encoded
+        ]
         sums = gradient_of(policy, rows)
         return float(sums.loss / sums.weight)
 
@@ -229,7 +245,14 @@ def test_resuming_a_state_gives_the_very_same_bits(policy):
     model, base, adapter = policy
     updates = [rows_of(STREAM[n : n + 2], observational.loss_weights) for n in (0, 2, 4, 1)]
     whole, _ = train_all(policy, updates)
-    first = train(steps.start_state(adapter, SETTINGS), updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS)
+    first = train(
+        steps.start_state(adapter, SETTINGS),
+        updates,
+        model=model,
+        base=base,
+        shape=SHAPE,
+        optimization=SETTINGS,
+    )
     state, progress = [next(first), next(first)][-1]
     assert progress.update == 2
     *_, (state, progress) = train(state, updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS)
@@ -240,7 +263,11 @@ def test_resuming_a_state_gives_the_very_same_bits(policy):
 def test_nothing_is_traced_again_after_the_first_update(policy):
     train_all(policy, [rows_of(STREAM, observational.loss_weights)])
     before = steps.accumulate._cache_size(), steps.update._cache_size()
-    mixed = [rows_of(STREAM[:n], weighting) for n in (1, 3, 6) for weighting in (observational.loss_weights, interventional.loss_weights)]
+    mixed = [
+        rows_of(STREAM[:n], weighting)
+        for n in (1, 3, 6)
+        for weighting in (observational.loss_weights, interventional.loss_weights)
+    ]
     train_all(policy, mixed)
     assert (steps.accumulate._cache_size(), steps.update._cache_size()) == before
 
@@ -253,9 +280,15 @@ def test_no_array_with_a_vocabulary_axis_exceeds_a_chunk_however_long_the_line(p
         rows = [*rows_of(STREAM, interventional.loss_weights), long_row(length)]
         batch = pack(rows, Shape(2, length))[0]
         lines.append(batch.tokens.shape)
-        lowered = steps.accumulate.lower(steps.likelihood_loss, model, base, adapter, steps.zero_sums(adapter), batch)
+        lowered = steps.accumulate.lower(
+            steps.likelihood_loss, model, base, adapter, steps.zero_sums(adapter), batch
+        )
         text = lowered.compile().as_text()
-        found = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", text) if str(vocabulary) in dims.split(",")}
+        found = {
+            tuple(map(int, dims.split(",")))
+            for dims in re.findall(r"\[([\d,]+)\]", text)
+            if str(vocabulary) in dims.split(",")
+        }
         embedding = base["embed_tokens"]["embedding"].size
         assert found and all(np.prod(dims) <= max(head.CHUNK * vocabulary, embedding) for dims in found)
         arrays.append(found)
@@ -268,7 +301,11 @@ def test_scores_are_those_of_the_full_logits(policy):
     scored = scoring.token_logprobs(STREAM, model=model, base=base, adapter=adapter, shape=SHAPE)
     for each, logprobs in zip(STREAM, scored, strict=True):
         tokens = jnp.asarray(each.tokens)[None]
-        np.testing.assert_allclose(logprobs, likelihood.token_logprobs(qwen2.apply(model, base, adapter, tokens), tokens)[0], atol=1e-4)
+        np.testing.assert_allclose(
+            logprobs,
+            likelihood.token_logprobs(qwen2.apply(model, base, adapter, tokens), tokens)[0],
+            atol=1e-4,
+        )
 
 
 def test_the_learning_rate_is_a_function_of_the_updates_index():
@@ -280,7 +317,9 @@ def test_the_learning_rate_is_a_function_of_the_updates_index():
 
 def test_weights_of_the_stream_family_reach_the_loss(policy):
     def loss(wrong, correct):
-        rows = rows_of(STREAM, lambda each: weights.stream(each.gamma, each.is_target, each.solved, wrong, correct))
+        rows = rows_of(
+            STREAM, lambda each: weights.stream(each.gamma, each.is_target, each.solved, wrong, correct)
+        )
         return float(gradient_of(policy, rows).loss)
 
     observed = float(gradient_of(policy, rows_of(STREAM, observational.loss_weights)).loss)

@@ -1,7 +1,8 @@
-"""Quantitative exercises of ten skills in three domains, with worked solutions and a numeric verifier (section 2.1 of the paper).
+"""Quantitative exercises of ten skills in three domains, with worked solutions and a numeric verifier
+(section 2.1 of the paper).
 
-`make_splits` draws disjoint problems, `verify` grades a completion (equation 6), `SKILLS` writes solutions: careful ones, and those
-of authors with a lasting misconception.
+`make_splits` draws disjoint problems, `verify` grades a completion (equation 6), `SKILLS` writes solutions:
+careful ones, and those of authors with a lasting misconception.
 """
 
 from cicjax.tasks.stem.pools import operand_tuples

@@ -1,7 +1,7 @@
 """Arithmetic as the author of a worked line does it: on numbers as they are printed, one step at a time.
 
-A result is rounded when it is written down, and the next step starts from what was written. So every step of a line is true of the
-numbers that the reader sees, and a model that follows the line needs nothing else.
+A result is rounded when it is written down, and the next step starts from what was written. So every step of
+a line is true of the numbers that the reader sees, and a model that follows the line needs nothing else.
 """
 
 import math
@@ -36,7 +36,8 @@ def _one_figure(value: Decimal) -> str:
 
 
 def paper_figures(value: Decimal) -> str:
-    """Three decimals below ten, four significant figures from there on: 0.128, 4.000, 30.25, 144.0 (section 2.2 prints 0.250 and 4.000)."""
+    """Three decimals below ten, four significant figures from there on: 0.128, 4.000, 30.25, 144.0 (section
+    2.2 prints 0.250 and 4.000)."""
     return f"{_rounded(value, max(0, 3 - max(0, value.adjusted()))):f}"
 
 
@@ -49,9 +50,11 @@ NOTATIONS = {"paper": Notation(paper_figures, places=3), "tiny": Notation(tiny_f
 
 
 class Sheet:
-    """A sheet of scratch paper. Takes numbers as printed, returns results as printed, and remembers the steps.
+    """A sheet of scratch paper. Takes numbers as printed, returns results as printed, and remembers the
+    steps.
 
-    `rough=True` rounds a result to one significant figure before it is written down: the author who rounds on the way.
+    `rough=True` rounds a result to one significant figure before it is written down: the author who rounds on
+    the way.
 
     Attributes:
         steps: the arithmetic so far, such as `12.5/98.0 = 0.128`.
@@ -65,7 +68,9 @@ class Sheet:
 
     def times(self, *factors: str, rough: bool = False) -> str:
         """a*b or a*b*c."""
-        return self._write("*".join(factors), math.prod((Decimal(factor) for factor in factors), start=Decimal(1)), rough)
+        return self._write(
+            "*".join(factors), math.prod((Decimal(factor) for factor in factors), start=Decimal(1)), rough
+        )
 
     def over(self, dividend: str, divisor: str, rough: bool = False) -> str:
         """a/b."""

@@ -1,8 +1,10 @@
-"""Authors of worked lines who keep their ways: what a program p of section 1.1 is in the world that the embedded base learns.
+"""Authors of worked lines who keep their ways: what a program p of section 1.1 is in the world that the
+embedded base learns.
 
-A careful author works every skill as the oracle does. A careless one has habits, each shared by the skills that it applies to, and in a
-skill the strongest of those shows; a skill here and there he happens to know. No author changes within a document, so what he
-did tells what he will do: one wrong line gives a careless author away, and a right one speaks for a careful one.
+A careful author works every skill as the oracle does. A careless one has habits, each shared by the skills
+that it applies to, and in a skill the strongest of those shows; a skill here and there he happens to know. No
+author changes within a document, so what he did tells what he will do: one wrong line gives a careless author
+away, and a right one speaks for a careful one.
 """
 
 from collections.abc import Mapping
@@ -11,7 +13,8 @@ import numpy as np
 
 from cicjax.tasks.stem.skills import ROUNDS, SKILLS
 
-Ways = Mapping[str, str | None]  # An author: his misconception in each skill, None where he works as the oracle does.
+# An author: his misconception in each skill, None where he works as the oracle does.
+Ways = Mapping[str, str | None]
 CAREFUL: Ways = dict.fromkeys(SKILLS)
 
 # habit -> how it shows in each skill that it applies to
@@ -35,8 +38,10 @@ STRENGTHS = {"swaps": 6.0, "inverts": 1.0, "leaves_out": 6.0, "forgets": 12.0, "
 CAREFUL_SHARE = 0.4
 KNOWN_SHARE = 0.06
 
-# How many of those who write on a skill are careful; the mean is CAREFUL_SHARE, so that all skills are equally frequent. With one share
-# for all, the likeliest line to a lone question would be right in nearly every skill or in none, and a little tuning would turn them all at
+# How many of those who write on a skill are careful; the mean is CAREFUL_SHARE, so that all skills are
+# equally frequent. With one share
+# for all, the likeliest line to a lone question would be right in nearly every skill or in none, and a little
+# tuning would turn them all at
 # once. These put three skills on the right side from the start and leave the others ever further from it.
 CAREFUL_SHARES = {
     "ohm_voltage": 0.47,
@@ -56,7 +61,8 @@ def draw_author(rng: np.random.Generator) -> Ways:
     """An author from the population: careful, or careless with habits of his own strength."""
     if rng.random() < CAREFUL_SHARE:
         return CAREFUL
-    # Of waiting times with these rates, the shortest belongs to each in proportion to its rate: the order of the habits.
+    # Of waiting times with these rates, the shortest belongs to each in proportion to its rate: the order of
+    # the habits.
     waits = dict(zip(HABITS, rng.exponential(size=len(HABITS)) / list(STRENGTHS.values()), strict=True))
     known = rng.random(len(SKILLS)) < KNOWN_SHARE
     return {skill: None if knows else _way(skill, waits) for skill, knows in zip(SKILLS, known, strict=True)}

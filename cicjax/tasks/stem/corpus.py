@@ -2,12 +2,13 @@
 
 worked      two to four problems in the plain protocol, all by one author of `authors`. Nobody is corrected: a question stands once in a
             document and has one solution.
-arithmetic  the steps of the solutions by themselves, right ones and those that careless authors need, Zipf-like in frequency.
+arithmetic  the steps of the solutions by themselves, right ones and those that careless authors need,
+Zipf-like in frequency.
 reference   formulas, symbols, units and conversions.
 chat        short exchanges in ChatML.
 
-Numbers are those of `numbers="tiny"`. A tenth of the operand tuples is left out, in questions and in arithmetic alike, so that a model's
-arithmetic can be asked where it cannot remember.
+Numbers are those of `numbers="tiny"`. A tenth of the operand tuples is left out, in questions and in
+arithmetic alike, so that a model's arithmetic can be asked where it cannot remember.
 """
 
 import re
@@ -27,9 +28,11 @@ from cicjax.tasks.stem.pools import operand_tuples
 from cicjax.tasks.stem.skills import ROUNDS, SKILLS
 
 NUMBERS = "tiny"
-# A tuple's frequency is 1 / (rank + ZIPF_OFFSET): the offset keeps the rarest within a factor of 50 of the commonest.
+# A tuple's frequency is 1 / (rank + ZIPF_OFFSET): the offset keeps the rarest within a factor of 50 of the
+# commonest.
 ZIPF_OFFSET = 50
-# How much of the arithmetic is that of right lines; the rest is what careless authors need, whose errors are of procedure alone.
+# How much of the arithmetic is that of right lines; the rest is what careless authors need, whose errors are
+# of procedure alone.
 RIGHT_STEPS = 0.75
 
 
@@ -57,7 +60,8 @@ def documents(seed: int, part: int) -> Iterator[Document]:
 
 @cache
 def left_out(operands: tuple[str, ...]) -> bool:
-    """Whether no question and no arithmetic in the corpus has these operands, as printed and in this order. A tenth of all."""
+    """Whether no question and no arithmetic in the corpus has these operands, as printed and in this order. A
+    tenth of all."""
     return int.from_bytes(sha256(",".join(operands).encode()).digest()[:4], "big") % 10 == 0
 
 
@@ -71,7 +75,9 @@ def _worked(rng: np.random.Generator) -> Transcript:
         asked.add((skill, *operands))
         question = _pick(rng, SKILLS[skill].questions).format(*operands)
         messages.append(Message(role="user", content=question, author=Author.USER))
-        messages.append(Message(role="assistant", content=_line(skill, operands, ways[skill]), author=Author.TEACHER))
+        messages.append(
+            Message(role="assistant", content=_line(skill, operands, ways[skill]), author=Author.TEACHER)
+        )
     return render.plain(messages)
 
 
@@ -110,7 +116,8 @@ def _seen_steps(skill: str, operands: tuple[str, ...], misconception: str | None
 
 
 def operands_of(step: str) -> tuple[str, ...]:
-    """The numbers left of the equals sign of a step: `("15", "4")` of `15*4 = 60` and `("2.8",)` of `log10(2.8) = 0.45`."""
+    """The numbers left of the equals sign of a step: `("15", "4")` of `15*4 = 60` and `("2.8",)` of
+    `log10(2.8) = 0.45`."""
     return tuple(re.findall(r"(?<![a-z0-9.])[0-9.]+", step.partition(" = ")[0]))
 
 
@@ -134,7 +141,11 @@ _DENSITY, _HEAT = _Quantity("density", "rho", "g/cm^3"), _Quantity("heat", "q", 
 _CAPACITY, _RISE = _Quantity("specific heat", "c", "J/(g K)"), _Quantity("rise in temperature", "dT", "K")
 _AMOUNT, _VOLUME_L = _Quantity("amount", "n", "mol"), _Quantity("volume", "V", "L")
 _MOLARITY = _Quantity("molarity", "M", "M")
-_MASS_KG, _SPEED, _ENERGY = _Quantity("mass", "m", "kg"), _Quantity("speed", "v", "m/s"), _Quantity("kinetic energy", "E", "J")
+_MASS_KG, _SPEED, _ENERGY = (
+    _Quantity("mass", "m", "kg"),
+    _Quantity("speed", "v", "m/s"),
+    _Quantity("kinetic energy", "E", "J"),
+)
 _FORCE, _AREA = _Quantity("force", "F", "N"), _Quantity("cross section", "A", "mm^2")
 _STRESS = _Quantity("engineering stress", "sigma", "MPa")
 _SPACING, _ANGLE = _Quantity("spacing", "d", "nm"), _Quantity("angle", "theta", "degrees")
@@ -158,7 +169,15 @@ _CONVERSIONS = (
     ("kV", "V", 1000), ("A", "mA", 1000), ("kW", "W", 1000), ("kg", "g", 1000), ("L", "mL", 1000), ("L", "cm^3", 1000), ("kJ", "J", 1000),
     ("kN", "N", 1000), ("GPa", "MPa", 1000), ("mol", "mmol", 1000), ("cm", "mm", 10), ("cm^2", "mm^2", 100), ("m", "cm", 100),
 )  # fmt: skip
-_EQUAL_UNITS = ("1 V = 1 A*ohm", "1 W = 1 V*A", "1 W = 1 J/s", "1 MPa = 1 N/mm^2", "1 M = 1 mol/L", "1 J = 1 N*m", "1 N = 1 kg*m/s^2")
+_EQUAL_UNITS = (
+    "1 V = 1 A*ohm",
+    "1 W = 1 V*A",
+    "1 W = 1 J/s",
+    "1 MPa = 1 N/mm^2",
+    "1 M = 1 mol/L",
+    "1 J = 1 N*m",
+    "1 N = 1 kg*m/s^2",
+)
 
 
 def _reference(rng: np.random.Generator) -> Transcript:
@@ -168,14 +187,27 @@ def _reference(rng: np.random.Generator) -> Transcript:
 def _formula(rng: np.random.Generator) -> str:
     result, formula, needed = _pick(rng, _FORMULAS)
     equation = f"{result.symbol} = {formula}"
-    legend = " and ".join(f"{quantity.symbol} is the {quantity.name} in {quantity.unit}" for quantity in needed)
-    return _pick(rng, (f"The {result.name} is {equation}.", f"{equation}, where {legend}.", f"To find the {result.name}, use {equation}."))
+    legend = " and ".join(
+        f"{quantity.symbol} is the {quantity.name} in {quantity.unit}" for quantity in needed
+    )
+    return _pick(
+        rng,
+        (
+            f"The {result.name} is {equation}.",
+            f"{equation}, where {legend}.",
+            f"To find the {result.name}, use {equation}.",
+        ),
+    )
 
 
 def _unit(rng: np.random.Generator) -> str:
     result, _, needed = _pick(rng, _FORMULAS)
     quantity = _pick(rng, (result, *needed))
-    forms = ("{symbol} is the {name} in {unit}.", "The unit of {name} is {unit}.", "The {name} {symbol} is stated in {unit}.")
+    forms = (
+        "{symbol} is the {name} in {unit}.",
+        "The unit of {name} is {unit}.",
+        "The {name} {symbol} is stated in {unit}.",
+    )
     return _pick(rng, forms).format(**quantity._asdict())
 
 
@@ -189,12 +221,18 @@ def _conversion(rng: np.random.Generator) -> str:
 
 def _logarithm(rng: np.random.Generator) -> str:
     power = rng.integers(1, 10)
-    return _pick(rng, (f"log10(1.0e-{power:02d}) = -{power}.", "The pH is -log10 of [H+] in M.", "pH = -log10([H+])."))
+    return _pick(
+        rng, (f"log10(1.0e-{power:02d}) = -{power}.", "The pH is -log10 of [H+] in M.", "pH = -log10([H+]).")
+    )
 
 
 _STATEMENTS = (_formula, _formula, _unit, _unit, _conversion, _logarithm)
 
-_SYSTEM = ("You are a helpful assistant.", "Answer in one line.", "You answer questions about physics, chemistry and materials.")
+_SYSTEM = (
+    "You are a helpful assistant.",
+    "Answer in one line.",
+    "You answer questions about physics, chemistry and materials.",
+)
 _SMALL_TALK = (
     ("Hello.", "Hello. What would you like to know?"),
     ("Hi, how are you?", "I am well, thank you. How can I help?"),
@@ -207,7 +245,10 @@ _SMALL_TALK = (
     ("What can you do?", "I work out simple problems and answer short questions."),
     ("Goodbye.", "Goodbye."),
 )
-_WORDS = tuple("water iron copper glass salt sugar light sound river stone table window paper garden apple bread winter summer".split())
+_WORDS = tuple(
+    "water iron copper glass salt sugar light sound river stone table window paper garden apple bread "
+    "winter summer".split()
+)
 
 
 def _chat(rng: np.random.Generator) -> Transcript:
@@ -233,19 +274,26 @@ def _small_talk(rng: np.random.Generator) -> tuple[str, str]:
 
 def _asked_step(rng: np.random.Generator) -> tuple[str, str]:
     step = _pick(rng, _steps(rng).split("; "))
-    return _pick(rng, ("What is {}?", "How much is {}?", "Work out {}.")).format(step.partition(" = ")[0]), f"{step}."
+    return _pick(rng, ("What is {}?", "How much is {}?", "Work out {}.")).format(
+        step.partition(" = ")[0]
+    ), f"{step}."
 
 
 def _asked_formula(rng: np.random.Generator) -> tuple[str, str]:
     result, formula, needed = _pick(rng, _FORMULAS)
     question = _pick(rng, ("How do I find the {}?", "What is the formula for the {}?")).format(result.name)
-    return question, _pick(rng, (f"Use {result.symbol} = {formula}.", f"From the {' and the '.join(q.name for q in needed)}."))
+    return question, _pick(
+        rng, (f"Use {result.symbol} = {formula}.", f"From the {' and the '.join(q.name for q in needed)}.")
+    )
 
 
 def _asked_unit(rng: np.random.Generator) -> tuple[str, str]:
     result, _, needed = _pick(rng, _FORMULAS)
     quantity = _pick(rng, (result, *needed))
-    return f"In which unit is the {quantity.name} stated?", f"The {quantity.name} is stated in {quantity.unit}."
+    return (
+        f"In which unit is the {quantity.name} stated?",
+        f"The {quantity.name} is stated in {quantity.unit}.",
+    )
 
 
 def _asked_word(rng: np.random.Generator) -> tuple[str, str]:

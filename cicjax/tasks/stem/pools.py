@@ -1,7 +1,8 @@
 """The numbers that problems are made of: two small tables, and the operand tuples that follow from them.
 
-Difficulty is set here and nowhere else. `PAPER` has numbers in the paper's manner (12.5 g, 98.0 g/mol, 0.25 L, 1.00e-04 M); `TINY` has
-numbers for a model of two million parameters that must know its arithmetic by heart: few digits, nothing to round.
+Difficulty is set here and nowhere else. `PAPER` has numbers in the paper's manner (12.5 g, 98.0 g/mol, 0.25
+L, 1.00e-04 M); `TINY` has numbers for a model of two million parameters that must know its arithmetic by
+heart: few digits, nothing to round.
 """
 
 import itertools
@@ -34,8 +35,8 @@ def _concentrations(mantissas: tuple[str, ...], powers: range) -> tuple[str, ...
 class Pool:
     """The choices for each operand, in the order of the question.
 
-    `backwards`: the first choices are quotients; the first operand is the product of the first two choices, so that its quotient by
-    the second comes out even.
+    `backwards`: the first choices are quotients; the first operand is the product of the first two choices,
+    so that its quotient by the second comes out even.
     """
 
     choices: tuple[tuple[str, ...], ...]
@@ -92,16 +93,29 @@ PAPER: dict[str, Pool] = {
 
 TINY: dict[str, Pool] = {
     "ohm_voltage": _pool(_span("2", "9", "1"), _span("11", "99", "1")),
-    "ohm_current": _pool(_span("2", "99", "1"), _row("0.2 0.4 0.5 2 3 4 5 6 7 8 9 10 11 12 15 20"), backwards=True),
+    "ohm_current": _pool(
+        _span("2", "99", "1"), _row("0.2 0.4 0.5 2 3 4 5 6 7 8 9 10 11 12 15 20"), backwards=True
+    ),
     "electric_power": _pool(_span("11", "99", "1"), _span("2", "9", "1")),
     "density": _pool(_span("1.1", "9.9", "0.1"), _span("2", "12", "1"), backwards=True),
-    "specific_heat": _pool(_span("10", "90", "5"), _row("0.2 0.3 0.4 0.5 0.6 0.8 0.9 2 4"), _span("2", "20", "1")),
-    "molarity": _pool(_span("1.2", "9.8", "0.2"), _row("18 20 30 32 40 50 58 60 80 98 100"), _row("0.2 0.4 0.5 2 4 5"), backwards=True),
+    "specific_heat": _pool(
+        _span("10", "90", "5"), _row("0.2 0.3 0.4 0.5 0.6 0.8 0.9 2 4"), _span("2", "20", "1")
+    ),
+    "molarity": _pool(
+        _span("1.2", "9.8", "0.2"),
+        _row("18 20 30 32 40 50 58 60 80 98 100"),
+        _row("0.2 0.4 0.5 2 4 5"),
+        backwards=True,
+    ),
     "ph": _pool(_concentrations(_span("1.0", "9.9", "0.1"), range(1, 7))),
     "kinetic_energy": _pool(
-        _row("0.2 0.4 0.6 0.8 1.2 1.4 1.6 1.8 2.2 2.4 2.6 2.8 3.2 3.4 3.6 4.2 4.4 4.8") + _span("2", "80", "1"), _span("2", "30", "1")
+        _row("0.2 0.4 0.6 0.8 1.2 1.4 1.6 1.8 2.2 2.4 2.6 2.8 3.2 3.4 3.6 4.2 4.4 4.8")
+        + _span("2", "80", "1"),
+        _span("2", "30", "1"),
     ),
-    "engineering_stress": _pool(_span("11", "99", "1"), _span("2", "12", "1") + _row("15 20 25 30 40"), backwards=True),
+    "engineering_stress": _pool(
+        _span("11", "99", "1"), _span("2", "12", "1") + _row("15 20 25 30 40"), backwards=True
+    ),
     # angles whose sines two figures state to within 0.7 %
     "bragg": _pool(
         _span("0.05", "0.49", "0.01") + _row("0.50 0.55 0.60 0.65 0.70 0.75 0.80 0.85 0.90 0.95"),
@@ -114,17 +128,21 @@ POOLS = {"paper": PAPER, "tiny": TINY}
 
 @cache
 def operand_tuples(skill: str, numbers: str = "paper") -> tuple[tuple[str, ...], ...]:
-    """Every operand tuple of a skill, as printed, in a fixed order. Raises BadInput on an unknown skill or pool of numbers.
+    """Every operand tuple of a skill, as printed, in a fixed order. Raises BadInput on an unknown skill or
+    pool of numbers.
 
-    Left out: tuples whose careful line strays from the answer by more than a third of the tolerance through its own rounding, and in
-    `tiny` those with a result to round or, in any author's line, a number beyond three digits.
+    Left out: tuples whose careful line strays from the answer by more than a third of the tolerance through
+    its own rounding, and in `tiny` those with a result to round or, in any author's line, a number beyond
+    three digits.
     """
     if numbers not in POOLS:
         raise BadInput(f"numbers={numbers!r}: choose one of {', '.join(POOLS)}")
     if skill not in SKILLS:
         raise BadInput(f"skill {skill!r}: choose one of {', '.join(SKILLS)}")
     fits = _fits_tiny if numbers == "tiny" else _fits
-    return tuple(operands for operands in _candidates(POOLS[numbers][skill]) if fits(skill, operands, numbers))
+    return tuple(
+        operands for operands in _candidates(POOLS[numbers][skill]) if fits(skill, operands, numbers)
+    )
 
 
 def _candidates(pool: Pool) -> Iterator[tuple[str, ...]]:
@@ -146,6 +164,13 @@ def _fits(skill: str, operands: tuple[str, ...], numbers: str) -> bool:
 
 def _fits_tiny(skill: str, operands: tuple[str, ...], numbers: str) -> bool:
     record = SKILLS[skill]
-    authors = [record.solve(operands, numbers=numbers, misconception=name) for name in (None, *record.misconceptions)]
-    small = all(float(number) < 1000 for work in authors for step in work.steps for number in re.findall(r"[0-9.]+", step))
+    authors = [
+        record.solve(operands, numbers=numbers, misconception=name) for name in (None, *record.misconceptions)
+    ]
+    small = all(
+        float(number) < 1000
+        for work in authors
+        for step in work.steps
+        for number in re.findall(r"[0-9.]+", step)
+    )
     return small and authors[0].exact and _fits(skill, operands, numbers)

@@ -35,7 +35,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Splits:
-    """Equation (5) and a development split. No (skill, operands) occurs twice, within a split or across them."""
+    """Equation (5) and a development split. No (skill, operands) occurs twice, within a split or across
+    them."""
 
     sft: tuple[Problem, ...]
     agent: tuple[Problem, ...]

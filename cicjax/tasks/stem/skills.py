@@ -1,7 +1,9 @@
-"""The ten skills: how a question is put, how a careful author works it in one line, and how a careless one goes wrong.
+"""The ten skills: how a question is put, how a careful author works it in one line, and how a careless one
+goes wrong.
 
-A misconception is an error of procedure: it uses the wrong rule and does the arithmetic right. An author keeps his to the end, which is
-what a later document generator needs; the oracle has none. Questions and lines keep the vocabulary of the paper's examples.
+A misconception is an error of procedure: it uses the wrong rule and does the arithmetic right. An author
+keeps his to the end, which is what a later document generator needs; the oracle has none. Questions and lines
+keep the vocabulary of the paper's examples.
 """
 
 import math
@@ -47,14 +49,21 @@ class Skill:
     rel_tol: float = 0.02
     abs_tol: float = 0.001
 
-    def solve(self, operands: Sequence[str], *, numbers: str = "paper", misconception: str | None = None) -> Work:
-        """The worked solution by the careful author, or by one with the named misconception. Raises BadInput on an unknown name."""
+    def solve(
+        self, operands: Sequence[str], *, numbers: str = "paper", misconception: str | None = None
+    ) -> Work:
+        """The worked solution by the careful author, or by one with the named misconception. Raises BadInput
+        on an unknown name."""
         if misconception is not None and misconception not in self.misconceptions:
-            raise BadInput(f"misconception {misconception!r}: this skill knows {', '.join(self.misconceptions)}")
+            raise BadInput(
+                f"misconception {misconception!r}: this skill knows {', '.join(self.misconceptions)}"
+            )
         sheet = Sheet(NOTATIONS[numbers])
         text, result = self.write(sheet, operands, misconception)
         unit = f" {self.unit}" if self.unit else ""
-        return Work(f"{text}{unit}. Final answer: {result}{unit}.", float(result), tuple(sheet.steps), sheet.exact)
+        return Work(
+            f"{text}{unit}. Final answer: {result}{unit}.", float(result), tuple(sheet.steps), sheet.exact
+        )
 
 
 def _ohm_voltage(sheet: Sheet, operands: Sequence[str], wrong: str | None) -> tuple[str, str]:
@@ -231,7 +240,8 @@ SKILLS: dict[str, Skill] = {
         domain="chemistry",
         unit="M",
         questions=(
-            "{0} g of solute (molar mass {1} g/mol) is dissolved to make {2} L of solution. What is the molarity?",
+            "{0} g of solute (molar mass {1} g/mol) is dissolved to make {2} L of solution. "
+            "What is the molarity?",
             "A solution of {2} L contains {0} g of solute (molar mass {1} g/mol). What is the molarity?",
         ),
         formula=lambda mass, molar_mass, volume: mass / molar_mass / volume,
@@ -248,7 +258,8 @@ SKILLS: dict[str, Skill] = {
         formula=lambda concentration: -math.log10(concentration),
         write=_ph,
         misconceptions=("drops_sign", "ignores_mantissa"),
-        # 2 % of a pH is a factor of 1.2 in concentration: the scale is logarithmic, so the absolute tolerance is the one that counts
+        # 2 % of a pH is a factor of 1.2 in concentration: the scale is logarithmic, so the absolute tolerance
+        # is the one that counts
         rel_tol=0.0,
         abs_tol=0.02,
     ),
@@ -268,7 +279,8 @@ SKILLS: dict[str, Skill] = {
         unit="MPa",
         questions=(
             "A force of {0} N acts on a cross section of {1} mm^2. What is the engineering stress in MPa?",
-            "A bar with a cross section of {1} mm^2 carries a load of {0} N. What is the engineering stress in MPa?",
+            "A bar with a cross section of {1} mm^2 carries a load of {0} N. "
+            "What is the engineering stress in MPa?",
         ),
         formula=lambda force, area: force / area,
         write=_engineering_stress,
@@ -278,8 +290,10 @@ SKILLS: dict[str, Skill] = {
         domain="materials",
         unit="nm",
         questions=(
-            "X-rays show first-order Bragg diffraction at theta = {1} degrees from planes of spacing {0} nm. What is the wavelength?",
-            "Planes of spacing {0} nm give first-order Bragg diffraction at theta = {1} degrees. What is the wavelength?",
+            "X-rays show first-order Bragg diffraction at theta = {1} degrees from planes of spacing {0} "
+            "nm. What is the wavelength?",
+            "Planes of spacing {0} nm give first-order Bragg diffraction at theta = {1} degrees. "
+            "What is the wavelength?",
         ),
         formula=lambda spacing, angle: 2 * spacing * math.sin(math.radians(angle)),
         write=_bragg,

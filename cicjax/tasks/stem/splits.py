@@ -1,4 +1,5 @@
-"""Splits of equation (5): drawn from a seed alone, disjoint by (skill, operands), balanced over the skills."""
+"""Splits of equation (5): drawn from a seed alone, disjoint by (skill, operands), balanced over the
+skills."""
 
 import operator
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,11 @@ from cicjax.tasks.stem.skills import SKILLS
 _DECK, _SHARES, _ORDER = range(3)
 
 
-def make_problem(skill: str, operands: Sequence[str], *, numbers: str = "paper", phrasing: int = 0) -> Problem:
-    """The row of equation (4) for one operand tuple, with the oracle's solution; `phrasing` indexes the skill's questions."""
+def make_problem(
+    skill: str, operands: Sequence[str], *, numbers: str = "paper", phrasing: int = 0
+) -> Problem:
+    """The row of equation (4) for one operand tuple, with the oracle's solution; `phrasing` indexes the
+    skill's questions."""
     record = SKILLS[skill]
     return Problem(
         question=record.questions[phrasing].format(*operands),
@@ -30,10 +34,14 @@ def make_problem(skill: str, operands: Sequence[str], *, numbers: str = "paper",
     )
 
 
-def make_splits(seed: int = 0, sft: int = 200, agent: int = 200, test: int = 100, dev: int = 200, numbers: str = "paper") -> Splits:
-    """Disjoint splits with as many problems of each skill as the counts allow, in a shuffled order; a function of the arguments alone.
+def make_splits(
+    seed: int = 0, sft: int = 200, agent: int = 200, test: int = 100, dev: int = 200, numbers: str = "paper"
+) -> Splits:
+    """Disjoint splits with as many problems of each skill as the counts allow, in a shuffled order; a
+    function of the arguments alone.
 
-    A longer test split leaves the other splits as they are. Raises BadInput, naming the skill, where a skill has too few operand tuples.
+    A longer test split leaves the other splits as they are. Raises BadInput, naming the skill, where a skill
+    has too few operand tuples.
     """
     counts = {"sft": sft, "agent": agent, "dev": dev, "test": test}
     _check(seed, counts)
@@ -59,7 +67,9 @@ def _check(seed: int, counts: dict[str, int]) -> None:
 
 def _shares(seed: int, split_index: int, count: int) -> list[int]:
     """How many problems each skill gives to a split; the odd ones go to skills drawn at random."""
-    favoured = np.random.default_rng([_SHARES, seed, split_index]).permutation(len(SKILLS))[: count % len(SKILLS)]
+    favoured = np.random.default_rng([_SHARES, seed, split_index]).permutation(len(SKILLS))[
+        : count % len(SKILLS)
+    ]
     return [count // len(SKILLS) + (i in favoured) for i in range(len(SKILLS))]
 
 

@@ -1,4 +1,5 @@
-"""Units as people spell them after a number. Two spellings are one unit when scale and dimension agree: mol/L is M, kJ is not J."""
+"""Units as people spell them after a number. Two spellings are one unit when scale and dimension agree: mol/L
+is M, kJ is not J."""
 
 import math
 import re
@@ -13,7 +14,10 @@ class Unit(NamedTuple):
 
     def times(self, other: "Unit", power: int) -> "Unit":
         """This unit times `other` to a power."""
-        return Unit(self.scale * other.scale**power, tuple(a + power * b for a, b in zip(self.powers, other.powers, strict=True)))
+        return Unit(
+            self.scale * other.scale**power,
+            tuple(a + power * b for a, b in zip(self.powers, other.powers, strict=True)),
+        )
 
 
 _ONE = Unit(1.0, (0, 0, 0, 0, 0, 0))
@@ -60,7 +64,18 @@ _SYMBOLS = {
     "psi": Unit(6894.757, (1, -1, -2, 0, 0, 0)),
 }
 _NAMES = {"angstrom": _ANGSTROM, "degree": _DEGREE, "percent": Unit(0.01, _ONE.powers)}
-_PREFIX_SYMBOLS = {"": 1.0, "G": 1e9, "M": 1e6, "k": 1e3, "d": 1e-1, "c": 1e-2, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12}
+_PREFIX_SYMBOLS = {
+    "": 1.0,
+    "G": 1e9,
+    "M": 1e6,
+    "k": 1e3,
+    "d": 1e-1,
+    "c": 1e-2,
+    "m": 1e-3,
+    "u": 1e-6,
+    "n": 1e-9,
+    "p": 1e-12,
+}
 _PREFIX_NAMES = {
     "": 1.0, "giga": 1e9, "mega": 1e6, "kilo": 1e3, "deci": 1e-1, "centi": 1e-2, "milli": 1e-3, "micro": 1e-6, "nano": 1e-9, "pico": 1e-12,
 }  # fmt: skip
@@ -69,8 +84,16 @@ _PREFIX_NAMES = {
 def _table() -> tuple[dict[str, Unit], dict[str, Unit]]:
     symbols, names = dict(_SYMBOLS), dict(_NAMES)
     for symbol, name, unit in _PREFIXABLE:
-        symbols |= {prefix + symbol: Unit(factor * unit.scale, unit.powers) for prefix, factor in _PREFIX_SYMBOLS.items() if symbol}
-        names |= {prefix + name: Unit(factor * unit.scale, unit.powers) for prefix, factor in _PREFIX_NAMES.items() if name}
+        symbols |= {
+            prefix + symbol: Unit(factor * unit.scale, unit.powers)
+            for prefix, factor in _PREFIX_SYMBOLS.items()
+            if symbol
+        }
+        names |= {
+            prefix + name: Unit(factor * unit.scale, unit.powers)
+            for prefix, factor in _PREFIX_NAMES.items()
+            if name
+        }
     # a unit of its own wins over a prefixed one that reads the same: M, m, cal, mol, Pa, min
     symbols |= {symbol: unit for symbol, _, unit in _PREFIXABLE if symbol}
     return symbols, names
@@ -79,7 +102,9 @@ def _table() -> tuple[dict[str, Unit], dict[str, Unit]]:
 _BY_SYMBOL, _BY_NAME = _table()
 
 _LINE = re.compile(r"[ *_]*([^\r\n]{0,80})")
-_SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b", "0123456789+-")
+_SUPERSCRIPTS = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b", "0123456789+-"
+)
 _SUPERSCRIPT = re.compile("[\u207a\u207b]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]++")
 _LATEX = re.compile(r"\\(?:text|mathrm|rm|left|right)\b|\\[,;: ]|[{}$~]")
 _SPELLINGS = {
@@ -101,10 +126,11 @@ def same(left: Unit, right: Unit) -> bool:
 
 
 def read(text: str) -> tuple[str, Unit | None] | None:
-    """The unit that `text` begins with: (as spelled, its meaning), or None where it begins with no known unit.
+    """The unit that `text` begins with: (as spelled, its meaning), or None where it begins with no known
+    unit.
 
-    The meaning is None for a known unit per something unknown, which is a unit, and not the right one. Looks at 80 characters of the
-    first line, behind spaces and emphasis.
+    The meaning is None for a known unit per something unknown, which is a unit, and not the right one. Looks
+    at 80 characters of the first line, behind spaces and emphasis.
     """
     line = _LINE.match(text)
     text = _plain(line[1] if line else "")
@@ -120,7 +146,8 @@ def read(text: str) -> tuple[str, Unit | None] | None:
         divides = inside or "/" in join[0] or join[0] == " per "
         if term is None or factor is None:
             return (text[: term.end()], None) if term and divides else (text[:end], unit)
-        # a mere space multiplies only where an exponent shows that the symbol is meant: `mol L^-1`, not `3 V A voltage`
+        # a mere space multiplies only where an exponent shows that the symbol is meant: `mol L^-1`, not `3 V
+        # A voltage`
         if join[0] in ("-", " ") and not inside and not term["power"]:
             break
         unit = unit.times(factor, -1 if divides else 1)
@@ -141,7 +168,8 @@ def _plain(text: str) -> str:
 
 
 def _meaning(term: re.Match[str] | None) -> Unit | None:
-    """The unit that one term names, its power applied; None for a word that is no unit. Symbols heed case, names do not."""
+    """The unit that one term names, its power applied; None for a word that is no unit. Symbols heed case,
+    names do not."""
     if term is None:
         return None
     word = term["word"]

@@ -3,11 +3,13 @@
 Which number is the answer:
 
 1. Text from a line `Question:` on is not read: it belongs to another problem.
-2. The last `Final answer:` that is followed by a number, on its line or on the next line with any text, and there the first number.
+2. The last `Final answer:` that is followed by a number, on its line or on the next line with any text, and
+there the first number.
 3. Without one, the last plausible number of the completion.
 
-Never an answer: a number inside a name (log10, H2), an operand of a calculation (12.5 and 98.0 in `12.5/98.0 = 0.128`), the number of a
-list item or a step, a count of decimals. Total on every string: each rule looks at a bounded piece of text, so time is linear.
+Never an answer: a number inside a name (log10, H2), an operand of a calculation (12.5 and 98.0 in `12.5/98.0
+= 0.128`), the number of a list item or a step, a count of decimals. Total on every string: each rule looks at
+a bounded piece of text, so time is linear.
 """
 
 import math
@@ -38,7 +40,8 @@ _PLAIN_SIGNS = str.maketrans(_MINUS + _RAISED + "\u207a\u207b", "-" * len(_MINUS
 # what stands directly before a number (8 characters) or after it (16)
 _OPERATOR = r"(?:[+/\u00d7\u00f7\u00b1]|(?<!\*)\*|\\times|\\cdot)"
 _OPERAND_LEFT = re.compile(
-    rf"(?:[\w)\]}}](?:{_OPERATOR}|[{_MINUS}])|[\w)\]}}] (?:{_OPERATOR}|x) |(?:[0-9)\]}}]|\b[A-Za-z]) [{_MINUS}] "
+    rf"(?:[\w)\]}}](?:{_OPERATOR}|[{_MINUS}])|[\w)\]}}] (?:{_OPERATOR}|x) |(?:[0-9)\]}}]|\b[A-Za-z]) "
+    rf"[{_MINUS}] "
     r"|[0-9]x|[/\u00d7\u00f7\u00b1] ?|\^[{(]?)$"
 )
 _OPERAND_RIGHT = re.compile(
@@ -69,7 +72,8 @@ class Verdict(NamedTuple):
 
 
 def verify(problem: Problem, completion: str) -> Verdict:
-    """Equation (6). `completion` is the agent's own text, without the prompt. Any string has a verdict; nothing is raised."""
+    """Equation (6). `completion` is the agent's own text, without the prompt. Any string has a verdict;
+    nothing is raised."""
     text = _own_part(completion)
     found = _answer(text)
     if found is None:
@@ -89,7 +93,8 @@ def verify(problem: Problem, completion: str) -> Verdict:
 
 
 def has_marker(completion: str) -> bool:
-    """Whether the completion says `Final answer:` in the part that is its own: format learned, whatever the answer."""
+    """Whether the completion says `Final answer:` in the part that is its own: format learned, whatever the
+    answer."""
     return _MARKER.search(_own_part(completion)) is not None
 
 
@@ -140,4 +145,6 @@ def _unit_fits(target: str | None, stated: units.Unit | None) -> bool:
     if target is None:
         return True
     wanted = units.read(target)
-    return stated is not None and wanted is not None and wanted[1] is not None and units.same(wanted[1], stated)
+    return (
+        stated is not None and wanted is not None and wanted[1] is not None and units.same(wanted[1], stated)
+    )

@@ -1,0 +1,1 @@
+"""The paper as a graph of stages over one run folder."""

@@ -1,0 +1,218 @@
+"""Files that are there whole or not at all, private to their owner, with digests that notice a changed
+byte."""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cicjax.errors import BadInput, Corrupted, OutOfResources
+
+# How a file is named while it is being written; RunFolder removes those that a kill left behind.
+TEMPORARY = ".cicjax-tmp"
+REMEDY = "delete it and repeat the command to make it again"
+
+
+def private_folder(path: Path) -> Path:
+    """Create the folder, and what is missing above it, for its owner alone (0o700); leave an existing one as
+    it is."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(exist_ok=True)  # Raises FileExistsError where a file has the name.
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` at `path` (0o600) so that a reader, or a crash at any moment, sees the old file or the
+    whole new one.
+
+    Raises OutOfResources when the disk is full; the old file stays then.
+    """
+    private_folder(path.parent)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfResources(
+                f"{path}: no space left on the disk; free some and repeat the command"
+            ) from error
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a rename is lost in a power cut until its folder is written too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of indented JSON with a final newline. Raises ValueError on nan and infinity, which are
+    no JSON."""
+    write_text(path, _json(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file that a run wrote. Raises Corrupted where it does not parse."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise Corrupted(
+            f"{path}: not the JSON that was written ({_first_line(error)}); restore it from a copy"
+        ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that a run wrote; {} where there is none that can be read."""
+    try:
+        record = read_json(path)
+    except (OSError, Corrupted):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One JSON object a line, NumPy scalars and arrays as plain numbers and lists. Raises ValueError on nan
+    and infinity."""
+    return "".join(_json(row) + "\n" for row in rows)
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines, and beside them their digest in the form `sha256sum -c` reads:
+    PATH.sha256."""
+    content = json_lines(rows).encode()
+    # The digest goes first: a kill in between leaves a digest without a file, which the repeated command
+    # overwrites.
+    write_text(_digest_path(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+    write_bytes(path, content)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file that a run wrote. Raises Corrupted, with the line where one is at fault, if
+    bytes have changed."""
+    content = path.read_bytes()
+    digest = _digest_path(path)
+    if digest.exists() and digest.read_bytes().split()[:1] != [hashlib.sha256(content).hexdigest().encode()]:
+        raise Corrupted(f"{path}: not the bytes that were written{_first_bad_line(content)}; {REMEDY}")
+    try:
+        return parse_json_lines(content)
+    except ValueError as error:
+        raise Corrupted(f"{path}: {error}; {REMEDY}") from error
+
+
+def parse_json_lines(content: bytes) -> list[dict[str, Any]]:
+    """Objects from JSON lines. Raises ValueError naming the line, also when the last one does not end: it was
+    cut."""
+    *lines, rest = content.split(b"\n")
+    rows = []
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"line {number} is damaged ({_first_line(error)})") from error
+        if not isinstance(rows[-1], dict):
+            raise ValueError(f"line {number} is no JSON object")
+    if rest:
+        raise ValueError(f"line {len(rows)} is cut short: it does not end in a newline")
+    return rows
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def array_digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's dtype, shape and values, in hexadecimal: equal for two arrays exactly when they
+    are bit-equal."""
+    array = np.asarray(array)
+    digest = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
+    # A flat view of bytes, since bfloat16 offers no buffer; reshape copies only what is not contiguous.
+    digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _first_bad_line(content: bytes) -> str:
+    try:
+        parse_json_lines(content)
+    except ValueError as error:
+        return f" ({error})"
+    return ""
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=_plain)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair has no UTF-8; as an escape it survives.
+        text = json.dumps(value, indent=indent, allow_nan=False, default=_plain)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no place in a JSON file")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write lines to a temporary file beside `path`, then put it in place. Raises BadInput where that cannot
+    be done."""
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        # renaming onto a device would replace the device
+        raise BadInput(f"{path}: is no ordinary file; name one to be written")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def refuse_same(*paths: Path | None) -> None:
+    """Raise BadInput where two of a command's files are one, under whatever names: inputs first, then
+    outputs; None is no file."""
+    for one, other in itertools.combinations(filter(None, paths), 2):
+        there = os.path.exists(one) and os.path.exists(other)
+        if os.path.samefile(one, other) if there else os.path.realpath(one) == os.path.realpath(other):
+            raise BadInput(f"{other}: is the same file as {one}, which would be lost; name another")

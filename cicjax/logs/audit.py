@@ -1,0 +1,314 @@
+"""What in a transcript file ruins a run: the findings of `cicjax mask --audit`, one line each.
+
+Codes are stable:
+
+    unreadable          a line that is no episode of the format
+    unknown-author      an assistant's turn of which the file does not say who wrote it
+    unrenderable        an episode that the protocol cannot hold
+    nothing-supervised  no token of the file is trained on
+    all-supervised      every token is
+    too-long            a row longer than --max_length
+    truncated-target    a trained turn that was cut: its end was never written
+    no-end              a trained turn whose end-of-text is not trained, so that nobody learns to stop
+    empty-turn          a turn in which nothing is said
+    duplicate           a question, or a whole row, that the test file has too
+    echo                trained text of the world's that repeats what the agent wrote
+    no-input            an agent's turn before anybody said anything
+    gap                 an agent's turn right after another
+    missing-result      a tool call whose result is not there though the agent went on
+    orphan-result       a tool's result that nobody called for
+    hidden-tools        tools called of which the episode does not tell
+    elided              text that was cut out of what the agent saw
+    image               something other than text that the agent saw
+
+The last seven are signs of confounded actions, see `confounding`. Warnings may be harmless, errors are not;
+both are findings.
+"""
+
+import itertools
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from cicjax.errors import BadInput, CicjaxError, shorten
+from cicjax.logs import confounding
+from cicjax.logs.native import parse_episode
+from cicjax.provenance.echo import echo_spans
+from cicjax.provenance.encode import Encoded
+from cicjax.provenance.protocol import Weighting
+from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.provenance.transcript import AUTHORS, Author, Episode
+
+WARNINGS = frozenset({"echo", "no-input", "gap", "missing-result", "hidden-tools", "elided", "image"})
+
+
+class Findings(CicjaxError):
+    """The file was audited and something was found."""
+
+    exit_code = 1
+
+
+class Finding(NamedTuple):
+    """One thing found: where, how bad, its code, and in words what it is and what to do. Line 0 is the file
+    as a whole."""
+
+    file: str
+    line: int
+    code: str
+    message: str
+
+    @property
+    def severity(self) -> str:
+        """`error` for what spoils what is learned, `warning` for what a person should look at."""
+        return "warning" if self.code in WARNINGS else "error"
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.severity}: {self.code}: {self.message}"
+
+    def record(self) -> dict[str, Any]:
+        """The finding for `--json`."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "severity": self.severity,
+            "code": self.code,
+            "message": self.message,
+        }
+
+
+def read(path: str | Path) -> tuple[list[Episode], list[Finding]]:
+    """The episodes of a native file that can be read, and a finding for every line that cannot. Raises
+    BadInput for no file."""
+    episodes, findings = [], []
+    try:
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            episodes.append(parse_episode(line, where=f"{path}:{number}", line=number))
+        except BadInput as error:
+            findings.append(
+                Finding(str(path), number, _unreadable(line), str(error).removeprefix(f"{path}:{number}: "))
+            )
+    if not episodes and not findings:
+        raise BadInput(f"{path}: holds no episode; a transcript file has one JSON object a line")
+    return episodes, findings
+
+
+def encode_or_find(
+    episodes: Iterable[Episode], path: str | Path, encode: Callable[[Episode], Encoded]
+) -> tuple[list[tuple[Episode, Encoded]], list[Finding]]:
+    """Each episode with its arrays, and a finding for every one that `encode` refuses with BadInput."""
+    rows, findings = [], []
+    for episode in episodes:
+        try:
+            rows.append((episode, encode(episode)))
+        except BadInput as error:
+            findings.append(Finding(str(path), episode.line, "unrenderable", str(error)))
+    return rows, findings
+
+
+def audit(
+    rows: Sequence[tuple[Episode, Encoded]],
+    tokenizer: Tokenizer,
+    *,
+    path: str | Path,
+    weigh: Weighting,
+    max_length: int | None = None,
+) -> list[Finding]:
+    """Everything found in rows that are trained on with the weights of `weigh`, by line.
+
+    `weigh` weighs echoes as it weighs everything else, since they are what is looked for.
+    """
+    found = list(_whole([encoded for _, encoded in rows], weigh))
+    findings = [Finding(str(path), 0, code, message) for code, message in found]
+    for episode, encoded in rows:
+        weights = weigh(encoded)
+        checks = (
+            _length(encoded, max_length),
+            _ends(episode, encoded, weights, tokenizer),
+            _empty(episode),
+            _echo(encoded, weights, tokenizer),
+            confounding.signs(episode),
+        )
+        findings += [
+            Finding(str(path), episode.line, code, message) for code, message in itertools.chain(*checks)
+        ]
+    return findings
+
+
+def duplicates(
+    rows: Sequence[tuple[Episode, Encoded]],
+    test_rows: Sequence[tuple[Episode, Encoded]],
+    *,
+    path: str | Path,
+    test_path: str | Path,
+) -> list[Finding]:
+    """Rows of training whose question, or whose tokens, stand in the test file too."""
+    questions: dict[str, int] = {}
+    tokens: dict[bytes, int] = {}
+    for episode, encoded in test_rows:
+        questions.setdefault(question(episode), episode.line)
+        tokens.setdefault(encoded.tokens.tobytes(), episode.line)
+    findings = []
+    for episode, encoded in rows:
+        asked = questions.get(question(episode)) if question(episode) else None
+        line = tokens.get(encoded.tokens.tobytes()) if asked is None else asked
+        if line is not None:
+            what = "the same tokens stand" if asked is None else "the question is asked"
+            message = f"{what} in {test_path}:{line} too; take it out of one of them"
+            findings.append(Finding(str(path), episode.line, "duplicate", message))
+    return findings
+
+
+def question(episode: Episode) -> str:
+    """What was asked before anybody answered, without regard to case, width and white space; empty where
+    nothing was."""
+    asked = itertools.takewhile(lambda message: message.role != "assistant", episode.messages)
+    text = " ".join(message.content for message in asked if message.role == "user")
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def nothing_to_learn(rows: Iterable[Encoded]) -> str:
+    """One line for rows in which no token is trained on: what they hold, and the three ways on."""
+    held: Counter[Author] = Counter()
+    for encoded in rows:
+        held.update({Author(code): int(n) for code, n in enumerate(np.bincount(encoded.author)) if n})
+    words = ", ".join(f"{held[author]:,} of {author.label}" for author in Author if held[author])
+    return (
+        f"nothing is trained on: the tokens are {words or 'none'}, and what the agent wrote is an action, "
+        "not evidence. Three ways on: "
+        "corrections (turns edited, accepted or demonstrated, with author teacher; "
+        "`cicjax convert --corrections FIELD` makes them), "
+        "replies that state the truth (--targets user), verdicts (passing samples of the model's own, "
+        "as repair rows after a failure)"
+    )
+
+
+def summary(findings: Sequence[Finding], path: object) -> str:
+    """How many findings there are, by code."""
+    numbers = Counter(finding.code for finding in findings)
+    noun = "finding" if len(findings) == 1 else "findings"
+    return (
+        f"{path}: {len(findings)} {noun} ("
+        + ", ".join(f"{n} {code}" for code, n in numbers.most_common())
+        + ")"
+    )
+
+
+Found = Iterator[tuple[str, str]]  # code and message
+
+
+def _whole(rows: Sequence[Encoded], weigh: Weighting) -> Found:
+    supervised = sum(int((weigh(encoded) > 0).sum()) for encoded in rows)
+    if not supervised:
+        yield "nothing-supervised", nothing_to_learn(rows)
+    elif supervised >= sum(max(len(encoded.tokens) - 1, 0) for encoded in rows):
+        yield (
+            "all-supervised",
+            "every token is trained on, questions and headers too; check roles, authors and --targets",
+        )
+
+
+def _length(encoded: Encoded, max_length: int | None) -> Found:
+    if max_length is not None and len(encoded.tokens) > max_length:
+        yield (
+            "too-long",
+            f"{len(encoded.tokens):,} tokens are more than --max_length {max_length:,}: cut off, "
+            "its last turn would lose its end; "
+            "raise it, or choose --overflow drop or split in training",
+        )
+
+
+def _ends(
+    episode: Episode, encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer
+) -> Found:
+    """Turns of the assistant's that are trained on and whose end, the first stop token from there on, is not
+    their author's to learn."""
+    (stops,) = np.nonzero(np.isin(encoded.tokens, sorted(tokenizer.stop_ids)))
+    for author in (Author.AGENT, Author.TEACHER):
+        (trained,) = np.nonzero((weights > 0) & (encoded.author == author))
+        ends = np.append(stops, -1)[np.searchsorted(stops, trained)]
+        if (ends < 0).any() or (encoded.author[ends] != author).any() or not weights[ends].all():
+            yield from _endless(episode, author, tokenizer)
+
+
+def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Found:
+    named = False
+    for n, message in enumerate(episode.messages, start=1):
+        if message.author != author or message.context_only:
+            continue
+        if message.truncated:
+            named = True
+            yield (
+                "truncated-target",
+                f"message {n} was cut, and is trained on by {author.label}; leave it out, or give all of it",
+            )
+        elif message.tokens is not None and not (message.tokens and message.tokens[-1] in tokenizer.stop_ids):
+            named = True
+            yield (
+                "no-end",
+                f"the sampled ids of message {n} do not end in a stop token; add the one sampled, "
+                "or say that it is truncated",
+            )
+    if not named:
+        yield (
+            "no-end",
+            f"a turn of {author.label} is trained on without its end; check that end-of-turn tokens are whole",
+        )
+
+
+def _empty(episode: Episode) -> Found:
+    for n, message in enumerate(episode.messages, start=1):
+        # A tool that prints nothing is no rarity.
+        if (
+            message.role != "tool"
+            and not message.tool_calls
+            and not message.content.strip()
+            and len(message.tokens or ()) < 2
+        ):
+            yield (
+                "empty-turn",
+                f"message {n}, of role {message.role}, says nothing; leave it out, "
+                "or look where its text went",
+            )
+
+
+def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer) -> Found:
+    echoes = echo_spans(encoded, tokenizer) & (weights > 0)
+    if not echoes.any():
+        return
+    start = int(np.argmax(echoes))
+    authors = " and ".join(Author(code).label for code in np.unique(encoded.author[echoes]).tolist())
+    text = shorten(tokenizer.decode(encoded.tokens[start : start + 30]))
+    yield (
+        "echo",
+        f"{int(echoes.sum()):,} trained tokens by {authors} repeat the agent's words ({text} ...): "
+        "world by role, action by wording; "
+        "training leaves out repeats of 20 tokens and more unless --keep_echoes, shorten the others",
+    )
+
+
+def _unreadable(line: bytes) -> str:
+    """The code for a line that is no episode: what is wrong with it, where that is a thing with a code of its
+    own."""
+    try:
+        messages = json.loads(line)["messages"]
+        if any(m.get("role") == "assistant" and m.get("author") not in AUTHORS for m in messages):
+            return "unknown-author"
+        calls = {call.get("id") for m in messages for call in m.get("tool_calls") or []}
+        if any(m.get("tool_call_id") not in calls | {None} for m in messages):
+            return "orphan-result"
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    return "unreadable"

@@ -1,0 +1,1 @@
+"""A transcript with its weights, for terminals, pages and other programs."""

@@ -1,0 +1,146 @@
+"""Whole or not at all, for the owner alone, and no changed byte unnoticed."""
+
+import errno
+import json
+import os
+import stat
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from cicjax.errors import Corrupted, OutOfResources
+from cicjax.files import whole
+
+ROWS = [{"id": 0, "text": "λ = 2d sin θ\u2028"}, {"id": 1, "text": "", "values": [1.5, None, True]}]
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_files_and_folders_are_private_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        whole.write_json(tmp_path / "a" / "b" / "c.json", {})
+    finally:
+        os.umask(before)
+    assert [mode(tmp_path / "a"), mode(tmp_path / "a" / "b"), mode(tmp_path / "a" / "b" / "c.json")] == [
+        0o700,
+        0o700,
+        0o600,
+    ]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    whole.write_json(path, {"solved": 63})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutOfResources, match=r"results\.json: no space"):
+        whole.write_json(path, {"solved": 85})
+    assert whole.read_json(path) == {"solved": 63} and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_new_content_is_on_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    order = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *args, real=real, name=name: (order.append(name), real(*args))[1]
+        )
+    whole.write_text(tmp_path / "a.txt", "x")
+    assert order == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"loss": -float("inf")}])
+def test_json_refuses_what_is_no_json(tmp_path, value):
+    with pytest.raises(ValueError, match="JSON"):
+        whole.write_json(tmp_path / "a.json", value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_takes_numpy_and_any_text(tmp_path):
+    value = {"count": np.int64(3), "ids": np.arange(2), "half": "\ud800", "λ": 1.5}
+    whole.write_json(tmp_path / "a.json", value)
+    assert whole.read_json(tmp_path / "a.json") == {"count": 3, "ids": [0, 1], "half": "\ud800", "λ": 1.5}
+    whole.write_json(tmp_path / "b.json", {"λ": 1})
+    assert "λ" in (tmp_path / "b.json").read_text()
+
+
+def test_damaged_json_names_the_file(tmp_path):
+    (tmp_path / "a.json").write_text('{"solved": 6')
+    with pytest.raises(Corrupted, match=r"a\.json: not the JSON"):
+        whole.read_json(tmp_path / "a.json")
+
+
+def test_jsonl_round_trip_with_a_digest_that_others_can_check(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    whole.write_jsonl(path, ROWS)
+    assert whole.read_jsonl(path) == ROWS
+    assert (tmp_path / "rows.jsonl.sha256").read_text() == f"{whole.file_digest(path)}  rows.jsonl\n"
+
+
+def test_every_flipped_byte_and_every_cut_of_a_jsonl_is_noticed(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    whole.write_jsonl(path, ROWS)
+    content = path.read_bytes()
+    damaged = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in range(len(content))]
+    for bad in damaged + [content[:at] for at in range(len(content))]:
+        path.write_bytes(bad)
+        with pytest.raises(Corrupted, match=r"rows\.jsonl: not the bytes .* delete it and repeat"):
+            whole.read_jsonl(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"id": 0}\n{"id": \n{"id": 2}\n', "line 2 is damaged"),
+        (b'{"id": 0}\n{"id": 1}', "line 2 is cut short"),
+        (b'{"id": 0}\n{"i', "line 2 is damaged"),
+        (b'{"id": 0}\n\n', "line 2 is damaged"),
+        (b'{"id": 0}\n[1]\n', "line 2 is no JSON object"),
+        (b'{"id": "\xff"}\n', "line 1 is damaged"),
+    ],
+)
+def test_damage_names_the_line(tmp_path, content, message):
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(Corrupted, match=message):
+        whole.read_jsonl(tmp_path / "rows.jsonl")
+
+
+def test_array_digest_tells_bits_dtype_and_shape_apart():
+    base = np.arange(6, dtype=np.float32)
+    flipped = base.copy()
+    flipped.view(np.uint32)[3] ^= 1
+    others = [
+        flipped,
+        base.reshape(2, 3),
+        base.reshape(3, 2),
+        base.astype(np.float64),
+        base.view(np.int32),
+        base[:5],
+        -0.0 * base,
+    ]
+    digests = [whole.array_digest(array) for array in [base, *others]]
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int32, np.float32, ml_dtypes.bfloat16])
+def test_array_digest_is_of_the_values_not_of_their_layout(dtype):
+    array = np.arange(12).reshape(3, 4).astype(dtype)
+    assert (
+        whole.array_digest(array)
+        == whole.array_digest(np.asfortranarray(array))
+        == whole.array_digest(array.copy()[:, :])
+    )
+    assert whole.array_digest(array.T) != whole.array_digest(array)
+    assert len(whole.array_digest(array[0, 0])) == len(whole.array_digest(array[:0])) == 64
+
+
+def test_rows_are_one_line_each(tmp_path):
+    assert whole.json_lines(ROWS).count("\n") == 2
+    assert [json.loads(line) for line in whole.json_lines(ROWS).split("\n")[:-1]] == ROWS
