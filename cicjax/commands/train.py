@@ -169,12 +169,11 @@ class Train:
         from cicjax.training.own import trainer_of
         from cicjax.training.steps import Optimization
 
-        rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         optimization = Optimization(
             warmup_steps=self.warmup_steps,
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
-            **rate,
+            learning_rate=Optimization.learning_rate if self.learning_rate is None else self.learning_rate,
         )
         return trainer_of(
             policy,
