@@ -46,9 +46,7 @@ def token_logprobs(
         for number, encoded in enumerate(rows)
     ]
     for batch in pack(packed, shape):
-        logprobs = np.asarray(
-            _score(model if adapter is not None else qwen2.Model(model.config), base, adapter, batch)
-        )
+        logprobs = np.asarray(_score(model, base, adapter, batch))
         for line, column in zip(*np.nonzero(batch.loss_weights), strict=True):
             place = int(
                 np.searchsorted(batch.indices[line, : np.count_nonzero(batch.loss_weights[line])], column)
