@@ -90,7 +90,6 @@ from cicjax import cli
 from cicjax.commands.mask import Mask
 from cicjax.model import storage
 from cicjax.files import whole
-from cicjax.runs import files
 
 def lines():
     yield "first"

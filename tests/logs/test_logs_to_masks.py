@@ -14,6 +14,7 @@ import pytest
 
 from cicjax import cli
 from cicjax.assets import default_model_folder
+from cicjax.logs.native import read_native
 
 VIEWS = (("interventional", "teacher"), ("observational", "teacher"), ("interventional", "world"))
 
