@@ -21,7 +21,7 @@ from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
-from cicjax.errors import BadInput, CicjaxError, OutOfResources
+from cicjax.errors import BadInput, CicjaxError, OutOfResources, shorten
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -104,7 +104,7 @@ def _as_arguments(name: str, value: object, kind: str, path: Path) -> list[str]:
         return []
     if kind == "switch":
         if not isinstance(value, bool):
-            raise BadInput(f"{path}: {name} is true or false, not {ascii(value)[:80]}")
+            raise BadInput(f"{path}: {name} is true or false, not {shorten(value)}")
         return [f"--{name}"] if value else []
     values = [str(item) for item in (value if isinstance(value, list) else [value])]
     return values if kind == "positional" else [f"--{name}", *values]

@@ -26,7 +26,6 @@ both are findings.
 """
 
 import itertools
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +36,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cicjax.errors import BadInput, CicjaxError, shorten
+from cicjax.files import strict
 from cicjax.logs import confounding
 from cicjax.logs.native import parse_episode
 from cicjax.provenance.echo import echo_spans
@@ -303,12 +303,12 @@ def _unreadable(line: bytes) -> str:
     """The code for a line that is no episode: what is wrong with it, where that is a thing with a code of its
     own."""
     try:
-        messages = json.loads(line)["messages"]
+        messages = strict.load(line)["messages"]
         if any(m.get("role") == "assistant" and m.get("author") not in AUTHORS for m in messages):
             return "unknown-author"
         calls = {call.get("id") for m in messages for call in m.get("tool_calls") or []}
         if any(m.get("tool_call_id") not in calls | {None} for m in messages):
             return "orphan-result"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (BadInput, TypeError, KeyError, AttributeError):
         pass
     return "unreadable"

@@ -193,7 +193,6 @@ def test_only_missing_chunks_are_computed_again(tmp_path, failing):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from cicjax.runs import files
 from cicjax.runs.folder import write_in_chunks
 real, calls = os.replace, 0
 def replace(*args):
