@@ -110,6 +110,7 @@ class Mask:
             raise BadInput(f"--max_length is 1 or more, not {self.max_length}")
 
     def _show(self, tokenizer: "Tokenizer") -> None:
+        from cicjax.files import whole
         from cicjax.logs import native
         from cicjax.provenance import protocol
         from cicjax.views import demo, page
@@ -129,7 +130,7 @@ class Mask:
             }
             shown = names.get(self.objective, self.objective)
             text = page.page_html(rows, tokenizer, title=path.name, weightings=views, shown=shown)
-            native.write_lines(self.html, [text])
+            whole.write_lines(self.html, [text])
         if self.json:
             _print_records(rows, tokenizer, weigh)
             return
@@ -205,10 +206,10 @@ def _print_records(rows: "Rows", tokenizer: "Tokenizer", weigh: "Weighting") -> 
 
 
 def _write_labels(path: Path, rows: "Rows", weigh: "Weighting") -> None:
-    from cicjax.logs import native
+    from cicjax.files import whole
     from cicjax.views import boxes
 
-    native.write_lines(path, (json.dumps(boxes.labels(encoded, weigh(encoded))) for _, encoded in rows))
+    whole.write_lines(path, (json.dumps(boxes.labels(encoded, weigh(encoded))) for _, encoded in rows))
 
 
 def _print_boxes(rows: "Rows", tokenizer: "Tokenizer", objective: str, weigh: "Weighting") -> None:
