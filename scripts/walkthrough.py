@@ -61,7 +61,8 @@ for outcome, name in ((prize, "prize"), (empty, "empty")):
     conditioned = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome, intervened=False)
     acted = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome)
     print(
-        f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   P({programs[0]} | do(a), o) = {acted[0]:.2f}"
+        f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   "
+        f"P({programs[0]} | do(a), o) = {acted[0]:.2f}"
     )
 assert bayes.after(prior, action_likelihood, outcome_likelihood, left, empty, intervened=False)[0] > 0.5, (
     "delusion: empty, and still sure"

@@ -1,5 +1,5 @@
-"""JSON read strictly, the one reader of the project: what is in the file comes out, or one line says where and
-why not.
+"""JSON read strictly, the one reader of the project: what is in the file comes out, or one line says where
+and why not.
 
 Accepted in files of lines: a byte-order mark before the first line, CRLF line ends, blank lines. Refused:
 other encodings, duplicate keys, NaN and infinities, integers of thousands of digits, lone surrogates where

@@ -34,8 +34,8 @@ def private_folder(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path, *, mode: int) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` when the block ends: a reader, or a crash at any moment, sees
-    the old file or the whole new one.
+    """A file to write that takes the name `path` when the block ends: a reader, or a crash at any moment,
+    sees the old file or the whole new one.
 
     `mode` is less what the umask takes away. Raises OutOfResources when the disk is full; the old file stays
     then, as after any other error.

@@ -2,16 +2,16 @@
 episodes.
 
 ```
-step        source agent: message, tool_calls        observation.results[0]             [1]
+step        source agent: message, tool_calls         observation.results[0]             [1]
 message     assistant                                 tool, tied by its tool_call_id     tool
 author      by model_name, else by the caller's word  tool                               tool
-tokens      metrics.completion_token_ids (the agent's turns alone: another model's ids may be of another vocabulary)
+tokens      metrics.completion_token_ids
 ```
-Copied context is context only; so is a step that no model took part in (`llm_call_count` 0), written by the
-environment. Without calls the results are the environment's in the user's role. Reasoning kept apart from the
-message goes to `meta`, unless the ids hold it. Refused, since the file does not say what was seen: media,
-results without text, results of system steps, steps missing or replaced. Times, costs, notes and `extra` are
-left out.
+Ids are those of the agent's turns alone: another model's may be of another vocabulary. Copied context is
+context only; so is a step that no model took part in (`llm_call_count` 0), written by the environment.
+Without calls the results are the environment's in the user's role. Reasoning kept apart from the message goes
+to `meta`, unless the ids hold it. Refused, since the file does not say what was seen: media, results without
+text, results of system steps, steps missing or replaced. Times, costs, notes and `extra` are left out.
 """
 
 import contextlib
@@ -37,7 +37,10 @@ STEP_KEYS = (
     "step_id source message timestamp observation is_copied_context llm_call_count extra "
     "model_name reasoning_effort reasoning_content tool_calls metrics"
 ).split()
-METRICS_KEYS = "prompt_tokens completion_tokens cached_tokens cost_usd prompt_token_ids completion_token_ids logprobs extra".split()
+METRICS_KEYS = (
+    "prompt_tokens completion_tokens cached_tokens cost_usd prompt_token_ids completion_token_ids "
+    "logprobs extra"
+).split()
 AGENT_ONLY = STEP_KEYS[-5:]
 
 

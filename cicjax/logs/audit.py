@@ -264,7 +264,8 @@ def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Found:
     if not named:
         yield (
             "no-end",
-            f"a turn of {author.label} is trained on without its end; check that end-of-turn tokens are whole",
+            f"a turn of {author.label} is trained on without its end; "
+            "check that end-of-turn tokens are whole",
         )
 
 

@@ -3,7 +3,8 @@
 ```
 {"id": "7", "source": "stem", "messages": [
   {"role": "user", "author": "user", "content": "What is the molarity?"},
-  {"role": "assistant", "author": "agent", "content": "4 M", "tokens": [19, 386, 151643], "logprobs": [-0.1, -0.2, -0.1], "solved": 0}]}
+  {"role": "assistant", "author": "agent", "content": "4 M", "tokens": [19, 386, 151643],
+   "logprobs": [-0.1, -0.2, -0.1], "solved": 0}]}
 ```
 
 Beside these a message may have `truncated`, `context_only`, `tool_calls` (each with name, arguments and

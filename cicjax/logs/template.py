@@ -40,8 +40,8 @@ def load(folder: Path, tokenizer: Tokenizer) -> Any:
     template = _template(folder, config)
     if template is None:
         raise BadInput(
-            f"{folder}: the tokenizer has no chat template, neither {TEMPLATE} nor a chat_template in {CONFIG}; "
-            "give the folder of a chat model"
+            f"{folder}: the tokenizer has no chat template, neither {TEMPLATE} nor a chat_template in "
+            f"{CONFIG}; give the folder of a chat model"
         )
     # Else transformers says on import that torch is missing.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

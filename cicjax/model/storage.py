@@ -94,7 +94,8 @@ def open_tensors(files: Iterable[Path], opened: ExitStack) -> dict[str, StoredTe
         for name in handle.keys():  # noqa: SIM118 (not a dictionary)
             if name in tensors:
                 raise BadInput(
-                    f"{file}: {shorten(name)} is also in {tensors[name].file.name}; a tensor belongs in one file"
+                    f"{file}: {shorten(name)} is also in {tensors[name].file.name}; "
+                    "a tensor belongs in one file"
                 )
             tensors[name] = StoredTensor(file, handle, name)
     return tensors

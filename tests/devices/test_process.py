@@ -73,7 +73,8 @@ for _ in range(3):
 start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     np.ones(8_000_000)
-print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], faults)
 """
 PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -50,14 +50,14 @@ def test_what_is_here_is_never_asked_for(asked, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", "model", "/a/b", "../a", "a/b/c", "a b/c", "a\0b", Path("owner/model")])
 def test_what_is_no_hub_id_is_never_asked_for(asked, name):
-    with pytest.raises(BadInput, match="no such folder; give a folder with config.json, or a hub id"):
+    with pytest.raises(BadInput, match=r"no such folder; give a folder with config\.json, or a hub id"):
         resolve(name)
     assert not asked
 
 
 def test_a_failure_of_the_hub_is_one_line(asked):
     with pytest.raises(
-        BadInput, match="not to be had as a hub id .ConnectionError.; pass a folder"
+        BadInput, match=r"not to be had as a hub id \(ConnectionError\); pass a folder"
     ) as caught:
         resolve("owner/other")
     assert "\n" not in str(caught.value)

@@ -73,7 +73,8 @@ def test_truncation_and_padding_of_the_file_are_off(folder, tmp_path):
     spec = json.loads((folder / "tokenizer.json").read_text())
     spec["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     spec["padding"] = {
-        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "!",
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "!",
     }  # fmt: skip
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     assert len(provenance_tokenizer.load(tmp_path).encode("0123456789")) == 10

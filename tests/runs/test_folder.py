@@ -201,8 +201,10 @@ def replace(*args):
     if calls == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
+def work(i, chunk):
+    return [{"chunk": i, "n": n, "square": n * n} for n in chunk]
 os.replace = replace
-write_in_chunks(Path(sys.argv[1]), [[0, 1], [2, 3, 4], [], [5]], work=lambda i, c: [{"chunk": i, "n": n, "square": n * n} for n in c])
+write_in_chunks(Path(sys.argv[1]), [[0, 1], [2, 3, 4], [], [5]], work=work)
 """
 
 
