@@ -60,19 +60,19 @@ def _with_config(arguments: Sequence[str]) -> list[str]:
     path = _config_path(rest)
     if path is None or "config" not in kinds:
         return list(arguments)
-    given: dict[str, list[str]] = {"positional": [], "list": [], "switch": [], "value": []}
+    by_kind: dict[str, list[str]] = {"positional": [], "list": [], "switch": [], "value": []}
     for name, value in _read_config(path).items():
         kind = kinds.get(name, "value")
-        given[kind] += _as_arguments(name, value, kind, path)
-    positional = [] if _has_positional(rest, kinds) else given["positional"]
+        by_kind[kind] += _as_arguments(name, value, kind, path)
+    positional = [] if _has_positional(rest, kinds) else by_kind["positional"]
     # A list takes all that follows it, so each is followed by a flag: at the end by --config, which is there
     # anyhow.
     return [
         verb,
         *positional,
-        *given["list"],
-        *given["switch"],
-        *given["value"],
+        *by_kind["list"],
+        *by_kind["switch"],
+        *by_kind["value"],
         "--config",
         str(path),
         *rest,

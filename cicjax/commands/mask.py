@@ -257,11 +257,11 @@ def _print_counts(rows: "Rows", objective: str, weigh: "Weighting") -> None:
     from cicjax.logs import audit
     from cicjax.views import counts
 
-    found = counts.count((encoded for _, encoded in rows), {objective: weigh})
-    total, supervised = int(found.tokens.sum()), found.total(objective)
+    totals = counts.count((encoded for _, encoded in rows), {objective: weigh})
+    total, supervised = int(totals.tokens.sum()), totals.total(objective)
     share = supervised / total if total else 0.0
     print(f"{_number(len(rows))}, {total:,} tokens, {supervised:,} of them supervised ({share:.1%})")
-    print(counts.aligned(counts.table(found)), end="\n\n")
+    print(counts.aligned(counts.table(totals)), end="\n\n")
     if not supervised:
         print(audit.nothing_to_learn([encoded for _, encoded in rows]))
 

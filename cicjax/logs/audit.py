@@ -28,7 +28,7 @@ both are findings.
 import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ from jaxtyping import Float
 from cicjax.errors import BadInput, CicjaxError, shorten
 from cicjax.files import strict
 from cicjax.logs import confounding
+from cicjax.logs.confounding import Signs
 from cicjax.logs.native import parse_episode
 from cicjax.provenance.echo import echo_spans
 from cicjax.provenance.encode import Encoded
@@ -130,8 +131,8 @@ def audit(
 
     `weigh` weighs echoes as it weighs everything else, since they are what is looked for.
     """
-    found = list(_whole([encoded for _, encoded in rows], weigh))
-    findings = [Finding(str(path), 0, code, message) for code, message in found]
+    of_the_file = list(_whole([encoded for _, encoded in rows], weigh))
+    findings = [Finding(str(path), 0, code, message) for code, message in of_the_file]
     for episode, encoded in rows:
         weights = weigh(encoded)
         checks = (
@@ -206,10 +207,7 @@ def summary(findings: Sequence[Finding], path: object) -> str:
     )
 
 
-Found = Iterator[tuple[str, str]]  # code and message
-
-
-def _whole(rows: Sequence[Encoded], weigh: Weighting) -> Found:
+def _whole(rows: Sequence[Encoded], weigh: Weighting) -> Signs:
     supervised = sum(int((weigh(encoded) > 0).sum()) for encoded in rows)
     if not supervised:
         yield "nothing-supervised", nothing_to_learn(rows)
@@ -220,7 +218,7 @@ def _whole(rows: Sequence[Encoded], weigh: Weighting) -> Found:
         )
 
 
-def _length(encoded: Encoded, max_length: int | None) -> Found:
+def _length(encoded: Encoded, max_length: int | None) -> Signs:
     if max_length is not None and len(encoded.tokens) > max_length:
         yield (
             "too-long",
@@ -232,7 +230,7 @@ def _length(encoded: Encoded, max_length: int | None) -> Found:
 
 def _ends(
     episode: Episode, encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer
-) -> Found:
+) -> Signs:
     """Turns of the assistant's that are trained on and whose end, the first stop token from there on, is not
     their author's to learn."""
     (stops,) = np.nonzero(np.isin(encoded.tokens, sorted(tokenizer.stop_ids)))
@@ -243,7 +241,7 @@ def _ends(
             yield from _endless(episode, author, tokenizer)
 
 
-def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Found:
+def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Signs:
     named = False
     for n, message in enumerate(episode.messages, start=1):
         if message.author != author or message.context_only:
@@ -269,7 +267,7 @@ def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Found:
         )
 
 
-def _empty(episode: Episode) -> Found:
+def _empty(episode: Episode) -> Signs:
     for n, message in enumerate(episode.messages, start=1):
         # A tool that prints nothing is no rarity.
         if (
@@ -285,7 +283,7 @@ def _empty(episode: Episode) -> Found:
             )
 
 
-def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer) -> Found:
+def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer) -> Signs:
     echoes = echo_spans(encoded, tokenizer) & (weights > 0)
     if not echoes.any():
         return

@@ -321,8 +321,8 @@ def stored_dtype(folder: str | Path, config: Qwen2Config) -> np.dtype:
     with ExitStack() as opened:
         tensors = open_tensors(weight_files(folder), opened)
         _check_tensors(Path(folder), config, tensors)
-        found = {tensor.dtype() for tensor in tensors.values()}
-    return FLOATS[found.pop() if len(found) == 1 else "F32"]
+        dtypes = {tensor.dtype() for tensor in tensors.values()}
+    return FLOATS[dtypes.pop() if len(dtypes) == 1 else "F32"]
 
 
 def _within(leaf: jax.Array, dtype: np.dtype, folder: str | Path) -> np.ndarray:
