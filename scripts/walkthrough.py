@@ -40,7 +40,7 @@ from cicjax.assets import default_model_folder
 from cicjax.objectives import bayes, likelihood
 from cicjax.provenance import Author, Segment, Transcript, encode, protocol, render, weights
 from cicjax.provenance import tokenizer as tokenizers
-from cicjax.views import boxes, demo, page
+from cicjax.views import boxes, demo, transcript, transcript_style
 
 # %% [markdown]
 # ## 2. Two programs, one action (section 1.1)
@@ -61,7 +61,8 @@ for outcome, name in ((prize, "prize"), (empty, "empty")):
     conditioned = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome, intervened=False)
     acted = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome)
     print(
-        f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   P({programs[0]} | do(a), o) = {acted[0]:.2f}"
+        f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   "
+        f"P({programs[0]} | do(a), o) = {acted[0]:.2f}"
     )
 assert bayes.after(prior, action_likelihood, outcome_likelihood, left, empty, intervened=False)[0] > 0.5, (
     "delusion: empty, and still sure"
@@ -93,8 +94,10 @@ in_notebook = "ipykernel" in sys.modules
 if in_notebook:  # in colours; underlined is what the interventional objective trains on
     from IPython.display import HTML, display
 
-    both = {name: protocol.weighting(name) for name in ("interventional",)}
-    display(HTML(f"<style>{page.STYLE}</style>{page.transcript_html(row, tokenizer, weightings=both)}"))
+    weightings = {"interventional": protocol.weighting("interventional")}
+    drawn = transcript.transcript_html(row, tokenizer, weightings=weightings)
+    switch = transcript.switch_html(list(weightings), shown="interventional")
+    display(HTML(f"<style>{transcript_style.STYLE}</style>{switch}{drawn}"))
 for author in Author:
     if (row.author == author).any():
         print(

@@ -84,6 +84,5 @@ class Repro:
             repro.print_table(repro.reproduce(run))
             print(f"{report.write_report([run.output_dir])}: open it in a browser")
         if self.seeds:
-            print(
-                f"{report.write_report([run.output_dir for run in runs], self.output_dir / 'report.html')}: all seeds"
-            )
+            folders = [run.output_dir for run in runs]
+            print(f"{report.write_report(folders, self.output_dir / 'report.html')}: all seeds")

@@ -3,7 +3,8 @@
 ```
 {"id": "7", "source": "stem", "messages": [
   {"role": "user", "author": "user", "content": "What is the molarity?"},
-  {"role": "assistant", "author": "agent", "content": "4 M", "tokens": [19, 386, 151643], "logprobs": [-0.1, -0.2, -0.1], "solved": 0}]}
+  {"role": "assistant", "author": "agent", "content": "4 M", "tokens": [19, 386, 151643],
+   "logprobs": [-0.1, -0.2, -0.1], "solved": 0}]}
 ```
 
 Beside these a message may have `truncated`, `context_only`, `tool_calls` (each with name, arguments and
@@ -171,9 +172,9 @@ def _episode(record: dict[str, Any], line: int, corrections: str | None) -> Epis
     )
 
 
-def _messages(found: list[Any], corrections: str | None) -> Iterator[Message]:
+def _messages(records: list[Any], corrections: str | None) -> Iterator[Message]:
     known_calls: set[str] = set()
-    for n, record in enumerate(found, start=1):
+    for n, record in enumerate(records, start=1):
         with strict.place(f"message {n}"):
             edited = None
             if corrections is not None and isinstance(record, dict) and corrections in record:
@@ -193,16 +194,16 @@ def _message(record: Any) -> Message:
         raise BadInput(f"unknown role {shorten(role)}; roles are " + ", ".join(ROLES))
     if author not in AUTHORS:
         raise BadInput(f"unknown author {shorten(author)}; authors are " + ", ".join(AUTHORS))
-    given = {key: record[key] for key in OPTIONAL if record.get(key) is not None}
+    fields = {key: record[key] for key in OPTIONAL if record.get(key) is not None}
     for key in ("tokens", "logprobs"):
-        strict.listing(given.get(key, []), key)
-    if "tool_call_id" in given:
-        strict.text(given["tool_call_id"], "tool_call_id")
-    given["tool_calls"] = tuple(
-        _call(call) for call in strict.listing(given.get("tool_calls", []), "tool_calls")
+        strict.listing(fields.get(key, []), key)
+    if "tool_call_id" in fields:
+        strict.text(fields["tool_call_id"], "tool_call_id")
+    fields["tool_calls"] = tuple(
+        _call(call) for call in strict.listing(fields.get("tool_calls", []), "tool_calls")
     )
     return Message(
-        role=role, content=strict.text(record["content"], "content"), author=AUTHORS[author], **given
+        role=role, content=strict.text(record["content"], "content"), author=AUTHORS[author], **fields
     )
 
 

@@ -1,8 +1,8 @@
 """SFT + GRPO, equations (10)-(11): groups of samples, rewards relative to the group, a clipped step, an
 anchor at SFT-1.
 
-    A_jk = (r_jk - mean_j) / sqrt(var_j + 1e-6)                                                                      (10)
-    L(theta) = - sum of min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A) + beta KL(p_theta || p_SFT)                (11)
+    (10)  A_jk = (r_jk - mean_j) / sqrt(var_j + 1e-6)
+    (11)  L(theta) = - sum of min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A) + beta KL(p_theta || p_SFT)
 
     tokens     Question: ... Proposed solution:    y_hat    <eos>
     gamma      0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0    1 1 1    1

@@ -39,7 +39,8 @@ PROTOCOLS = (
     "be told apart. Cut: answers ended by the length limit or a stop string."
 )
 GLOSSARY = {
-    "SFT-1": "the base after supervised training on the oracle's solutions; every other method starts from it",
+    "SFT-1": "the base after supervised training on the oracle's solutions; "
+    "every other method starts from it",
     "ReST": "trained on its own samples that the verifier passed, with SFT-1's rows again",
     "GRPO": "trained by reward: of a group of its own samples the right ones become likelier, "
     "the wrong ones less",

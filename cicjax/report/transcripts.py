@@ -20,13 +20,13 @@ from cicjax.provenance.transcript import Author, Episode
 from cicjax.report.drawing import look
 from cicjax.report.runs import FinishedRun, Row
 from cicjax.views import boxes
-from cicjax.views.boxes import Line
-from cicjax.views.html import Child, Html, bullets, folded, join, table, tag
+from cicjax.views.boxes import LOSS, MASK, Line
+from cicjax.views.html import Child, Html, folded, join, table, tag
+from cicjax.views.transcript import legend_html, lines_html
 
 ARMS = {"interventional": weights.interventional, "observational": weights.observational}
 SHOWN_RIGHT, SHOWN_CORRECTED, SHOWN_QUESTIONS = 2, 4, 12
 MOST_SQUARES = 200
-LOSS, MASK = "[LOSS]", "[MASK]"
 
 
 def stream_rows(run: FinishedRun) -> list[Child]:
@@ -38,22 +38,19 @@ def stream_rows(run: FinishedRun) -> list[Child]:
         if tokenizer
         else "The run's tokenizer is not here any more: shown from the messages."
     )
-    legend = [
-        tag("li", author.label, class_=author.label)
-        for author in (Author.USER, Author.AGENT, Author.ENVIRONMENT, Author.TEACHER)
-    ]
+    legend = legend_html([Author.USER, Author.AGENT, Author.ENVIRONMENT, Author.TEACHER], controls=False)
     parts: list[Child] = [
         tag(
             "p",
-            "What the two stream arms see of the same rows. The edge says who wrote a line; a marked, "
-            "underlined line bears loss. ",
+            "What the two stream arms see of the same rows. The colour says who wrote a line; an underlined "
+            "line bears loss. ",
             said,
         ),
-        bullets([*legend, tag("li", "bears loss", class_="loss")], "key"),
+        legend,
     ]
     for n, episode in enumerate(chosen):
         views = [
-            tag("div", tag("h3", look(arm).label), _box(lines))
+            tag("div", tag("h3", look(arm).label), lines_html(lines))
             for arm, lines in arm_views(episode, tokenizer).items()
         ]
         verdict = "right at the first attempt" if episode.messages[1].solved == 1 else "wrong, then corrected"
@@ -131,19 +128,6 @@ def _lines_of_messages(episode: Episode, arm: str) -> Iterator[Line]:
         for line in content.split("\n"):
             if line.strip():
                 yield Line(LOSS if bears_loss else MASK, line, segment.author)
-
-
-def _box(lines: Sequence[Line]) -> Html:
-    items = [
-        tag(
-            "li",
-            tag("span", line.label, class_="label"),
-            tag("span", line.text, class_="said"),
-            class_=f"{line.author.label}{'' if line.label == MASK else ' loss'}",
-        )
-        for line in lines
-    ]
-    return bullets(items, "row")
 
 
 def answers(run: FinishedRun) -> list[Child]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from cicjax.files.hub import HUB_ID
 from cicjax.files.whole import read_object
 from cicjax.model.config import LoRAConfig
-from cicjax.model.huggingface import HUB_ID
 from cicjax.provenance import render
 from cicjax.training.adapters import run_config
 
@@ -230,7 +230,8 @@ def _accuracies(run: _Run) -> Iterator[str]:
         if name in methods:
             row = methods[name]
             interval = f"{100 * row['wilson_low']:.1f} to {100 * row['wilson_high']:.1f} %"
-            yield f"| {name} | {row['solved']} of {row['questions']} | {interval} | {row['repair_solved']} of {row['repair_questions']} |"
+            solved = f"{row['solved']} of {row['questions']}"
+            yield f"| {name} | {solved} | {interval} | {row['repair_solved']} of {row['repair_questions']} |"
 
 
 def _held_out(run: _Run) -> Iterator[str]:
@@ -245,7 +246,8 @@ def _held_out(run: _Run) -> Iterator[str]:
         "|---|---|---|---|",
     ]
     for author, before in held_out["before"].items():
-        yield f"| {_code(author)} | {before['tokens']:,} | {before['nll']:.4f} | {held_out['after'][author]['nll']:.4f} |"
+        after = held_out["after"][author]["nll"]
+        yield f"| {_code(author)} | {before['tokens']:,} | {before['nll']:.4f} | {after:.4f} |"
 
 
 def _prompt(run: _Run) -> Iterator[str]:

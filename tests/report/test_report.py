@@ -622,7 +622,7 @@ def test_answers_are_beside_each_other(copy):
     assert f"{right} of {len(METHODS)} methods right" in outline.text
     same_skill = [id for id, row in direct[0].items() if row["skill"] == direct[0][chosen[0]]["skill"]]
     assert abs(right - 4) == min(abs(sum(rows[id]["solved"] for rows in direct) - 4) for id in same_skill)
-    assert content.count('class="answer"') == len(chosen) * len(METHODS)
+    assert content.count('class="answer ') == len(chosen) * len(METHODS)
     squares = [
         a for tag, a in outline.tags if tag == "i" and (a.get("class") or "").startswith(("on", "off"))
     ]

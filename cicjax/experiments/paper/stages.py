@@ -4,7 +4,8 @@ Every stage leaves its result in the folder, whole, and is never done again; the
 the last one stopped.
 
     splits -> sft -> evaluations/sft-direct
-                  -> rollouts/stream     -> observational, interventional; without the attempts: oracle, oracle_shared
+                  -> rollouts/stream     -> observational, interventional
+                                         -> without the attempts: oracle, oracle_shared
                   -> rollouts/candidates -> rest
                   -> grpo
            each    -> evaluations -> results.json
