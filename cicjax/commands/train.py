@@ -110,7 +110,7 @@ class Train:
         self._print(results)
 
     def _check(self) -> None:
-        from cicjax.runs.seeds import check_seed
+        from cicjax.runs.checks import check_seed
 
         positive = (
             "num_train_epochs",

@@ -33,6 +33,7 @@ CLAIMS = (
     Claim("a stream agent is viable", "interventional", "sft"),
     Claim("stronger than GRPO", "interventional", "grpo"),
 )
+MASK = CLAIMS[0]
 PLANNED = sum(claim.confirmatory for claim in CLAIMS)
 
 

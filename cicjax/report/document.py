@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cicjax.errors import BadInput
 from cicjax.files.whole import write_text
+from cicjax.methods import START
 from cicjax.report import figures, sections
 from cicjax.report.drawing import Drawing
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
@@ -49,7 +50,7 @@ def _places(runs: Sequence[FinishedRun], output: Path | None) -> tuple[Path, Pat
 def draw(runs: Sequence[FinishedRun]) -> list[Drawing]:
     """The figures that the runs have the numbers for, in the order of the page: the numbered ones first."""
     methods, ledger = pooled(runs), pooled_ledger(runs)
-    arms = any(name in methods for name in figures.STREAM_ARMS)
+    arms = figures.stream_arms(methods)
     drawings = []
     if arms and ledger:
         drawings.append(figures.positions(ledger, methods))
@@ -58,11 +59,11 @@ def draw(runs: Sequence[FinishedRun]) -> list[Drawing]:
     drawings.append(figures.protocols(methods))
     if arms:
         drawings.append(figures.stream_matched(methods))
-    if len(runs) > 1 and "sft" in methods and len(methods) > 1:
+    if len(runs) > 1 and START in methods and len(methods) > 1:
         drawings.append(
-            figures.differences({name: [run.methods[name]["accuracy"] for run in runs] for name in methods})
+            figures.differences({name: [run.methods[name].accuracy for run in runs] for name in methods})
         )
-    if any(row["truth_gain"] is not None for row in methods.values()):
+    if any(row.gains is not None for row in methods.values()):
         drawings.append(figures.self_confirmation(methods, {name: _points(runs, name) for name in methods}))
     if len(runs) == 1 and runs[0].metrics:
         drawings.append(figures.learning_curves(runs[0].metrics))
@@ -78,7 +79,7 @@ def _added_up(drawing: Drawing, seeds: int) -> Drawing:
 
 def _points(runs: Sequence[FinishedRun], name: str) -> list[tuple[float, float]]:
     rows = [run.methods[name] for run in runs]
-    return [(row["self_confirmation"], row["truth_gain"]) for row in rows if row["truth_gain"] is not None]
+    return [row.gains for row in rows if row.gains is not None]
 
 
 def _attempts(run: FinishedRun) -> list[tuple[str, str, bool]]:

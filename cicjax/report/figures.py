@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cicjax.experiments.paper.records import Ledger, MethodResult
+from cicjax.methods import START, UNTRAINED
 from cicjax.report.drawing import (
     GREY,
     INK,
@@ -41,13 +43,12 @@ from cicjax.report.drawing import (
 )
 from cicjax.statistics import t_interval
 
-Methods = Mapping[str, Mapping[str, Any]]
-STREAM_ARMS = ("oracle", "oracle_shared", "observational", "interventional")
+Methods = Mapping[str, MethodResult]
 MOST_QUESTIONS = 400  # More bars than this cannot be told apart.
 
 
 @matplotlib.rc_context(STYLE)
-def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
+def positions(ledger: Ledger, methods: Methods) -> Drawing:
     """Figure 2: loss-bearing and context-only positions of each arm that eats the stream."""
     bars = position_bars(ledger, methods)
     figure, axes = canvas(1.2 + 0.46 * len(bars))
@@ -69,11 +70,12 @@ def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
         ("loss: own attempts", GREY, "////"),
         ("context only", PAPER, ""),
     )
-    skipped = (
-        " Rows of the shared schedule without targets are skipped and not counted here, "
+    # Such a row has no correction: only a schedule that is the stream's has any.
+    empty = [name for name in bars if not look(name).takes_stream_whole and _skips(methods[name], ledger)]
+    skipped = "".join(
+        f" {look(name).label}: rows without targets are skipped and not counted here, "
         "though the log of its training counts them."
-        if "oracle_shared" in bars
-        else ""
+        for name in empty
     )
     caption = (
         "Figure 2. Loss-bearing and context-only positions. The interventional stream and SFT+oracle learn "
@@ -87,23 +89,29 @@ def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
     )
 
 
-def position_bars(ledger: Mapping[str, int], methods: Methods) -> dict[str, tuple[int, int, int]]:
+def stream_arms(methods: Methods) -> list[str]:
+    """The methods that learn from the stream's samples, in the order of the table."""
+    return [name for name in methods if look(name).samples == "stream"]
+
+
+def _skips(row: MethodResult, ledger: Ledger) -> bool:
+    return row.budget.rows > ledger.wrong_attempts
+
+
+def position_bars(ledger: Ledger, methods: Methods) -> dict[str, tuple[int, int, int]]:
     """Figure 2's bars: (corrections, attempts, context only). The first two bear loss; for the stream arms
     all add up to the ledger."""
-    corrections, total = ledger["positions_interventional"], ledger["positions_total"]
+    corrections, total = ledger.positions["interventional"], ledger.positions["total"]
     bars = {}
-    for method in (method for method in STREAM_ARMS if method in methods):
-        # Its rows are no part of the ledger; they are read whole or, without a correction, not at all.
-        if method.startswith("oracle"):
-            budget = methods[method]["budget"]
-            bars[method] = (
-                budget["supervised_tokens"],
-                0,
-                budget["processed_tokens"] - budget["supervised_tokens"],
-            )
-        else:
-            loss = ledger[f"positions_{method}"]
+    for method in stream_arms(methods):
+        if look(method).takes_stream_whole and method in ledger.positions:
+            loss = ledger.positions[method]
             bars[method] = (corrections, loss - corrections, total - loss)
+        else:
+            # Its own rows are no part of the ledger; they are read whole or, without a target, not at all.
+            budget = methods[method].budget
+            context = budget.processed_tokens - budget.supervised_tokens
+            bars[method] = (budget.supervised_tokens, 0, context)
     return bars
 
 
@@ -165,12 +173,12 @@ def protocols(methods: Methods) -> Drawing:
     figure, axes = canvas(1.05 + 0.62 * len(methods))
     told = []
     for y, (method, row) in enumerate(methods.items()):
-        colour, questions, failed = look(method).colour, row["questions"], row["repair_questions"]
-        measured(axes, y - 0.2, row["solved"], questions, height=0.36, colour=colour, bold=True)
-        measured(axes, y + 0.12, row["two_step_solved"], questions, height=0.2, colour=colour, hatch="||||")
-        measured(axes, y + 0.34, row["repair_solved"], failed, height=0.2, colour=PAPER)
-        solved = f"direct {row['solved']} of {questions}, two-step {row['two_step_solved']}"
-        told.append(f"{look(method).label}: {solved}, repair {row['repair_solved']} of {failed}")
+        colour, questions, failed = look(method).colour, row.questions, row.repair_questions
+        measured(axes, y - 0.2, row.solved, questions, height=0.36, colour=colour, bold=True)
+        measured(axes, y + 0.12, row.two_step_solved, questions, height=0.2, colour=colour, hatch="||||")
+        measured(axes, y + 0.34, row.repair_solved, failed, height=0.2, colour=PAPER)
+        solved = f"direct {row.solved} of {questions}, two-step {row.two_step_solved}"
+        told.append(f"{look(method).label}: {solved}, repair {row.repair_solved} of {failed}")
     method_rows(axes, list(methods))
     shares(axes, "solved")
     legend(
@@ -188,11 +196,11 @@ def protocols(methods: Methods) -> Drawing:
 def stream_matched(methods: Methods) -> Drawing:
     """Figure 5: SFT-1's right answers, those repaired after its failures, and the rest, for the arms that
     share one stream."""
-    rows = {method: methods[method] for method in STREAM_ARMS if method in methods}
+    rows = {method: methods[method] for method in stream_arms(methods)}
     figure, axes = canvas(1.1 + 0.62 * len(rows))
     told = []
     for y, (method, row) in enumerate(rows.items()):
-        questions, repaired, failed = row["questions"], row["repair_solved"], row["repair_questions"]
+        questions, repaired, failed = row.questions, row.repair_solved, row.repair_questions
         right, two_step = questions - failed, questions - failed + repaired
         bar(axes, y, right / questions, height=0.5, colour=PALE, hatch="\\\\\\\\")
         bar(axes, y, repaired / questions, left=right / questions, height=0.5, colour=look(method).colour)
@@ -205,10 +213,10 @@ def stream_matched(methods: Methods) -> Drawing:
             va="center",
             fontsize=9.5,
         )
-        point(axes, row["solved"] / questions, y, method)
+        point(axes, row.solved / questions, y, method)
         told.append(
             f"{look(method).label}: repaired {repaired} of {failed}, two-step {two_step}, "
-            f"direct {row['solved']} of {questions}"
+            f"direct {row.solved} of {questions}"
         )
     method_rows(axes, list(rows))
     axes.set_ylim(len(rows) - 0.6, -0.62)
@@ -227,11 +235,7 @@ def stream_matched(methods: Methods) -> Drawing:
 def self_confirmation(methods: Methods, points: Mapping[str, Sequence[tuple[float, float]]]) -> Drawing:
     """Self-confirmation against truth gain, one point a method; of several seeds `points` are drawn small
     beside their mean."""
-    given = {
-        name: (row["self_confirmation"], row["truth_gain"])
-        for name, row in methods.items()
-        if row["truth_gain"] is not None
-    }
+    given = {name: row.gains for name, row in methods.items() if row.gains is not None}
     inside, outside = _apart(given)
     figure, axes = canvas(3.1 + 0.2 * len(inside))
     axes.axhline(0, color=GREY, linewidth=0.7)
@@ -272,9 +276,9 @@ def _apart(
     def reach(name: str) -> float:
         return max(map(abs, given[name]))
 
-    others = max((reach(name) for name in given if name != "base"), default=math.inf)
+    others = max((reach(name) for name in given if name != UNTRAINED), default=math.inf)
     outside = {
-        name: place for name, place in given.items() if name == "base" and reach(name) > 2 * others > 0
+        name: place for name, place in given.items() if name == UNTRAINED and reach(name) > 2 * others > 0
     }
     return {name: place for name, place in given.items() if name not in outside}, outside
 
@@ -332,11 +336,11 @@ def _moving_average(values: Sequence[float]) -> list[float]:
 def differences(accuracies: Mapping[str, Sequence[float]]) -> Drawing:
     """Over several seeds: each method's direct accuracy minus SFT-1's, seed by seed, with the t-interval of
     the mean."""
-    start = accuracies["sft"]
+    start = accuracies[START]
     rows = {
         name: [a - s for a, s in zip(values, start, strict=True)]
         for name, values in accuracies.items()
-        if name != "sft"
+        if name != START
     }
     figure, axes = canvas(0.9 + 0.44 * len(rows))
     axes.axvline(0, color=GREY, linewidth=0.8)
