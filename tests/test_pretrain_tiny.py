@@ -74,8 +74,8 @@ def test_a_batch_holds_whole_documents_and_all_but_their_first_tokens_are_target
             here = batch.segments[line] == segment
             found.append(batch.tokens[line, here].tolist())
             assert batch.positions[line, here].tolist() == list(range(here.sum()))
-            assert batch.loss_weights[line, here].tolist() == [0.0] + [1.0] * (here.sum() - 1)
-    assert not batch.loss_weights[batch.segments == 0].any()
+            assert batch.is_target[line, here].tolist() == [False] + [True] * (here.sum() - 1)
+    assert not batch.is_target[batch.segments == 0].any()
     assert (batch.segments > 0).mean() > 0.85
     assert all(tokens in [each[: recipe.length] for each in drawn] for tokens in found)
     again, other = (pretrain_tiny.draw_batch(recipe, tokenizer, update) for update in (3, 4))
@@ -93,7 +93,7 @@ def test_the_embedding_learns_as_input_and_as_output(tokenizer):
             qwen2.Model(TOY.config), base, None, batch.tokens, batch.positions, batch.segments
         )
         total, weight = likelihood.weighted_nll(
-            likelihood.token_logprobs(qwen2.logits(base, states), batch.tokens), batch.loss_weights
+            likelihood.token_logprobs(qwen2.logits(base, states), batch.tokens), batch.is_target.astype(np.float32)
         )
         return total / weight
 

@@ -44,9 +44,9 @@ def stream(gamma: Array, is_target: Array, solved: Array, wrong: float = 0.0, co
 class Rule(NamedTuple):
     """What a target weighs: the agent's failed, solved and unjudged turns, and what the world wrote.
 
-    Called on aligned `gamma`, `is_target` and `solved`, NumPy or traced; gives float32 of their shape. A named
-    tuple of numbers, so that a compiled step takes the four as arguments and one program serves every arm.
-    Any other named tuple that can be called so is a rule too.
+    Called on aligned `gamma`, `is_target` and `solved`, NumPy or traced; gives float32 of their shape. A
+    named tuple of numbers, so that a compiled step takes the four as arguments and one program serves every
+    arm. Any other named tuple that can be called so is a rule too.
     """
 
     wrong: float

@@ -21,8 +21,8 @@ SHORTEST = 192  # tokens of a line
 
 
 class Row(NamedTuple):
-    """One transcript, its targets those of a weighting, with the weight of each position under it; `extras` are
-    further aligned columns that a loss asks for."""
+    """One transcript, its targets those of a weighting, with the weight of each position under it; `extras`
+    are further aligned columns that a loss asks for."""
 
     encoded: Encoded
     loss_weights: Float32[np.ndarray, "T"]
@@ -40,7 +40,8 @@ class Shape(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A micro-batch of facts; what a position weighs, the compiled step makes of them by the rule of its loss.
+    """A micro-batch of facts; what a position weighs, the compiled step makes of them by the rule of its
+    loss.
 
     `indices` lists, line by line, the positions that carry loss; `used` is how many of its columns any line
     needs. The first position of every line is no target, so that the padding of `indices` weighs nothing.
@@ -58,8 +59,8 @@ class Batch(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a row lies: the number of its micro-batch, its line, and the column of `indices` from which on its
-    supervised positions stand there."""
+    """Where a row lies: the number of its micro-batch, its line, and the column of `indices` from which on
+    its supervised positions stand there."""
 
     batch: int
     line: int

@@ -34,8 +34,8 @@ def fine_tune(
     """Train `start` on (id, unit) rows and give the adapter, which FOLDER/NAME keeps; go on from its last
     checkpoint if there is one.
 
-    `weighted` makes rows of one weighting, whose loss is `steps.Likelihood(weighting.rule)`; a unit of several
-    rows is for a loss that compares them. Raises Corrupted after several non-finite updates in a row.
+    `weighted` makes rows of one weighting, whose loss is `steps.Likelihood(weighting.rule)`; a unit of
+    several rows is for a loss that compares them. Raises Corrupted after several non-finite updates in a row.
     """
     directory = trainer.folder / name
     finished = finished_adapter(directory)

@@ -1,8 +1,8 @@
 """An adapter that learns in a folder: open or resume, update, save, close.
 
 The one place for checkpoints, metrics.jsonl and the counting of updates that were not finite. Whoever uses it
-decides which rows an update has, its learning rate and when to save; there need be no last update. An update's
-metrics are read when the next one has been handed to the device.
+decides which rows an update has, its learning rate and when to save; there need be no last update. An
+update's metrics are read when the next one has been handed to the device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ BUDGET = "budget.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the seed
-    settles the order of rows."""
+    """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
+    seed settles the order of rows."""
 
     folder: Path
     model: qwen2.Model
@@ -51,8 +51,8 @@ def finished_adapter(directory: Path) -> qwen2.Tree | None:
 
 
 class Learner:
-    """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest checkpoint,
-    or from a copy of `start` where there is none.
+    """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest
+    checkpoint, or from a copy of `start` where there is none.
 
     `step` counts the updates begun, `resumed` says whether a checkpoint was there and `cursor` what was saved
     with it; `progress` is the newest update whose metrics were read. Raises Corrupted where the checkpoint is
@@ -113,8 +113,8 @@ class Learner:
             self._record(*before)
 
     def save(self, cursor: Mapping[str, Any] | None = None, *, final: bool = False) -> None:
-        """One atomic checkpoint: adapter, optimizer and counters, what they belong to, and the reader's place in
-        its data where the step alone does not say it. A final one is never retired."""
+        """One atomic checkpoint: adapter, optimizer and counters, what they belong to, and the reader's place
+        in its data where the step alone does not say it. A final one is never retired."""
         self.flush()
         lora = self._trainer.model.lora
         assert lora is not None

@@ -35,7 +35,7 @@ class Progress:
 class Dispatched(NamedTuple):
     """An update that was handed to the device: what it will report there, and what is known here already."""
 
-    index: int
+    number: int
     units: Sequence[Unit]
     rate: float
     metrics: steps.UpdateMetrics
@@ -45,7 +45,7 @@ class Dispatched(NamedTuple):
         rows = [row for unit in self.units for row in rows_of(unit)]
         live = [row for row in rows if row.loss_weights.any()]
         return Progress(
-            update=self.index + 1,
+            update=self.number + 1,
             total=total,
             loss=float(self.metrics.loss),
             grad_norm=float(self.metrics.grad_norm),

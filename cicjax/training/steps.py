@@ -20,7 +20,8 @@ from cicjax.provenance import weights
 from cicjax.training.batches import Batch
 
 SumAndWeight = tuple[Float[Array, ""], Float[Array, ""]]
-# A named tuple of its constants that can be called: jit takes the constants as arguments, the class as static.
+# A named tuple of its constants that can be called: jit takes the constants as arguments, the class as
+# static.
 Loss = Callable[[qwen2.Model, qwen2.Tree, qwen2.Tree, Batch], SumAndWeight]
 
 
@@ -72,8 +73,8 @@ class UpdateMetrics(NamedTuple):
 class Likelihood(NamedTuple):
     """Weighted negative log-likelihood: equations (1), (2), (7), (9), (12)-(14) by their rule of weights.
 
-    Called with (model, base, adapter, batch); gives (sum, weight). The weights are made here, on the device, of
-    the batch's gamma, is_target and solved.
+    Called with (model, base, adapter, batch); gives (sum, weight). The weights are made here, on the device,
+    of the batch's gamma, is_target and solved.
     """
 
     rule: Any = weights.OBSERVATIONAL
