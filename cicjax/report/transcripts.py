@@ -32,7 +32,8 @@ LOSS, MASK = "[LOSS]", "[MASK]"
 
 
 def stream_rows(run: FinishedRun) -> list[Child]:
-    """A handful of rows, right ones and corrected ones of different skills, each as every arm of the stream sees it."""
+    """A handful of rows, right ones and corrected ones of different skills, each as every arm of the stream
+    sees it."""
     chosen, arms = choose_rows(run.stream), arms_of(run)
     tokenizer = tokenizer_of(run, chosen)
     said = (
