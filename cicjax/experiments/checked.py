@@ -23,12 +23,12 @@ def read_record(
     Fields are numbers, strings, truth values, lists, objects, records, or one of these or None. The field
     `skip` is left to its default. Raises Corrupted where a field is missing or of another type.
     """
-    given = {
+    values = {
         field.name: _value(field.type, value, field.name, where=where, place=place, remedy=remedy)
         for field in fields(kind)  # pyright: ignore[reportArgumentType]
         if field.name != skip
     }
-    return kind(**given)
+    return kind(**values)
 
 
 def require(holder: Any, name: str, *kinds: type, where: object, place: str, remedy: str = RUN_AGAIN) -> Any:
@@ -47,15 +47,15 @@ def shown(name: str) -> str:
 
 
 def _value(kind: Any, holder: Any, name: str, *, where: object, place: str, remedy: str) -> Any:
-    told = {"where": where, "remedy": remedy}
+    context = {"where": where, "remedy": remedy}
     if is_dataclass(kind):
-        value = require(holder, name, dict, place=place, **told)
-        return read_record(kind, value, place=f"{place}{name}.", **told)  # pyright: ignore[reportArgumentType]
-    value = require(holder, name, *_json_kinds(kind), place=place, **told)
+        value = require(holder, name, dict, place=place, **context)
+        return read_record(kind, value, place=f"{place}{name}.", **context)  # pyright: ignore[reportArgumentType]
+    value = require(holder, name, *_json_kinds(kind), place=place, **context)
     if get_origin(kind) is tuple:
         return tuple(value)
     if kind == Mapping[str, int]:
-        return {entry: require(value, entry, int, place=f"{place}{name}.", **told) for entry in value}
+        return {entry: require(value, entry, int, place=f"{place}{name}.", **context) for entry in value}
     return value
 
 

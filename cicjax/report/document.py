@@ -84,17 +84,17 @@ def _points(runs: Sequence[FinishedRun], name: str) -> list[tuple[float, float]]
 
 def _attempts(run: FinishedRun) -> list[tuple[str, str, bool]]:
     """(skill, question, right) of every first attempt; a question of another seed is another question."""
-    found = []
+    attempts = []
     for episode in run.stream:
         meta = episode.meta or {}
         question = f"{run.seed} {meta.get('problem', episode.id)}"
-        found.append((str(meta.get("skill", "unnamed")), question, episode.messages[1].solved == 1))
-    return found
+        attempts.append((str(meta.get("skill", "unnamed")), question, episode.messages[1].solved == 1))
+    return attempts
 
 
 def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str:
     """The whole page as text."""
-    told = [
+    parts = [
         sections.results(runs),
         sections.drawings(drawings),
         *sections.browsing(runs),
@@ -104,4 +104,4 @@ def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str
     ]
     seeds = f"seed {runs[0].seed}" if len(runs) == 1 else f"{len(runs)} seeds"
     title = f"{sections.TITLE}: {seeds}"
-    return page(title, header=sections.header(runs), sections=told, footer=sections.footer())
+    return page(title, header=sections.header(runs), sections=parts, footer=sections.footer())

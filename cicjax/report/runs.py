@@ -117,8 +117,10 @@ def _stream(path: Path, ledger: Ledger | None) -> tuple[Episode, ...]:
     wrong = sum(len(episode.messages) > 1 and episode.messages[1].solved == 0 for episode in episodes)
     if (len(episodes), wrong) != (ledger.stream_rows, ledger.wrong_attempts):
         there = f"{len(episodes)} rows, {wrong} of them wrong"
-        said = f"{ledger.stream_rows} rows, {ledger.wrong_attempts} of them wrong"
-        raise Corrupted(f"{path}: {there}, where results.json counts {said}; the two are of different runs")
+        counted = f"{ledger.stream_rows} rows, {ledger.wrong_attempts} of them wrong"
+        raise Corrupted(
+            f"{path}: {there}, where results.json counts {counted}; the two are of different runs"
+        )
     return episodes
 
 

@@ -118,22 +118,22 @@ def summary(runs: Sequence[FinishedRun]) -> list[Child]:
     methods = pooled(runs)
     total = max(row.questions for row in methods.values())
     solved = "; ".join(f"{look(name).label} {row.solved:,}" for name, row in methods.items())
-    said: list[Child] = [f"Solved of {total:,}, plain prompt: {solved}."]
+    sentences: list[Child] = [f"Solved of {total:,}, plain prompt: {solved}."]
     if claims.MASK.method in methods and claims.MASK.other in methods:
-        said += _two_arms(methods[claims.MASK.method], methods[claims.MASK.other])
+        sentences += _two_arms(methods[claims.MASK.method], methods[claims.MASK.other])
     if second := unanswered(runs):
-        said.append(second)
-    if len(runs) > 1 and (found := _outcomes(runs)):
-        said.append(
-            f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in found)}."
+        sentences.append(second)
+    if len(runs) > 1 and (outcomes := _outcomes(runs)):
+        sentences.append(
+            f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in outcomes)}."
         )
     if len(runs) < claims.ENOUGH:
         who = "One seed decides" if len(runs) == 1 else f"{len(runs)} seeds decide"
-        said.append(
+        sentences.append(
             f"{who} nothing: a claim needs {claims.ENOUGH} replicates. "
             "Until then this page describes what happened here, and no more."
         )
-    return said
+    return sentences
 
 
 def unanswered(runs: Sequence[FinishedRun]) -> str | None:
@@ -148,7 +148,7 @@ def unanswered(runs: Sequence[FinishedRun]) -> str | None:
 
 def _two_arms(interventional: MethodResult, observational: MethodResult) -> list[Child]:
     failed, right = interventional.repair_questions, interventional.right_first
-    said: list[Child] = [
+    sentences: list[Child] = [
         "Given SFT-1's failed attempts, the interventional stream repairs "
         f"{interventional.repair_solved:,} of {failed:,} and the "
         f"observational one {observational.repair_solved:,}; given its correct attempts, "
@@ -158,13 +158,13 @@ def _two_arms(interventional: MethodResult, observational: MethodResult) -> list
     gains = [arm.gains for arm in (interventional, observational) if arm.gains is not None]
     if len(gains) == 2:
         mistakes, truths = ([signed(pair[n], 3) for pair in gains] for n in (0, 1))
-        said.append(
+        sentences.append(
             f"The log-probability of SFT-1's own mistakes moved by {mistakes[0]} nats a token under the "
             "interventional loss and by "
             f"{mistakes[1]} under the observational one; that of their corrections by {truths[0]} and "
             f"{truths[1]}."
         )
-    return said
+    return sentences
 
 
 def results(runs: Sequence[FinishedRun]) -> Section:
@@ -192,12 +192,12 @@ def _one_seed(run: FinishedRun) -> list[Child]:
         tag("p", PROTOCOLS, class_="note"),
         glossary(run.methods),
     ]
-    answered = {name: given["direct"] for name, given in run.answers.items() if "direct" in given}
+    answered = {name: answers["direct"] for name, answers in run.answers.items() if "direct" in answers}
     same_questions = len({tuple(row.id for row in rows) for rows in answered.values()}) == 1
     if same_questions and (
-        found := claims.pairs({name: [row.solved for row in rows] for name, rows in answered.items()})
+        contrasts := claims.pairs({name: [row.solved for row in rows] for name, rows in answered.items()})
     ):
-        parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(found)]
+        parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(contrasts)]
     if (squares := transcripts.outcome_map(run)) is not None:
         parts += [tag("h3", "Question by question"), squares]
     return [*parts, tag("h3", "By skill"), tables.skills_table(run.methods)]
@@ -211,8 +211,8 @@ def _several_seeds(runs: Sequence[FinishedRun]) -> list[Child]:
             tag("p", f"Left out, since not every seed has them: {', '.join(left_out)}.", class_="note")
         )
     parts.append(tag("h3", "The paper's claims"))
-    if found := _outcomes(runs):
-        parts += [tag("p", _how_decided(len(runs))), tables.claims_table(found)]
+    if outcomes := _outcomes(runs):
+        parts += [tag("p", _how_decided(len(runs))), tables.claims_table(outcomes)]
     if missing := [claim for claim in claims.CLAIMS if claim not in claims.possible(methods)]:
         named = "; ".join(
             f"{claim.text} ({look(claim.method).heading} − {look(claim.other).heading})" for claim in missing
@@ -249,15 +249,15 @@ def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
     """The paper's numbers: a sentence where they stand beside ours, else tables of their own with what
     differs."""
     if of_paper(run) and beside:
-        said = (
+        sentence = (
             "The paper's numbers stand beside ours because the weights go by the name of its base, "
             f"{weights_name(run)}."
         )
-        return [tag("p", f"{said} {_what_differs(run)}", class_="note")]
-    said = f"The paper's base is Qwen2.5-0.5B, one run; the weights here are {weights_name(run)}."
+        return [tag("p", f"{sentence} {_what_differs(run)}", class_="note")]
+    sentence = f"The paper's base is Qwen2.5-0.5B, one run; the weights here are {weights_name(run)}."
     title = "The paper's own tables"
     if not of_paper(run):
-        said += " Other weights can confirm or refute a pattern, never a number: its tables stand apart."
+        sentence += " Other weights can confirm or refute a pattern, never a number: its tables stand apart."
         title += ", on other weights"
     papers = [tables.paper_table()]
     if not of_paper(run):
@@ -265,7 +265,7 @@ def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
     return [
         folded(
             title,
-            tag("p", f"{said} {_what_differs(run)}"),
+            tag("p", f"{sentence} {_what_differs(run)}"),
             *papers,
             opened=not of_paper(run),
             kind="tables paper",
@@ -308,13 +308,13 @@ def browsing(runs: Sequence[FinishedRun]) -> list[Section]:
     if run.stream:
         sections.append(("stream", "Rows of the stream", [*of_which, *transcripts.stream_rows(run)]))
     if answers := transcripts.answers(run):
-        said = (
+        sentence = (
             "Greedy answers of every method to the same questions, of each skill the most disputed; "
             "below each the answer after SFT-1's "
             "attempt. Right is what the verifier calls so: within the problem's tolerance, equation (6)."
         )
         why = [] if second is None else [tag("p", second, class_="note")]
-        sections.append(("answers", "Answers side by side", [*of_which, tag("p", said), *why, *answers]))
+        sections.append(("answers", "Answers side by side", [*of_which, tag("p", sentence), *why, *answers]))
     return sections
 
 

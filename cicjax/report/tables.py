@@ -89,8 +89,8 @@ def paper_table() -> Html:
 
 def confirmation_table(methods: Methods) -> Html:
     """Self-confirmation and truth gain in nats a token."""
-    given = [(method, row.gains) for method, row in methods.items() if row.gains is not None]
-    rows = [[name_of(method), signed(mistakes, 4), signed(truths, 4)] for method, (mistakes, truths) in given]
+    gains = [(method, row.gains) for method, row in methods.items() if row.gains is not None]
+    rows = [[name_of(method), signed(mistakes, 4), signed(truths, 4)] for method, (mistakes, truths) in gains]
     return table(
         ["method", "self-confirmation", "truth gain"],
         rows,
@@ -125,7 +125,7 @@ def _skill_cell(counted: Sequence[int] | None, start: Sequence[int] | None) -> H
     return tag("td", shown, class_="up" if difference > 0 else "down" if difference < 0 else None)
 
 
-def pairs_table(found: Sequence[Pair]) -> Html:
+def pairs_table(pairs: Sequence[Pair]) -> Html:
     """The claims' contrasts within one seed, question by question."""
     rows = [
         [
@@ -136,7 +136,7 @@ def pairs_table(found: Sequence[Pair]) -> Html:
             pair.lost,
             _p(pair.p),
         ]
-        for pair in found
+        for pair in pairs
     ]
     header = ["claim", CONTRAST, "difference, points", "only the first", "only the second", "McNemar p"]
     return table(
@@ -146,7 +146,7 @@ def pairs_table(found: Sequence[Pair]) -> Html:
     )
 
 
-def claims_table(found: Sequence[Outcome]) -> Html:
+def claims_table(outcomes: Sequence[Outcome]) -> Html:
     """The claims over the seeds, with the word for each."""
     header = [
         "claim",
@@ -175,7 +175,7 @@ def claims_table(found: Sequence[Outcome]) -> Html:
             if each.needed is None
             else f"about {each.needed:,}",
         ]
-        for each in found
+        for each in outcomes
     ]
     return table(header, rows, caption="Paired differences in direct accuracy over seeds.")
 

@@ -36,7 +36,7 @@ def stream_rows(run: FinishedRun) -> list[Child]:
     sees it."""
     chosen, arms = choose_rows(run.stream), arms_of(run)
     tokenizer = tokenizer_of(run, chosen)
-    said = (
+    how = (
         "Shown line by line, as the run's tokenizer encoded them."
         if tokenizer
         else "The run's tokenizer is not here any more: shown from the messages."
@@ -50,7 +50,7 @@ def stream_rows(run: FinishedRun) -> list[Child]:
             "p",
             "What the arms of the stream see of the same rows. The edge says who wrote a line; a marked, "
             "underlined line bears loss. ",
-            said,
+            how,
         ),
         bullets([*legend, tag("li", "bears loss", class_="loss")], "key"),
     ]
@@ -97,8 +97,8 @@ def tokenizer_of(run: FinishedRun, rows: Sequence[Episode]) -> Tokenizer | None:
         folder = default_model_folder() if named is None else Path(str(named)).expanduser()
         if not folder.is_dir():
             return None
-        found = tokenizers.load(folder)
-        return found if all(_made_with(found, episode) for episode in rows) else None
+        tokenizer = tokenizers.load(folder)
+        return tokenizer if all(_made_with(tokenizer, episode) for episode in rows) else None
     except BadInput:
         return None
 
@@ -114,8 +114,8 @@ def _made_with(tokenizer: Tokenizer, episode: Episode) -> bool:
 
 def arms_of(run: FinishedRun) -> list[Method]:
     """The arms of the run that take the stream as it is; where it has none, those that there are."""
-    own = [look(name) for name in run.methods if look(name).takes_stream_whole]
-    return own or [method for method in methods.METHODS if method.takes_stream_whole]
+    arms = [look(name) for name in run.methods if look(name).takes_stream_whole]
+    return arms or [method for method in methods.METHODS if method.takes_stream_whole]
 
 
 def arm_views(episode: Episode, tokenizer: Tokenizer | None, arms: Sequence[Method]) -> dict[str, list[Line]]:
@@ -164,14 +164,14 @@ def answers(run: FinishedRun) -> list[Child]:
     direct, second = _by_id(run, "direct"), _by_id(run, "second")
     parts: list[Child] = []
     for n, id in enumerate(choose_questions(list(direct.values()))):
-        given = [rows[id] for rows in direct.values()]
+        asked = [rows[id] for rows in direct.values()]
         cards = [_answer(method, rows[id], second.get(method, {}).get(id)) for method, rows in direct.items()]
         right = (
-            f"{given[0].skill.replace('_', ' ')}: {sum(row.solved for row in given)} of "
-            f"{len(given)} methods right "
+            f"{asked[0].skill.replace('_', ' ')}: {sum(row.solved for row in asked)} of "
+            f"{len(asked)} methods right "
         )
-        title = join([right, tag("span", _question(given[0].prompt), class_="soft")])
-        prompt = tag("pre", given[0].prompt, class_="prompt")
+        title = join([right, tag("span", _question(asked[0].prompt), class_="soft")])
+        prompt = tag("pre", asked[0].prompt, class_="prompt")
         parts.append(folded(title, prompt, tag("div", *cards, class_="answers"), opened=n < 1))
     return parts
 
@@ -183,9 +183,9 @@ def _question(prompt: str) -> str:
 
 def _by_id(run: FinishedRun, protocol: str) -> dict[str, dict[str, Answer]]:
     return {
-        method: {row.id: row for row in given[protocol]}
-        for method, given in run.answers.items()
-        if protocol in given
+        method: {row.id: row for row in protocols[protocol]}
+        for method, protocols in run.answers.items()
+        if protocol in protocols
     }
 
 
@@ -206,20 +206,20 @@ def choose_questions(direct: Sequence[dict[str, Answer]]) -> list[str]:
 
 
 def _answer(method: str, direct: Answer, second: Answer | None) -> Html:
-    given: list[Child] = [
+    parts: list[Child] = [
         tag("b", look(method).label),
         " ",
         _verdict(direct),
         tag("pre", direct.completion),
     ]
     if second is not None:
-        given += [
+        parts += [
             tag("span", "after SFT-1's attempt", class_="soft"),
             " ",
             _verdict(second),
             tag("pre", second.completion),
         ]
-    return tag("div", *given, class_="answer", style=f"border-top:3px solid {look(method).colour}")
+    return tag("div", *parts, class_="answer", style=f"border-top:3px solid {look(method).colour}")
 
 
 def _verdict(answer: Answer) -> Html:
@@ -244,11 +244,11 @@ def outcome_map(run: FinishedRun) -> Html | None:
     order = sorted(solved, key=lambda id: (skill_of[id], -solved[id], id))
     starts = {id for before, id in pairwise(order) if skill_of[before] != skill_of[id]}
     rows = []
-    for method, given in direct.items():
+    for method, rows_by_id in direct.items():
         squares = [
             tag(
                 "i",
-                class_=f"{'on' if given[id].solved else 'off'}{' gap' if id in starts else ''}",
+                class_=f"{'on' if rows_by_id[id].solved else 'off'}{' gap' if id in starts else ''}",
                 title=f"{skill_of[id]} {id}",
             )
             for id in order

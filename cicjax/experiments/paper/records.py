@@ -141,20 +141,20 @@ class Results:
         """What results.json at `where` says. Raises Corrupted, naming the first entry that is missing, of
         another type, or does not fit the others."""
         kinds = {"model": str, "seed": int, "settings": dict, "ledger": dict, "methods": dict}
-        given = {name: require(record, name, kind, where=where, place="") for name, kind in kinds.items()}
-        given["ledger"] = Ledger.from_json(given["ledger"], where=where) if given["ledger"] else None
+        entries = {name: require(record, name, kind, where=where, place="") for name, kind in kinds.items()}
+        entries["ledger"] = Ledger.from_json(entries["ledger"], where=where) if entries["ledger"] else None
         for method in ("grpo", "rest"):
             counts = record.get(method) or {}
-            given[method] = {
+            entries[method] = {
                 name: require(counts, name, int, where=where, place=f"{method}.") for name in counts
             }
-        if not given["methods"]:
+        if not entries["methods"]:
             raise Corrupted(f"{where}: holds no method; {RUN_AGAIN}")
-        given["methods"] = {
+        entries["methods"] = {
             name: _method(row, where=where, place=f"methods.{shown(name)}")
-            for name, row in given["methods"].items()
+            for name, row in entries["methods"].items()
         }
-        return cls(model_name=str(record.get("model_name", "unnamed")), **given)
+        return cls(model_name=str(record.get("model_name", "unnamed")), **entries)
 
 
 def _method(value: Any, *, where: object, place: str) -> MethodResult:

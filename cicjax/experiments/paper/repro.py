@@ -29,7 +29,7 @@ def task_of(flags: Flags) -> Task:
 def config_of(flags: Flags, chosen: Settings, fingerprint: str) -> dict[str, Any]:
     """config.json: the flags, so that `--config RUN/config.json` says the same again, and every value that
     they stand for."""
-    given = {each.name: _plain(getattr(flags, each.name)) for each in fields(Flags)}
+    chosen_flags = {each.name: _plain(getattr(flags, each.name)) for each in fields(Flags)}
     settled = {
         "methods": list(chosen.methods),
         "num_test": chosen.counts.test_problems,
@@ -37,7 +37,7 @@ def config_of(flags: Flags, chosen: Settings, fingerprint: str) -> dict[str, Any
         "learning_rate": chosen.optimization.learning_rate,
         "dtype": chosen.dtype,
     }
-    return given | settled | {"resolved": {"model": fingerprint, "settings": chosen.record()}}
+    return chosen_flags | settled | {"resolved": {"model": fingerprint, "settings": chosen.record()}}
 
 
 def _plain(value: Any) -> Any:

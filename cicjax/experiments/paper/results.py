@@ -2,7 +2,8 @@
 seed and settings alone; `records` lists what it holds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cicjax.experiments.paper.run import Run
 from cicjax.files.whole import read_json
 from cicjax.methods import START, Method, grpo, interventional, observational, oracle, rest
 from cicjax.model import cost
-from cicjax.provenance import protocol, weights
+from cicjax.provenance import Encoded, protocol, weights
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.transcript import Episode
 from cicjax.training.learner import BUDGET
@@ -80,26 +81,35 @@ def ledger(run: Run, stream: Sequence[Episode]) -> Ledger:
     """Who wrote how many positions of the stream and which of them each arm supervises (section 2.3)."""
     wrong = [episode for episode in stream if episode.messages[1].solved == 0]
 
-    def positions(method: Method, episodes: Sequence[Episode], weighting: Weighting | None = None) -> int:
-        weigh, targets = weighting or method.weighting, protocol.target_authors(method.evidence)
-        assert weigh is not None
-        return sum(int(np.count_nonzero(weigh(run.encode(episode, targets)))) for episode in episodes)
+    @cache
+    def encoded(evidence: tuple[str, ...]) -> list[Encoded]:
+        return [run.encode(episode, protocol.target_authors(evidence)) for episode in stream]
 
-    own = {
-        "total": sum(len(run.encode(episode).tokens) for episode in stream),
-        "observational": positions(observational.METHOD, stream),
-        "interventional": positions(interventional.METHOD, stream),
-        "attempts": positions(observational.METHOD, stream, Weighting(weights.POLICY)),
-        "oracle": positions(oracle.METHOD, oracle.corrections(stream)),
+    def positions(method: Method) -> int:
+        return _bearing(encoded(method.evidence), method.weighting)
+
+    attempts_alone = Weighting(weights.POLICY)
+    counts = {
+        "total": sum(len(each.tokens) for each in encoded(oracle.METHOD.evidence)),
+        "observational": positions(observational.METHOD),
+        "interventional": positions(interventional.METHOD),
+        "attempts": _bearing(encoded(observational.METHOD.evidence), attempts_alone),
+        "oracle": _bearing(map(run.encode, oracle.corrections(stream)), oracle.METHOD.weighting),
     }
-    arms = [method for method in run.methods if method.takes_stream_whole and method.name not in own]
+    arms = [method for method in run.methods if method.takes_stream_whole and method.name not in counts]
     return Ledger(
         stream_rows=len(stream),
         wrong_attempts=len(wrong),
         first_attempts_correct=len(stream) - len(wrong),
         unique_corrected_questions=len({meta(episode)["problem"] for episode in wrong}),
-        positions=own | {method.name: positions(method, stream) for method in arms},
+        positions=counts | {method.name: positions(method) for method in arms},
     )
+
+
+def _bearing(rows: Iterable[Encoded], weighting: Weighting | None) -> int:
+    """How many positions of the rows weigh anything."""
+    assert weighting is not None
+    return sum(int(np.count_nonzero(weighting(row))) for row in rows)
 
 
 def _budget(run: Run, method: Method, samples: Sequence[Episode]) -> Budget:

@@ -138,8 +138,8 @@ def draw_problems(task: Task, settings: Settings) -> Splits[Problem]:
     }
     splits = task.splits(settings.seed, **wanted)
     for name, count in wanted.items():
-        if (given := len(getattr(splits, name))) != count:
+        if (drawn := len(getattr(splits, name))) != count:
             raise BadInput(
-                f"task {task.name}: its split {name} has {given} problems where {count} were asked for"
+                f"task {task.name}: its split {name} has {drawn} problems where {count} were asked for"
             )
     return splits

@@ -294,7 +294,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, toy, tmp_path, stage):
     tests = str(Path(__file__).parent)
     program = KILLED.format(tests=tests, stage=stage, folder=str(tmp_path / "killed"), toy=str(toy))
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(tests).parent / "model"), os.environ.get("PYTHONPATH", "")])
+        "PYTHONPATH": os.pathsep.join([str(Path(tests).parents[1] / "model"), os.environ.get("PYTHONPATH", "")])
     }
     assert (
         subprocess.run(
