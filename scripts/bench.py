@@ -42,6 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cicjax.devices import kind
 from cicjax.methods.rows import attempted
 from cicjax.model import cost, huggingface
 from cicjax.model.config import LoRAConfig
@@ -91,7 +92,7 @@ def updates_of(rows: Sequence[Encoded], objective: str) -> list[list[Row]]:
 def product_rows() -> tuple[int, int, int]:
     """Rows that a product needs to show a device's rate: those of a step on a CPU; on an accelerator that
     takes microseconds, so more."""
-    return (256, 512, 1024) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
+    return (256, 512, 1024) if kind.here() is kind.CPU else (4096, 8192, 16384)
 
 
 def product_rate(dtype: Any, *, inputs: int = 896, outputs: int = 4864, seconds: float = 1.0) -> float:
@@ -462,7 +463,7 @@ def measure(policy: LoadedPolicy, options: argparse.Namespace) -> dict[str, Any]
     if options.peers:
         arguments = {
             "shape": (product_rows()[1], 896, 4864),
-            "times": 5 if jax.default_backend() == "cpu" else 50,
+            "times": 5 if kind.here() is kind.CPU else 50,
         }
         with Peer(Work(str(policy.location), options.dtype, "multiply", arguments)) as peer:
             report["torch_ceiling"] = peer()[1]
@@ -482,7 +483,7 @@ def measure(policy: LoadedPolicy, options: argparse.Namespace) -> dict[str, Any]
 
 def peak_memory() -> int:
     """Bytes: of the device on an accelerator, of this process on a CPU."""
-    if jax.default_backend() == "cpu":
+    if kind.here() is kind.CPU:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 

@@ -32,7 +32,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from cicjax.errors import BadInput, CicjaxError, Corrupted
 from cicjax.files.whole import write_json, write_text
-from cicjax.model import huggingface, qwen2
+from cicjax.model import head, huggingface, layout, qwen2
 from cicjax.model.config import Qwen2Config
 from cicjax.model.lora import projection_shapes
 from cicjax.objectives import likelihood
@@ -213,12 +213,13 @@ def loss(recipe: Recipe, base: qwen2.Tree, batch: Batch) -> Float[Array, ""]:
     bits, which has no gradient.
     """
     dtype = jnp.dtype(recipe.dtype)
-    rounded = qwen2.unstack({**base, "layers": jax.tree.map(lambda leaf: leaf.astype(dtype), base["layers"])})
+    layers = jax.tree.map(lambda leaf: leaf.astype(dtype), base["layers"])
+    rounded = {**base, "layers": layout.apart(layers, recipe.config.num_hidden_layers)}
     states = qwen2.hidden(
         qwen2.Model(recipe.config), rounded, None, batch.tokens, batch.positions, batch.segments
     )
-    head = {"embed_tokens": {"embedding": base["embed_tokens"]["embedding"].astype(dtype)}}
-    logprobs = likelihood.token_logprobs(qwen2.logits(head, states), batch.tokens)
+    output = {"embed_tokens": {"embedding": base["embed_tokens"]["embedding"].astype(dtype)}}
+    logprobs = likelihood.token_logprobs(head.logits(output, states), batch.tokens)
     total, weight = likelihood.weighted_nll(
         logprobs, EVERYTHING.rule(batch.gamma, batch.is_target, batch.solved)
     )

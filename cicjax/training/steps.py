@@ -108,9 +108,7 @@ def gathered_logprobs(
     states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments)
     targets = jnp.take_along_axis(batch.tokens, batch.indices, axis=1)
     states = head.gather_positions(states, batch.indices)
-    return head.target_logprobs(
-        states, qwen2.output_embedding(base), targets, batch.used, head.CHUNK, base.get("unembedding")
-    )
+    return head.logprobs(base, states, targets, batch.used, model.kind.head_chunk)
 
 
 def start_state(adapter: qwen2.Tree, optimization: Optimization) -> TrainState:

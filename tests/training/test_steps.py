@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_policy import random_policy
 
-from cicjax.model import head, qwen2
+from cicjax.model import qwen2
 from cicjax.objectives import likelihood
 from cicjax.provenance import Encoded
 from cicjax.provenance.protocol import weighting
@@ -301,7 +301,9 @@ def test_no_array_with_a_vocabulary_axis_exceeds_a_chunk_however_long_the_line(p
             if str(vocabulary) in dims.split(",")
         }
         embedding = base["embed_tokens"]["embedding"].size
-        assert found and all(np.prod(dims) <= max(head.CHUNK * vocabulary, embedding) for dims in found)
+        assert found and all(
+            np.prod(dims) <= max(model.kind.head_chunk * vocabulary, embedding) for dims in found
+        )
         arrays.append(found)
     assert lines == [(2, 192), (2, 384)]
     assert arrays[0] == arrays[1]  # unsupervised positions were added, and no vocabulary array grew

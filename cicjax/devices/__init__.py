@@ -1,0 +1,1 @@
+"""Devices: one table of what each kind of device wants."""
