@@ -160,17 +160,16 @@ assert gradient[predicts_agent].max() == 0.0
 
 # %%
 from cicjax.experiments.paper import repro
+from cicjax.experiments.paper.flags import Flags
 
 folder = Path(os.environ.get("CICJAX_WALKTHROUGH") or tempfile.mkdtemp()) / "run"
-options = repro.Options(
-    model_name_or_path=str(default_model_folder()),
-    embedded=True,
+flags = Flags(
     output_dir=folder,
     scale="smoke",
     learning_rate=6e-4,
     methods=("base", "sft", "observational", "interventional"),
 )
-results = repro.reproduce(options)
+results = repro.reproduce(flags)
 repro.print_table(results)
 
 # %% [markdown]
@@ -179,7 +178,8 @@ repro.print_table(results)
 # Every position of the stream has one author, so the arms' targets add up exactly.
 
 # %%
-ledger = results["ledger"]
+assert results.ledger is not None
+ledger = dict(results.ledger.columns())
 for name, value in ledger.items():
     print(f"{name:<28} {value:>8,}")
 assert ledger["positions_observational"] == ledger["positions_attempts"] + ledger["positions_interventional"]
@@ -209,9 +209,9 @@ if not in_notebook:
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-for name, row_of_table in results["methods"].items():
-    if name != "base":
-        point = row_of_table["self_confirmation"], row_of_table["truth_gain"]
+for name, row_of_table in results.methods.items():
+    if name != "base" and row_of_table.gains is not None:
+        point = row_of_table.gains
         axes.scatter(*point, s=60)
         axes.annotate(name, point, textcoords="offset points", xytext=(6, 6))
         print(f"{name:<16} self-confirmation {point[0]:+.3f}   truth gain {point[1]:+.3f}")

@@ -293,11 +293,8 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, toy, tmp_path, stage):
     folder, results = finished
     tests = str(Path(__file__).parent)
     program = KILLED.format(tests=tests, stage=stage, folder=str(tmp_path / "killed"), toy=str(toy))
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(tests).parents[1] / "model"), os.environ.get("PYTHONPATH", "")]
-        )
-    }
+    helpers = str(Path(tests).parents[1] / "model")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])}
     assert (
         subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, cwd=Path(tests).parents[1]
