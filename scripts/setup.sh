@@ -1,6 +1,7 @@
-# Sourced by test.sh and repro.sh: makes sure that .venv holds this project, and sets `root`, `venv` and `python`.
-# Needs a Python from 3.11 on and nothing else; where there is none, uv fetches one. PYTHON names the one to use; `extras` are the
-# optional parts to install.
+# shellcheck shell=bash
+# Sourced by test.sh and repro.sh: makes sure that .venv holds this project, and sets `root`, `venv` and
+# `python`. Needs a Python from 3.11 on and nothing else; where there is none, uv fetches one. PYTHON names
+# the one to use; `extras` are the optional parts to install.
 # Runs in the bash 3.2 of macOS. A pyproject.toml that has not changed since is not installed again.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -28,7 +29,8 @@ make_venv() {
     if [ -z "${PYTHON:-}" ] && make_venv_by_uv; then
         return
     fi
-    echo "setup: no Python from 3.11 on with venv and ensurepip found (tried ${PYTHON:-python3 python3.13 python3.12 python3.11 python uv});" \
+    echo "setup: no Python from 3.11 on with venv and ensurepip found" \
+        "(tried ${PYTHON:-python3 python3.13 python3.12 python3.11 python uv});" \
         "install one (on Debian with python3-venv) or name it: PYTHON=/path/to/python3" >&2
     return 2
 }
@@ -48,23 +50,26 @@ make_venv_by_uv() {
     "$uv" venv --quiet --clear --seed --python 3.12 "$venv" && suitable "$python"
 }
 
-# The compilers of devices that are not here, each in the version that the installed jax asks for. They lie in a folder of their own,
-# since jax would start what lies beside it in every run, with warnings; cicjax/devices/ahead.py looks there.
+# The compilers of devices that are not here, each in the version that the installed jax asks for, in a folder
+# of their own: jax would start what lies beside it in every run, with warnings. cicjax/devices/ahead.py looks
+# there.
 install_compilers() {
     if [ "$(uname -sm)" != "Linux x86_64" ]; then
-        echo "setup: no compiler for$1 on this kind of machine; the tests that compile ahead of time are skipped" >&2
+        echo "setup: no compiler for$1 on this kind of machine; tests of what it compiles are skipped" >&2
         return
     fi
     "$python" - "$1" <<'END' >"$venv/compilers.txt" || return
 import sys
 from importlib.metadata import requires, version
 
-if "aot-tpu" in sys.argv[1].split():
-    print(next(line.split(";")[0] for line in requires("jax") if line.startswith("libtpu") and "tpu" in line.split(";")[1]))
-if "aot-cuda" in sys.argv[1].split():
+wanted = sys.argv[1].split()
+if "aot-tpu" in wanted:
+    print(next(line.split(";")[0] for line in requires("jax") if line.startswith("libtpu")))
+if "aot-cuda" in wanted:
     print(f"jax-cuda12-plugin=={version('jax')}\nnvidia-cuda-nvcc-cu12>=12.6.85,<13")
 END
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input --upgrade --target "$venv/compilers" -r "$venv/compilers.txt"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input --upgrade \
+        --target "$venv/compilers" -r "$venv/compilers.txt"
 }
 
 install_project() {
@@ -81,7 +86,8 @@ install_project() {
         *) parts=${parts:+$parts,}$part ;;
         esac
     done
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input --editable "$root${parts:+[$parts]}" || return
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input \
+        --editable "$root${parts:+[$parts]}" || return
     if [ -n "$compilers" ]; then
         install_compilers "$compilers" || return
     fi

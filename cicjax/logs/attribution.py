@@ -127,14 +127,14 @@ def text_of(content: Any, what: str = "content") -> str:
 
 
 def _part(part: Any, what: str, n: int) -> str:
-    given = present(strict.mapping(part, f"part {n} of {what}"))
-    kind = given.get("type")
+    fields = present(strict.mapping(part, f"part {n} of {what}"))
+    kind = fields.get("type")
     if kind not in ("text", "refusal"):
         raise BadInput(
             f"part {n} of {what} is of type {shorten(kind)}, which a transcript of text cannot carry"
         )
-    strict.keys(given, required=("type", kind), optional=(), what=f"part {n} of {what}")
-    return strict.text(given[kind], f"part {n} of {what}")
+    strict.keys(fields, required=("type", kind), optional=(), what=f"part {n} of {what}")
+    return strict.text(fields[kind], f"part {n} of {what}")
 
 
 def present(record: dict[str, Any]) -> dict[str, Any]:

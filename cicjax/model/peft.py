@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import projection_shapes
 from cicjax.model.storage import (
@@ -30,7 +30,6 @@ from cicjax.model.storage import (
     new_folder,
     open_tensors,
     read_json,
-    show,
     write_json,
     write_tensors,
 )
@@ -239,29 +238,29 @@ def _read_lora(folder: Path, config: Qwen2Config) -> LoRAConfig:
 def _refuse_unsupported(fields: Fields) -> None:
     if fields.get("peft_type") != "LORA":
         raise fields.refusal(
-            f"peft_type {show(fields.get('peft_type'))} is not supported; give an adapter of type LORA"
+            f"peft_type {shorten(fields.get('peft_type'))} is not supported; give an adapter of type LORA"
         )
     if fields.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
         raise fields.refusal(
-            f"task_type {show(fields.get('task_type'))} is not supported; give an adapter for CAUSAL_LM"
+            f"task_type {shorten(fields.get('task_type'))} is not supported; give an adapter for CAUSAL_LM"
         )
     if fields.get("bias", "none") != "none":
         raise fields.refusal(
-            f"bias {show(fields.get('bias'))} is not supported; give an adapter with bias none"
+            f"bias {shorten(fields.get('bias'))} is not supported; give an adapter with bias none"
         )
     if not isinstance(fields.get("use_rslora", False), bool):
         raise fields.refusal("use_rslora must be true or false")
     begun = fields.get("init_lora_weights", True)
     if begun not in INITIALISATIONS:
         raise fields.refusal(
-            f"init_lora_weights {show(begun)} changes the base too, which is not supported; "
+            f"init_lora_weights {shorten(begun)} changes the base too, which is not supported; "
             "convert it to a plain LoRA"
         )
     known = HARMLESS | {"peft_type", "task_type", "bias", "use_rslora", "init_lora_weights"}
     for name, value in fields.values.items():
         if value and name not in known:
             raise fields.refusal(
-                f"{show(name)} is {show(value)}, which is not supported; "
+                f"{shorten(name)} is {shorten(value)}, which is not supported; "
                 "give a plain LoRA of one rank and one alpha"
             )
 
@@ -274,7 +273,7 @@ def _targets(fields: Fields, config: Qwen2Config) -> tuple[str, ...]:
         return PROJECTIONS
     if not isinstance(given, list) or not given:
         raise fields.refusal(
-            f"target_modules is {show(given)}; it must be a list of projections such as "
+            f"target_modules is {shorten(given)}; it must be a list of projections such as "
             f"{', '.join(PROJECTIONS)}"
         )
     short, whole = {}, {}
@@ -288,7 +287,7 @@ def _targets(fields: Fields, config: Qwen2Config) -> tuple[str, ...]:
     for name in given:
         if not isinstance(name, str) or name not in spelled:
             raise fields.refusal(
-                f"target_modules has {show(name)}, which is not supported; "
+                f"target_modules has {shorten(name)}, which is not supported; "
                 f"choose from {', '.join(PROJECTIONS)}"
             )
     layer_by_layer = {whole[name] for name in given if name in whole} - {
@@ -311,7 +310,7 @@ def _check_tensors(
     for name in sorted(tensors):
         if not name.startswith(PREFIX):
             raise BadInput(
-                f"{path}: {show(name)} does not begin with {PREFIX}, so it would load as nothing; "
+                f"{path}: {shorten(name)} does not begin with {PREFIX}, so it would load as nothing; "
                 "save the adapter with peft"
             )
     expected: set[str] = set()
@@ -330,13 +329,13 @@ def _check_tensors(
                 )
             if stored.dtype() not in ("F32", "F16", "BF16"):
                 raise BadInput(
-                    f"{path}: {name} is stored as {show(stored.dtype())}; save the adapter in float32, "
+                    f"{path}: {name} is stored as {shorten(stored.dtype())}; save the adapter in float32, "
                     "float16 or bfloat16"
                 )
             expected.add(name)
     for name in sorted(tensors.keys() - expected):
         raise BadInput(
-            f"{path}: {show(name)} has no place in a LoRA of {', '.join(lora.target_modules)} on this "
+            f"{path}: {shorten(name)} has no place in a LoRA of {', '.join(lora.target_modules)} on this "
             "base; give its own base"
         )
 

@@ -1,11 +1,11 @@
-"""Segments to aligned arrays. Tokens and what is known of them are appended by one call; nothing is recovered
-later.
+r"""Segments to aligned arrays. Tokens and what is known of them are appended by one call; nothing is
+recovered later.
 
 ```
-segments   "Question:\\n...\\n\\nProposed solution:\\n"   sampled ids   end    "Proposed solution:\\n"   "n = ...; 1.000 M."   end
-author     user                                        agent ......... agent   environment             teacher .........   teacher
-gamma      0 0 0 0 0                                   1 1 1 1         1       0 0 0                   0 0 0 0 0           0
-is_target  0 0 0 0 0                                   1 1 1 1         1       0 0 0                   1 1 1 1 1           1
+segments   "Question:\n...solution:\n"  sampled ids  end    "Proposed solution:\n"  "n = ..."   end
+author     user                         agent ..     agent  environment             teacher ..  teacher
+gamma      0 0 0 0 0                    1 1 1 1      1      0 0 0                   0 0 0 0     0
+is_target  0 0 0 0 0                    1 1 1 1      1      0 0 0                   1 1 1 1     1
 ```
 """
 

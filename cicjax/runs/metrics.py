@@ -128,14 +128,14 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
     shared = sys.stdout.isatty()
     with Progress(
         *columns, console=Console(file=out), speed_estimate_period=600, redirect_stdout=shared
-    ) as shown:
+    ) as progress:
         task = None
 
         def report(done: int, total: int, note: str = "") -> None:
             nonlocal task
             if task is None:
-                task = shown.add_task(description, total=total, completed=done, note=note)
-            shown.update(task, total=total, completed=done, note=note)
+                task = progress.add_task(description, total=total, completed=done, note=note)
+            progress.update(task, total=total, completed=done, note=note)
 
         yield report
 
