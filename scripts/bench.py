@@ -42,20 +42,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cicjax.devices import kind
 from cicjax.methods.rows import attempted
 from cicjax.model import cost, huggingface
 from cicjax.model.config import LoRAConfig
-from cicjax.provenance import Author, Encoded, Message, encode, render, weights
+from cicjax.provenance import Author, Encoded, Message, encode, render
+from cicjax.provenance.protocol import weighting
 from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Decoding, Sampler
 from cicjax.tasks import stem
 from cicjax.training import steps
-from cicjax.training.batches import Row, fit_shape, make_row
-from cicjax.training.finetune import fresh_adapter
-from cicjax.training.loop import train
+from cicjax.training.batches import Row, make_row
+from cicjax.training.finetune import fresh_adapter, shape_for
+from cicjax.training.loop import Dispatched, one_update
 from cicjax.training.policy import LoadedPolicy, load_policy
 
-WEIGHTINGS = {"interventional": weights.interventional, "observational": weights.observational}
+WEIGHTINGS = {name: weighting(name) for name in ("interventional", "observational")}
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 ROWS_PER_UPDATE = 8
 NEW_TOKENS = 96
@@ -83,14 +85,14 @@ def sample_rows(policy: LoadedPolicy, count: int) -> list[Encoded]:
 
 def updates_of(rows: Sequence[Encoded], objective: str) -> list[list[Row]]:
     """The rows with the objective's weights, eight to an update."""
-    weighted = [make_row(row, WEIGHTINGS[objective](row.gamma, row.is_target)) for row in rows]
+    weighted = [make_row(row, WEIGHTINGS[objective]) for row in rows]
     return [weighted[first : first + ROWS_PER_UPDATE] for first in range(0, len(weighted), ROWS_PER_UPDATE)]
 
 
 def product_rows() -> tuple[int, int, int]:
     """Rows that a product needs to show a device's rate: those of a step on a CPU; on an accelerator that
     takes microseconds, so more."""
-    return (256, 512, 1024) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
+    return (256, 512, 1024) if kind.here() is kind.CPU else (4096, 8192, 16384)
 
 
 def product_rate(dtype: Any, *, inputs: int = 896, outputs: int = 4864, seconds: float = 1.0) -> float:
@@ -136,16 +138,29 @@ def timed(job: Callable[[], Any]) -> Timed:
 def our_training(policy: LoadedPolicy, rows: Sequence[Encoded], objective: str) -> Timed:
     """An epoch over the rows; gives the last loss."""
     updates, optimization = updates_of(rows, objective), steps.Optimization()
-    shape = fit_shape((len(row.tokens) for row in rows), rows=1)
+    shape = shape_for(policy.model, [row for update in updates for row in update])
+    loss = steps.Likelihood(WEIGHTINGS[objective].rule)
     start = fresh_adapter(policy.model, seed=0)
 
     def epoch() -> float:
-        state, loss = steps.start_state(start, optimization), 0.0
-        for _, progress in train(
-            state, updates, model=policy.model, base=policy.base, shape=shape, optimization=optimization
-        ):
-            loss = progress.loss
-        return loss
+        state = steps.start_state(start, optimization)
+        before: Dispatched | None = None
+        for index, update in enumerate(updates):
+            state, dispatched = one_update(
+                state,
+                update,
+                index=index,
+                rate=steps.learning_rate_at(index, len(updates), optimization),
+                model=policy.model,
+                base=policy.base,
+                shape=shape,
+                optimization=optimization,
+                loss=loss,
+            )
+            if before is not None:  # metrics are read one update late, as a training reads them
+                before.read(len(updates))
+            before = dispatched
+        return before.read(len(updates)).loss if before else 0.0
 
     return timed(epoch)
 
@@ -212,8 +227,8 @@ def measure_training(
     """Rows a second of each objective, beside peft with and without rows that carry no label."""
     found = []
     for objective, weigh in WEIGHTINGS.items():
-        live = [row for row in rows if weigh(row.gamma, row.is_target).any()]
-        supervised = sum(int((weigh(row.gamma, row.is_target) > 0).sum()) for row in live)
+        live = [row for row in rows if weigh(row).any()]
+        supervised = sum(int((weigh(row) > 0).sum()) for row in live)
         assert policy.model.lora is not None
         flop = cost.training_flop(
             policy.model.config,
@@ -448,7 +463,7 @@ def measure(policy: LoadedPolicy, options: argparse.Namespace) -> dict[str, Any]
     if options.peers:
         arguments = {
             "shape": (product_rows()[1], 896, 4864),
-            "times": 5 if jax.default_backend() == "cpu" else 50,
+            "times": 5 if kind.here() is kind.CPU else 50,
         }
         with Peer(Work(str(policy.location), options.dtype, "multiply", arguments)) as peer:
             report["torch_ceiling"] = peer()[1]
@@ -468,7 +483,7 @@ def measure(policy: LoadedPolicy, options: argparse.Namespace) -> dict[str, Any]
 
 def peak_memory() -> int:
     """Bytes: of the device on an accelerator, of this process on a CPU."""
-    if jax.default_backend() == "cpu":
+    if kind.here() is kind.CPU:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 

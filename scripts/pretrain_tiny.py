@@ -32,7 +32,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from cicjax.errors import BadInput, CicjaxError, Corrupted
 from cicjax.files.whole import write_json, write_text
-from cicjax.model import huggingface, qwen2
+from cicjax.model import head, huggingface, layout, qwen2
 from cicjax.model.config import Qwen2Config
 from cicjax.model.lora import projection_shapes
 from cicjax.objectives import likelihood
@@ -43,6 +43,7 @@ from cicjax.runs.folder import RunFolder
 from cicjax.tasks.stem.corpus import documents
 from cicjax.training import checkpoints
 from cicjax.training.batches import Batch, Row, Shape, make_row, pack
+from cicjax.training.scoring import EVERYTHING
 
 # Qwen's way of cutting text before pairs are merged, digits one by one, and the control tokens in the order
 # of their ids there.
@@ -150,7 +151,7 @@ def draw_batch(recipe: Recipe, tokenizer: Tokenizer, update: int) -> Batch:
     for document in documents(recipe.seed, update):
         encoded = encode(document.transcript, tokenizer)
         cut = type(encoded)(*(column[: recipe.length] for column in encoded))
-        rows.append(make_row(cut, np.ones(len(cut.tokens), np.float32)))
+        rows.append(make_row(cut._replace(is_target=np.ones(len(cut.tokens), np.bool_)), EVERYTHING))
         room -= len(rows[-1].loss_weights)
         if room < 0:
             return pack(rows, Shape(recipe.lines, recipe.length))[0]
@@ -212,13 +213,16 @@ def loss(recipe: Recipe, base: qwen2.Tree, batch: Batch) -> Float[Array, ""]:
     bits, which has no gradient.
     """
     dtype = jnp.dtype(recipe.dtype)
-    rounded = qwen2.unstack({**base, "layers": jax.tree.map(lambda leaf: leaf.astype(dtype), base["layers"])})
+    layers = jax.tree.map(lambda leaf: leaf.astype(dtype), base["layers"])
+    rounded = {**base, "layers": layout.apart(layers, recipe.config.num_hidden_layers)}
     states = qwen2.hidden(
         qwen2.Model(recipe.config), rounded, None, batch.tokens, batch.positions, batch.segments
     )
-    head = {"embed_tokens": {"embedding": base["embed_tokens"]["embedding"].astype(dtype)}}
-    logprobs = likelihood.token_logprobs(qwen2.logits(head, states), batch.tokens)
-    total, weight = likelihood.weighted_nll(logprobs, batch.loss_weights)
+    output = {"embed_tokens": {"embedding": base["embed_tokens"]["embedding"].astype(dtype)}}
+    logprobs = likelihood.token_logprobs(head.logits(output, states), batch.tokens)
+    total, weight = likelihood.weighted_nll(
+        logprobs, EVERYTHING.rule(batch.gamma, batch.is_target, batch.solved)
+    )
     return total / weight
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cicjax.errors import BadInput, Locked
-from cicjax.model import huggingface, qwen2
+from cicjax.model import head, huggingface, qwen2
 from cicjax.objectives import likelihood
 from cicjax.provenance import encode
 from cicjax.provenance import tokenizer as tokenizers
@@ -74,8 +74,8 @@ def test_a_batch_holds_whole_documents_and_all_but_their_first_tokens_are_target
             here = batch.segments[line] == segment
             found.append(batch.tokens[line, here].tolist())
             assert batch.positions[line, here].tolist() == list(range(here.sum()))
-            assert batch.loss_weights[line, here].tolist() == [0.0] + [1.0] * (here.sum() - 1)
-    assert not batch.loss_weights[batch.segments == 0].any()
+            assert batch.is_target[line, here].tolist() == [False] + [True] * (here.sum() - 1)
+    assert not batch.is_target[batch.segments == 0].any()
     assert (batch.segments > 0).mean() > 0.85
     assert all(tokens in [each[: recipe.length] for each in drawn] for tokens in found)
     again, other = (pretrain_tiny.draw_batch(recipe, tokenizer, update) for update in (3, 4))
@@ -86,19 +86,20 @@ def test_the_embedding_learns_as_input_and_as_output(tokenizer):
     batch, state = pretrain_tiny.draw_batch(TOY, tokenizer, 0), pretrain_tiny.start_state(TOY)
     gradient = jax.grad(pretrain_tiny.loss, argnums=1)(TOY, state.base, batch)["embed_tokens"]["embedding"]
     # Only a table that is apart from the head shows what each of its two uses gives.
-    apart = {**state.base, "lm_head": {"kernel": state.base["embed_tokens"]["embedding"]}}
+    apart = {**state.base, "lm_head": {"embedding": state.base["embed_tokens"]["embedding"]}}
 
     def untied(base):
         states = qwen2.hidden(
             qwen2.Model(TOY.config), base, None, batch.tokens, batch.positions, batch.segments
         )
         total, weight = likelihood.weighted_nll(
-            likelihood.token_logprobs(qwen2.logits(base, states), batch.tokens), batch.loss_weights
+            likelihood.token_logprobs(head.logits(base, states), batch.tokens),
+            batch.is_target.astype(np.float32),
         )
         return total / weight
 
     parts = jax.grad(untied)(apart)
-    as_input, as_output = parts["embed_tokens"]["embedding"], parts["lm_head"]["kernel"]
+    as_input, as_output = parts["embed_tokens"]["embedding"], parts["lm_head"]["embedding"]
     predicts = (batch.segments[:, :-1] == batch.segments[:, 1:]) & (batch.segments[:, 1:] > 0)
     assert (np.abs(as_input).sum(axis=1)[np.unique(batch.tokens[:, :-1][predicts])] > 0).all()
     assert (np.abs(as_output).sum(axis=1) > 0).all()

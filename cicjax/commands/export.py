@@ -74,7 +74,7 @@ class Export:
     def _card(
         self, lora: "LoRAConfig", facts: dict[str, Any], *, name: str, merged_dtype: str | None = None
     ) -> str:
-        from cicjax.training.card import model_card
+        from cicjax.methods.card import model_card
 
         return model_card(
             self.adapter, known=facts, lora=lora, base_name=self.base_name or name, merged_dtype=merged_dtype

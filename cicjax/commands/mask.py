@@ -212,9 +212,10 @@ class Mask:
     def _weighting(self, objective: str) -> "Weighting":
         from cicjax.provenance import protocol
 
-        return protocol.weighting(
-            objective, wrong=self.wrong or 0.0, correct=self.correct or 0.0, keep_echoes=self.keep_echoes
+        corners = (
+            {} if objective != "stream" else {"wrong": self.wrong or 0.0, "correct": self.correct or 0.0}
         )
+        return protocol.weighting(objective, **corners, keep_echoes=self.keep_echoes)
 
 
 def _at_hand() -> str:

@@ -1,6 +1,5 @@
 """`cicjax train`: a LoRA adapter from a transcript file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,13 +10,9 @@ from cicjax.errors import BadInput
 from cicjax.model.config import PROJECTIONS
 
 if TYPE_CHECKING:
-    from cicjax.provenance import Encoded
-    from cicjax.provenance.protocol import Weighting
-    from cicjax.provenance.transcript import Episode
-    from cicjax.training.finetune import Trainer
+    from cicjax.training.learner import Trainer
+    from cicjax.training.own import Rows
     from cicjax.training.policy import LoadedPolicy
-
-    Rows = Sequence[tuple[Episode, Encoded]]
 
 OUTSIDE_IDENTITY = ("file", "eval_file", "model_name_or_path", "start_adapter", "output_dir", "save_steps")
 
@@ -96,23 +91,32 @@ class Train:
 
     def run(self) -> None:
         from cicjax.files.whole import write_json
+        from cicjax.provenance import protocol
         from cicjax.runs.folder import RunFolder
+        from cicjax.training import own
 
         self._check()
+        weighting = protocol.weighting(
+            self.objective, wrong=self.wrong, correct=self.correct, keep_echoes=self.keep_echoes
+        )
         policy = self._policy()
         rows = self._rows(policy, self.file)
-        self._check_targets(rows)
+        own.check_targets(rows, weighting, path=self.file)
         held_out = self._rows(policy, self.eval_file) if self.eval_file is not None else []
-        self._check_held_out(rows, held_out)
+        own.check_held_out(rows, held_out, path=self.eval_file)
         with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
-            results = self._train(policy, rows, held_out)
+            results = own.train_rows(
+                self._trainer(policy), rows, weighting, start=policy.adapter, held_out=held_out
+            )
+            results = {"objective": self.objective, "targets": list(self.targets), **results}
             write_json(self.output_dir / "results.json", results)
         self._print(results)
 
     def _check(self) -> None:
-        from cicjax.runs.seeds import check_seed
+        from cicjax.runs import checks
 
-        positive = (
+        checks.check_counts(
+            self,
             "num_train_epochs",
             "max_steps",
             "per_device_train_batch_size",
@@ -120,22 +124,15 @@ class Train:
             "save_steps",
             "lora_r",
         )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"--{name} is 1 or more, not {value}")
         if self.max_length is not None and self.max_length < 2:
             raise BadInput(f"--max_length is 2 or more, not {self.max_length}")
-        for name in ("learning_rate", "lora_alpha", "weight_decay", "max_grad_norm", "wrong", "correct"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
+        checks.check_finite(
+            self, "learning_rate", "lora_alpha", "weight_decay", "max_grad_norm", "wrong", "correct"
+        )
         if self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
-        check_seed(self.seed)
-        unknown = [name for name in self.lora_target_modules if name not in PROJECTIONS]
-        if unknown or not self.lora_target_modules:
-            raise BadInput(f"unknown projection {unknown[:1]}; choose from {', '.join(PROJECTIONS)}")
+        checks.check_seed(self.seed)
+        checks.check_names("projection", self.lora_target_modules, PROJECTIONS)
         if (self.wrong or self.correct) and self.objective != "stream":
             raise BadInput("--wrong and --correct belong to --objective stream")
 
@@ -151,103 +148,37 @@ class Train:
         )
 
     def _rows(self, policy: "LoadedPolicy", path: Path) -> "Rows":
-        from cicjax.logs import lengths, native
-        from cicjax.provenance import protocol
+        from cicjax.training import own
 
-        episodes = native.read_native(path)
-        render = protocol.renderer(self.format, self.targets, episodes, policy.tokenizer)
-        rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=path))
-        fitted = lengths.fit(
-            rows,
+        return own.read_rows(
+            path,
+            policy.tokenizer,
+            format=self.format,
+            targets=self.targets,
             max_length=self.max_length,
             overflow=self.overflow,
-            render=render,
-            tokenizer=policy.tokenizer,
-            path=path,
-        )
-        for count, what in ((fitted.dropped, "dropped"), (fitted.split, "split")):
-            if count:
-                print(
-                    f"{path}: {count} of {len(rows)} rows are longer than {self.max_length} tokens and "
-                    f"were {what}"
-                )
-        return fitted.rows
-
-    def _check_targets(self, rows: "Rows") -> None:
-        from cicjax.logs import audit
-
-        weigh = self._weighting()
-        if not any(weigh(encoded).any() for _, encoded in rows):
-            raise BadInput(f"{self.file}: {audit.nothing_to_learn([encoded for _, encoded in rows])}")
-
-    def _check_held_out(self, rows: "Rows", held_out: "Rows") -> None:
-        trained = {encoded.tokens.tobytes() for _, encoded in rows}
-        again = [episode for episode, encoded in held_out if encoded.tokens.tobytes() in trained]
-        if again:
-            raise BadInput(
-                f"{self.eval_file}:{again[0].line}: {len(again)} of {len(held_out)} held-out rows are "
-                "trained on too, this one first; "
-                "hold out others (`cicjax mask FILE --audit --test FILE` lists them)"
-            )
-
-    def _weighting(self) -> "Weighting":
-        from cicjax.provenance import protocol
-
-        return protocol.weighting(
-            self.objective, wrong=self.wrong, correct=self.correct, keep_echoes=self.keep_echoes
         )
 
     def _trainer(self, policy: "LoadedPolicy") -> "Trainer":
-        from cicjax.training.finetune import Trainer
+        from cicjax.training.own import trainer_of
         from cicjax.training.steps import Optimization
 
-        own = {
-            "warmup_steps": self.warmup_steps,
-            "weight_decay": self.weight_decay,
-            "max_grad_norm": self.max_grad_norm,
-        }
-        if self.learning_rate is not None:
-            own["learning_rate"] = self.learning_rate
-        return Trainer(
-            folder=self.output_dir,
-            model=policy.model,
-            base=policy.base,
-            base_fingerprint=policy.fingerprint,
-            tokenizer=policy.tokenizer,
-            optimization=Optimization(**own),
+        optimization = Optimization(
+            warmup_steps=self.warmup_steps,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            learning_rate=Optimization.learning_rate if self.learning_rate is None else self.learning_rate,
+        )
+        return trainer_of(
+            policy,
+            self.output_dir,
             seed=self.seed,
+            optimization=optimization,
             rows_per_update=self.per_device_train_batch_size * self.gradient_accumulation_steps,
             num_train_epochs=self.num_train_epochs,
             max_steps=self.max_steps,
             save_steps=self.save_steps,
         )
-
-    def _train(self, policy: "LoadedPolicy", rows: "Rows", held_out: "Rows") -> dict[str, Any]:
-        from cicjax.files.whole import read_json
-        from cicjax.training.finetune import fine_tune, fresh_adapter
-        from cicjax.training.scoring import nll_by_author
-
-        trainer = self._trainer(policy)
-        start = policy.adapter if policy.adapter is not None else fresh_adapter(policy.model, seed=self.seed)
-        held = [encoded for _, encoded in held_out]
-        model, base = policy.model, policy.base
-        before = nll_by_author(held, model=model, base=base, adapter=policy.adapter) if held else {}
-        adapter = fine_tune(
-            trainer,
-            "adapter",
-            [(episode.id, encoded) for episode, encoded in rows],
-            self._weighting(),
-            start=start,
-        )
-        after = nll_by_author(held, model=model, base=base, adapter=adapter) if held else {}
-        budget = read_json(self.output_dir / "adapter" / "budget.json")
-        held_out_nll = {"before": before, "after": after}
-        return {
-            "objective": self.objective,
-            "targets": list(self.targets),
-            "budget": budget,
-            "held_out": held_out_nll,
-        }
 
     def _record(self, policy: "LoadedPolicy", rows: "Rows") -> dict[str, Any]:
         """config.json: the flags, and what they resolve to."""

@@ -1,1 +1,1 @@
-"""The machine under the program: which kind of device it is, how a process of ours asks for memory."""
+"""Where a program runs: what each kind of device wants, and the process around it."""

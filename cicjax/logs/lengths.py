@@ -1,5 +1,4 @@
-"""Anyone's own transcripts as rows: cut to a length without parting a correction from its attempt, and scored
-by author."""
+"""Anyone's own transcripts as rows: cut to a length without parting a correction from its attempt."""
 
 from collections.abc import Sequence
 from dataclasses import replace

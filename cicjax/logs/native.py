@@ -54,11 +54,23 @@ def read_native(path: str | Path, *, corrections: str | None = None) -> list[Epi
 def parse_episode(text: str | bytes, *, where: str, line: int = 0) -> Episode:
     """One line as an Episode. Raises BadInput, `where` first."""
     with strict.place(where):
-        return _episode(strict.mapping(strict.load(text), "an episode"), line, None)
+        record = strict.mapping(strict.load(text), "an episode")
+    return episode_of(record, where=where, line=line)
 
 
 def format_episode(episode: Episode) -> str:
-    """An Episode as one line, without its newline: the inverse of `parse_episode`. Keys that say nothing are
+    """An Episode as one line, without its newline: the inverse of `parse_episode`."""
+    return json.dumps(record_of(episode), ensure_ascii=False, allow_nan=False)
+
+
+def episode_of(record: dict[str, Any], *, where: str, line: int = 0) -> Episode:
+    """The Episode of a line that has been read already. Raises BadInput, `where` first."""
+    with strict.place(where):
+        return _episode(record, line, None)
+
+
+def record_of(episode: Episode) -> dict[str, Any]:
+    """An Episode as the object that its line holds: the inverse of `episode_of`. Keys that say nothing are
     left out."""
     record: dict[str, Any] = {
         "id": episode.id,
@@ -69,7 +81,7 @@ def format_episode(episode: Episode) -> str:
         record["meta"] = episode.meta
     if episode.tools:
         record["tools"] = list(episode.tools)
-    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return record
 
 
 def write_native(path: str | Path, episodes: Iterable[Episode]) -> None:

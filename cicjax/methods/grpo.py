@@ -14,20 +14,41 @@ weigh more, as in (11) as printed. (3) KL by the estimator k3.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from cicjax.model import qwen2
-from cicjax.objectives import likelihood, policy_gradient
+from cicjax.methods.method import Method
 from cicjax.provenance import Encoded, weights
-from cicjax.training import steps
+from cicjax.provenance.protocol import Weighting
+from cicjax.provenance.transcript import Author
 from cicjax.training.batches import Batch, Row, make_row
+
+# The command line lists the methods, and does so without jax: what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from cicjax.model.qwen2 import Model, Tree
+
+# What the agent sampled, its own end of text included.
+WEIGHTING = Weighting(weights.POLICY)
+METHOD = Method(
+    name="grpo",
+    label="GRPO",
+    short="GRPO",
+    equation="equations (10)-(11)",
+    meaning="trained by reward: of a group of its own samples the right ones become likelier, "
+    "the wrong ones less",
+    samples="own",
+    weighting=WEIGHTING,
+    speakers=(Author.AGENT,),
+    colour="#c26c9d",
+    marker="v",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class Constants:
     """The constants of (10)-(11)."""
 
     num_generations: int = 8
@@ -36,23 +57,20 @@ class Policy:
     num_iterations: int = 1
 
 
-def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
-    """What the agent sampled, its own end of text included."""
-    return weights.policy(encoded.gamma, encoded.is_target)
-
-
 def group_rows(
     group: list[Encoded], rewards: list[float], old_logprobs: list[np.ndarray], ref_logprobs: list[np.ndarray]
 ) -> list[Row]:
     """The rows of one group with the columns of (11), or none where the group is flat: equal rewards prefer
     nothing."""
+    from cicjax.objectives import policy_gradient
+
     advantages = np.asarray(policy_gradient.group_advantages(np.asarray([rewards], np.float32)))[0]
     if not advantages.any():
         return []
     return [
         make_row(
             each,
-            loss_weights(each),
+            WEIGHTING,
             advantages=np.full(len(each.tokens), advantage, np.float32),
             old_logprobs=old,
             ref_logprobs=ref,
@@ -61,28 +79,27 @@ def group_rows(
     ]
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Equation (11) on packed rows as (sum, weight); hashable, so that a jitted step can close over its
-    constants."""
+class Loss(NamedTuple):
+    """Equation (11) on packed rows as (sum, weight); a compiled step takes the two constants as arguments."""
 
     epsilon: float
     beta: float
 
     def __call__(
-        self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        def gathered(column: Array) -> Float[Array, "N 1"]:
-            return jnp.take_along_axis(column, batch.indices, axis=1).reshape(-1, 1)
+        self, model: "Model", base: "Tree", adapter: "Tree", batch: Batch
+    ) -> "tuple[Float[Array, ''], Float[Array, '']]":
+        from cicjax.objectives import likelihood, policy_gradient
+        from cicjax.training import steps
 
-        logprobs = steps.gathered_logprobs(model, base, adapter, batch).reshape(-1, 1)
-        loss_weights, old, ref = (
-            gathered(c)
-            for c in (batch.loss_weights, batch.extras["old_logprobs"], batch.extras["ref_logprobs"])
-        )
-        advantages = gathered(batch.extras["advantages"])[:, 0]
+        def one_a_line(values: "Float[Array, 'B K']") -> "Float[Array, 'N 1']":
+            return values.reshape(-1, 1)
+
+        columns = {name: one_a_line(steps.gathered(column, batch)) for name, column in batch.extras.items()}
+        logprobs = one_a_line(steps.gathered_logprobs(model, base, adapter, batch))
+        loss_weights = one_a_line(steps.gathered_weights(WEIGHTING.rule, batch))
         surrogate, weight = policy_gradient.clipped_surrogate(
-            logprobs, old, advantages, loss_weights, self.epsilon
+            logprobs, columns["old_logprobs"], columns["advantages"][:, 0], loss_weights, self.epsilon
         )
-        penalty, _ = likelihood.weighted_nll(-policy_gradient.kl(logprobs, ref), loss_weights)
+        divergence = policy_gradient.kl(logprobs, columns["ref_logprobs"])
+        penalty, _ = likelihood.weighted_nll(-divergence, loss_weights)
         return surrogate + self.beta * penalty, weight

@@ -1,7 +1,10 @@
 """The shape of a Qwen2 model: the fields of a Hugging Face config.json that the architecture needs, and no
-others."""
+others. And the type of the trees that hold a model's arrays."""
 
 from dataclasses import dataclass
+from typing import Any
+
+Tree = dict[str, Any]  # nested dictionaries of arrays: a base or an adapter, or one layer of either
 
 
 @dataclass(frozen=True, kw_only=True)

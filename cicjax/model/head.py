@@ -1,10 +1,11 @@
-"""The vocabulary head on the positions that carry loss, and on no others.
+"""The vocabulary head: on the positions that carry loss and no others, on the last position of rows that
+decode, and, for tests and tiny models, on all of them.
 
 An interventional row supervises about a fifth of its positions and the vocabulary has 151,936 entries, so
 hidden states are gathered first, (B, K) of them, and projected in chunks: no array with a vocabulary axis has
 more than chunk x V elements, whatever T is. The gradient with respect to a hidden state, E[target] - softmax
-@ E, is one vector a position and is computed in the forward pass; the embedding gets none: this head is for a
-frozen base. Whoever trains the embedding uses `qwen2.logits`.
+@ E, is one vector a position and is computed in the forward pass; the embedding gets none: `logprobs` is for
+a frozen base. Whoever trains the embedding uses `logits`.
 """
 
 from functools import partial
@@ -13,7 +14,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK = 128  # chosen on a CPU; an accelerator may want a larger one, for the embedding is read once a chunk
+from cicjax.model.config import Tree
+from cicjax.model.ops import Kernel, table_of
+
+
+def output_embedding(base: Tree) -> Array | Kernel:
+    """The head's table (V, D), perhaps beside its transpose: the input embedding where the two are tied."""
+    return base["lm_head" if "lm_head" in base else "embed_tokens"]["embedding"]
+
+
+def logits(base: Tree, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    """Scores of the next token in float32, for tests and tiny models."""
+    table = table_of(output_embedding(base))
+    return jnp.einsum("...d,vd->...v", states.astype(table.dtype), table, preferred_element_type=jnp.float32)
+
+
+def next_scores(base: Tree, states: Float[Array, "B D"]) -> Float[Array, "V B"]:
+    """`logits` of one position a row as (V, B), the shape of E @ states.T: with few rows XLA on a CPU
+    computes this without repacking E."""
+    table = table_of(output_embedding(base))
+    return jnp.einsum("vd,bd->vb", table, states.astype(table.dtype), preferred_element_type=jnp.float32)
 
 
 def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) -> Float[Array, "B K D"]:
@@ -22,82 +42,89 @@ def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) 
     return jnp.take_along_axis(states, jnp.maximum(indices - 1, 0)[..., None], axis=1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def target_logprobs(
-    hidden_states: Float[Array, "B K D"],
-    embedding: Float[Array, "V D"],
-    targets: Int[Array, "B K"],
-    used: Int[Array, ""],
-    chunk: int = CHUNK,
-    unembedding: Float[Array, "D V"] | None = None,
+def logprobs(
+    base: Tree, states: Float[Array, "B K D"], targets: Int[Array, "B K"], used: Int[Array, ""], chunk: int
 ) -> Float[Array, "B K"]:
     """log p(target) in float32 at each gathered position; 0.0 in the columns from `used` on, which are
     padding.
 
     `chunk` bounds the number of positions projected at once, down to one column; the work is that of `used`
-    columns, rounded up to half a chunk. `unembedding` is the embedding's transpose, which a CPU wants for the
-    gradient. No gradient reaches either.
+    columns, rounded up to half a chunk. No gradient reaches the embedding.
     """
-    return _project(hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=False)[0]
+    embedding = output_embedding(base)
+    kernel = embedding if isinstance(embedding, Kernel) else Kernel(None, embedding)
+    return _logprobs(states, kernel, targets, used, chunk)
 
 
-def _project(hidden_states, embedding, targets, used, chunk, unembedding, *, with_gradient):
-    batch, columns, size = hidden_states.shape
-    narrow = max(chunk // batch // 2, 1)
-    padding = -columns % narrow
-    states = jnp.pad(hidden_states, ((0, 0), (0, padding), (0, 0))).astype(embedding.dtype)
-    target_rows = jnp.pad(embedding[targets], ((0, 0), (0, padding), (0, 0)))
-    target_scores = jnp.einsum("bkd,bkd->bk", states, target_rows, preferred_element_type=jnp.float32)
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _logprobs(states: Array, embedding: Kernel, targets: Array, used: Array, chunk: int) -> Array:
+    return _project(states, embedding, targets, used, chunk, with_gradient=False)[0]
 
+
+def _project(states, embedding, targets, used, chunk, *, with_gradient):
+    # 1. Pad to whole half chunks, and score each target by its row of the embedding alone.
+    (batch, columns, size), table = states.shape, table_of(embedding)
+    half = max(chunk // batch // 2, 1)
+    padding = -columns % half
+    padded = jnp.pad(states, ((0, 0), (0, padding), (0, 0))).astype(table.dtype)
+    target_rows = jnp.pad(table[targets], ((0, 0), (0, padding), (0, 0)))
+    target_scores = jnp.einsum("bkd,bkd->bk", padded, target_rows, preferred_element_type=jnp.float32)
+
+    # 2. Columns from `start` on against the whole vocabulary: their normaliser, and softmax @ E.
     def project(start, width, carry):
         logprobs, gradient = carry
-        h = jax.lax.dynamic_slice_in_dim(states, start, width, axis=1).reshape(batch * width, size)
-        scores = jnp.einsum("nd,vd->nv", h, embedding, preferred_element_type=jnp.float32)
+        h = jax.lax.dynamic_slice_in_dim(padded, start, width, axis=1).reshape(batch * width, size)
+        scores = jnp.einsum("nd,vd->nv", h, table, preferred_element_type=jnp.float32)
         top = scores.max(axis=-1)
-        odds = jnp.exp(scores - top[:, None])
-        total = odds.sum(axis=-1)
-        normaliser = top + jnp.log(total)
-        own = jax.lax.dynamic_slice_in_dim(target_scores, start, width, axis=1) - normaliser.reshape(
-            batch, width
-        )
-        logprobs = jax.lax.dynamic_update_slice_in_dim(logprobs, own, start, axis=1)
+        exp_scores = jnp.exp(scores - top[:, None])
+        total = exp_scores.sum(axis=-1)
+        normaliser = (top + jnp.log(total)).reshape(batch, width)
+        scored = jax.lax.dynamic_slice_in_dim(target_scores, start, width, axis=1)
+        logprobs = jax.lax.dynamic_update_slice_in_dim(logprobs, scored - normaliser, start, axis=1)
         if with_gradient:
-            spec, rows = ("nv,vd->nd", embedding) if unembedding is None else ("nv,dv->nd", unembedding)
-            mixed = jnp.einsum(spec, odds.astype(embedding.dtype), rows, preferred_element_type=jnp.float32)
-            mean_row = (mixed / total[:, None]).reshape(batch, width, size)
+            mean_row = (_mix(exp_scores, embedding) / total[:, None]).reshape(batch, width, size)
             gradient = jax.lax.dynamic_update_slice_in_dim(gradient, mean_row, start, axis=1)
         return logprobs, gradient
 
-    zeros = jnp.zeros((batch, columns + padding), jnp.float32)
-    gradient = jnp.zeros((batch, columns + padding, size), jnp.float32) if with_gradient else None
-    # Whole chunks, then perhaps half of one. Each body uses its loop's number: XLA lifts what does not out of
-    # the loop and always runs it.
+    # 3. Whole chunks, then perhaps half of one. Bodies must depend on the loop's index: XLA hoists one that
+    #    does not, and runs it even for no iteration.
+    carry = jnp.zeros((batch, columns + padding), jnp.float32), None
+    if with_gradient:
+        carry = carry[0], jnp.zeros((batch, columns + padding, size), jnp.float32)
     halves = 2 if chunk >= 2 * batch else 1
-    wide, count = min(halves * narrow, columns + padding), -(-jnp.minimum(used, columns) // narrow)
-    carry = jax.lax.fori_loop(
-        0, count // halves, lambda whole, carry: project(whole * wide, wide, carry), (zeros, gradient)
-    )
-    logprobs, gradient = jax.lax.fori_loop(
-        count // halves * halves, count, lambda half, carry: project(half * narrow, narrow, carry), carry
-    )
+    whole, count = min(halves * half, columns + padding), -(-jnp.minimum(used, columns) // half)
+    carry = jax.lax.fori_loop(0, count // halves, lambda i, carry: project(i * whole, whole, carry), carry)
+    rest = count // halves * halves
+    logprobs, mean_rows = jax.lax.fori_loop(rest, count, lambda i, c: project(i * half, half, c), carry)
     live = (jnp.arange(columns) < used)[None]
     logprobs = jnp.where(live, logprobs[:, :columns], 0.0)
-    if with_gradient:
-        gradient = jnp.where(live[..., None], (target_rows.astype(jnp.float32) - gradient)[:, :columns], 0.0)
-    return logprobs, gradient
+    if not with_gradient:
+        return logprobs, None
+    gradient = (target_rows.astype(jnp.float32) - mean_rows)[:, :columns]
+    return logprobs, jnp.where(live[..., None], gradient, 0.0)
 
 
-def _forward(hidden_states, embedding, targets, used, chunk, unembedding):
-    logprobs, gradient = _project(
-        hidden_states, embedding, targets, used, chunk, unembedding, with_gradient=True
-    )
-    return logprobs, (gradient, jnp.zeros((0,), hidden_states.dtype), (embedding, unembedding))
+def _mix(weights: Float[Array, "N V"], embedding: Kernel) -> Float[Array, "N D"]:
+    """weights @ E, by its transpose where there is one."""
+    table, weights = table_of(embedding), weights.astype(table_of(embedding).dtype)
+    if embedding.matrix is None:
+        return jnp.einsum("nv,vd->nd", weights, table, preferred_element_type=jnp.float32)
+    return jnp.einsum("nv,dv->nd", weights, embedding.matrix, preferred_element_type=jnp.float32)
+
+
+def _forward(states, embedding, targets, used, chunk):
+    logprobs, gradient = _project(states, embedding, targets, used, chunk, with_gradient=True)
+    return logprobs, (gradient, jnp.zeros((0,), states.dtype), embedding)
 
 
 def _backward(chunk, saved, cotangent):
-    gradient, like, frozen = saved
-    of_embedding, of_unembedding = jax.tree.map(jnp.zeros_like, frozen)
-    return (cotangent[..., None] * gradient).astype(like.dtype), of_embedding, None, None, of_unembedding
+    gradient, like, embedding = saved
+    return (
+        (cotangent[..., None] * gradient).astype(like.dtype),
+        jax.tree.map(jnp.zeros_like, embedding),
+        None,
+        None,
+    )
 
 
-target_logprobs.defvjp(_forward, _backward)
+_logprobs.defvjp(_forward, _backward)

@@ -66,8 +66,8 @@ def resolve(path_or_hub_id: str | Path) -> Path:
 def load_base(path_or_hub_id: str | Path, dtype: DTypeLike) -> tuple[Qwen2Config, dict[str, Any]]:
     """Configuration and base tree of a folder or hub id, as JAX arrays in bfloat16 or float32.
 
-    Layers are stacked along a first axis and kernels are (in, out), the transposes of the file's. Raises
-    BadInput, in one line.
+    Layers are stacked along a first axis and kernels are (in, out), the transposes of the file's; embeddings
+    are (V, D), as in the file. Raises BadInput, in one line.
     """
     folder = resolve(path_or_hub_id)
     config = read_config(folder)
@@ -114,7 +114,7 @@ def _leaves(config: Qwen2Config) -> list[_Leaf]:
     leaves = [_Leaf(("embed_tokens", "embedding"), "model.embed_tokens.weight", (v, d))]
     leaves.append(_Leaf(("norm", "scale"), "model.norm.weight", (d,)))
     if not config.tie_word_embeddings:
-        leaves.append(_Leaf(("lm_head", "kernel"), "lm_head.weight", (v, d)))
+        leaves.append(_Leaf(("lm_head", "embedding"), "lm_head.weight", (v, d)))
     for norm in ("input_layernorm", "post_attention_layernorm"):
         leaves.append(_Leaf(("layers", norm, "scale"), f"model.layers.{{}}.{norm}.weight", (d,)))
     for name, (module, inputs, outputs) in projection_shapes(config).items():

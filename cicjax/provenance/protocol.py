@@ -2,9 +2,11 @@
 targets, what a token weighs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from cicjax.errors import BadInput, shorten
 from cicjax.provenance import render, weights
@@ -14,9 +16,8 @@ from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import AUTHORS, Author, Episode, Transcript
 
 FORMATS = ("auto", "plain", *render.PROTOCOLS)
-CORNERS = {"interventional": (0.0, 0.0), "observational": (1.0, 1.0)}
+OBJECTIVES = {"interventional": weights.INTERVENTIONAL, "observational": weights.OBSERVATIONAL}
 
-Weighting = Callable[[Encoded], Float32[np.ndarray, " T"]]
 Render = Callable[[Episode], Transcript]
 
 
@@ -92,27 +93,44 @@ def encode_all(
             raise BadInput(f"{path}:{episode.line}: {error}") from None
 
 
+@dataclass(frozen=True)
+class Weighting:
+    """What each position of a transcript weighs in a loss: a rule on its targets.
+
+    The first position is no target, since nothing predicts it, and neither is the world's echo of the agent's
+    words unless `keep_echoes`. Training packs the same targets, and its compiled step applies the same rule.
+    """
+
+    rule: Any
+    keep_echoes: bool = False
+
+    def targets(self, encoded: Encoded) -> Bool[np.ndarray, " T"]:
+        """The positions that the rule is asked about."""
+        targets = encoded.is_target.copy() if self.keep_echoes else encoded.is_target & ~echo_spans(encoded)
+        targets[:1] = False
+        return targets
+
+    def __call__(self, encoded: Encoded) -> Float32[np.ndarray, " T"]:
+        """Weights in float32."""
+        return np.asarray(self.rule(encoded.gamma, self.targets(encoded), encoded.solved), np.float32)
+
+
 def weighting(
     objective: str, *, wrong: float = 0.0, correct: float = 0.0, keep_echoes: bool = False
 ) -> Weighting:
-    """The weight of each position under an objective: `interventional`, `observational`, or `stream` with
-    these two corners.
+    """The weighting of an objective: `interventional`, `observational`, or `stream` with these two corners.
 
-    The first position, which nothing predicts, weighs 0, and so does the world's echo of the agent's words
-    unless `keep_echoes`.
+    Raises BadInput for another name, and for corners beside a name that settles them.
     """
-    corner = CORNERS.get(objective, (wrong, correct))
-
-    def weigh(encoded: Encoded) -> Float32[np.ndarray, " T"]:
-        found = weights.stream(
-            encoded.gamma, encoded.is_target, encoded.solved, wrong=corner[0], correct=corner[1]
+    if objective == "stream":
+        return Weighting(weights.between(wrong, correct), keep_echoes)
+    if objective not in OBJECTIVES:
+        raise BadInput(
+            f"unknown objective {shorten(objective)}; objectives are {', '.join(OBJECTIVES)}, stream"
         )
-        if not keep_echoes:
-            found = found * ~echo_spans(encoded)
-        found[:1] = 0.0
-        return found
-
-    return weigh
+    if wrong or correct:
+        raise BadInput(f"wrong and correct belong to the objective stream, not to {objective}")
+    return Weighting(OBJECTIVES[objective], keep_echoes)
 
 
 def _fitting(episodes: Sequence[Episode], tokenizer: Tokenizer) -> str:

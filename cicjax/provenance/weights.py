@@ -6,7 +6,7 @@ same shape and kind. The weight of a position is what its log-likelihood is mult
 (2) and (7)-(14).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,17 +38,42 @@ def stream(gamma: Array, is_target: Array, solved: Array, wrong: float = 0.0, co
     (0, 0) is interventional, (1, 1) observational, (0, 1) masks wrong attempts only. A turn of the agent
     without a verdict weighs min(wrong, correct), so that both named corners hold whatever was judged.
     """
-    agent, target = _floats(gamma, is_target)
-    verdict = _array(solved)
-    if verdict.shape != agent.shape:
-        raise ValueError(
-            f"solved has shape {verdict.shape} and gamma {agent.shape}: they are aligned, token by token"
-        )
-    passed, failed = (verdict == 1).astype(np.float32), (verdict == 0).astype(np.float32)
-    action = (
-        float(correct) * passed + float(wrong) * failed + float(min(wrong, correct)) * (1 - passed - failed)
-    )
-    return target * (1 - agent + agent * action)
+    return between(wrong, correct)(gamma, is_target, solved)
+
+
+class Rule(NamedTuple):
+    """What a target weighs: the agent's failed, solved and unjudged turns, and what the world wrote.
+
+    Called on aligned `gamma`, `is_target` and `solved`, NumPy or traced; gives float32 of their shape. A
+    named tuple of numbers, so that a compiled step takes the four as arguments and one program serves every
+    arm. Any other named tuple that can be called so is a rule too.
+    """
+
+    wrong: float
+    correct: float
+    unjudged: float
+    world: float = 1.0
+
+    def __call__(self, gamma: Array, is_target: Array, solved: Array) -> Array:
+        agent, target = _floats(gamma, is_target)
+        verdict = _array(solved)
+        if verdict.shape != agent.shape:
+            raise ValueError(
+                f"solved has shape {verdict.shape} and gamma {agent.shape}: they are aligned, token by token"
+            )
+        passed, failed = (verdict == 1).astype(np.float32), (verdict == 0).astype(np.float32)
+        action = self.correct * passed + self.wrong * failed + self.unjudged * (1 - passed - failed)
+        return target * (self.world * (1 - agent) + agent * action)
+
+
+def between(wrong: float, correct: float) -> Rule:
+    """The rule of `stream` with these two weights."""
+    return Rule(float(wrong), float(correct), float(min(wrong, correct)))
+
+
+INTERVENTIONAL = between(0, 0)
+OBSERVATIONAL = between(1, 1)
+POLICY = Rule(1.0, 1.0, 1.0, world=0.0)
 
 
 def _array(value: Array) -> Array:

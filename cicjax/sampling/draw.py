@@ -40,9 +40,8 @@ def choose(
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next token of each row and its log-probability under the distribution it was drawn from.
 
-    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. Scores lie entry
-    by entry, as the product of the embedding with few rows leaves them: a CPU goes over them row by row in
-    twice the time.
+    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. `scores` is
+    (V, B), as E @ states.T gives it: reductions over V are twice as fast this way on a CPU.
     """
     if temperature == 0:
         return pick(scores, None)
@@ -52,32 +51,35 @@ def choose(
 def pick(
     scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    """The token whose stretch of the cumulative softmax holds `uniform`, never one of probability 0; without
+    """The token whose interval of the cumulative softmax holds `uniform`, never one of probability 0; without
     `uniform` the first of the most probable. And its log-probability.
 
-    First the block of 128 entries, then the entry inside it: two short searches instead of one long one, and
-    no array of all weights.
+    Two short searches in place of one over V, and no array of all probabilities.
     """
+    # 1. Maximum and sum of exp(score - top) of each block of 128 entries.
     size, batch = scores.shape
     padded = jnp.pad(scores, ((0, -size % BLOCK), (0, 0)), constant_values=-jnp.inf)
     blocks = padded.reshape(-1, BLOCK, batch)
-    tops = blocks.max(axis=1)
-    top = tops.max(axis=0, keepdims=True)
+    block_tops = blocks.max(axis=1)
+    top = block_tops.max(axis=0, keepdims=True)
     sums = jnp.exp(blocks - top[None]).sum(axis=1)
     total = sums.sum(axis=0)
 
     def entries(block: Int[Array, "B"]) -> Float[Array, "128 B"]:
         return jnp.take_along_axis(blocks, block[None, None], axis=0)[0]
 
+    # 2. The block, then the entry inside it.
     if uniform is None:
-        block = jnp.argmax(tops == top, axis=0)
+        block = jnp.argmax(block_tops == top, axis=0)
         entry = jnp.argmax(entries(block), axis=0)
     else:
         # its last entry, not `total`: added in another order, that may be larger than all of these
         running = jnp.cumsum(sums, axis=0)
         block, remainder = _crossing(sums, running, uniform * running[-1])
-        odds = jnp.exp(entries(block) - top)
-        entry, _ = _crossing(odds, jnp.cumsum(odds, axis=0), remainder)
+        exp_scores = jnp.exp(entries(block) - top)
+        entry, _ = _crossing(exp_scores, jnp.cumsum(exp_scores, axis=0), remainder)
+
+    # 3. Its id and its log-probability.
     chosen = jnp.take_along_axis(entries(block), entry[None], axis=0)[0]
     return (block * BLOCK + entry).astype(jnp.int32), chosen - top[0] - jnp.log(total)
 

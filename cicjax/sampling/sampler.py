@@ -1,29 +1,23 @@
 """Prompts -> completions with token ids, log-probabilities and finish reasons.
 
-Prompts are left-padded to a bucket, so that every row writes the same cache slot; a prompt is prefilled once
-for all its samples. Decoding runs `SEGMENT` steps at most, or until every row has stopped: on an accelerator
-one program with a `lax.while_loop` inside, on a CPU a program that is called for each step. Between segments
-the host drops finished rows, into a smaller bucket where they fit one. A row's numbers come from its own key:
-it does not notice the rows beside.
+Decoding runs one segment of steps at most, or until every row has stopped. Between segments the host drops
+finished rows and compacts the others into a smaller bucket where they fit one. A row's numbers come from its
+own key: it does not notice the rows beside. How long a segment is and which buckets there are follows the
+model's kind of device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import UInt32
 
-from cicjax.model import qwen2
-from cicjax.model.lora import merge_adapter
-from cicjax.sampling.draw import choose
+from cicjax.model import layout, qwen2
+from cicjax.model.config import Tree
+from cicjax.sampling.decode import Program, Prompts, Rows, decode_rows, prefill, take_rows
 
-SEGMENT = 16
-ROOM = 64  # steps that the cache has room for at first; the few rows that need more get it later
-ROWS = (16, 32, 64, 128, 256)
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +40,13 @@ class Completion(NamedTuple):
     finish_reason: str
 
 
-class Rows(NamedTuple):
-    """The state of rows that decode together. Slots below `start` are left padding."""
-
-    caches: tuple[qwen2.Cache, ...]
-    start: Int[Array, "B"]
-    keys: UInt32[Array, "B 2"]
-    token: Int[Array, "B"]
-    tokens: Int[Array, "B N"]
-    logprobs: Float[Array, "B N"]
-    done: Bool[Array, "B"]
-
-
 class Sampler:
-    """A policy ready to sample: base and adapter merged once, layers taken apart and, on a CPU, kernels
-    turned to the layout that small products want. Make a new one when the adapter changes."""
+    """A policy ready to sample: base and adapter merged once, in the layout that its kind of device wants for
+    sampling. Make a new one when the adapter changes."""
 
-    def __init__(self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree | None = None):
-        self._model, base = qwen2.Model(model.config), qwen2.unstack(base)
-        adapters = [
-            qwen2.layer_of(adapter["layers"], number) if adapter else None
-            for number in range(len(base["layers"]))
-        ]
-        layers = (_ready(model, *layer) for layer in zip(base["layers"], adapters, strict=True))
-        self._base = {**base, "layers": tuple(layers)}
+    def __init__(self, model: qwen2.Model, base: Tree, adapter: Tree | None = None):
+        self._model = model._replace(lora=None)
+        self._base = layout.prepare(base, model.kind.sampling, adapter=adapter, lora=model.lora)
 
     def sample(
         self,
@@ -78,7 +55,7 @@ class Sampler:
         decoding: Decoding,
         *,
         prompt_of_row: Sequence[int] | None = None,
-        decode: Callable[[Sequence[int]], str] | None = None,
+        decode: Decode | None = None,
     ) -> list[Completion]:
         """One completion for each row; row r continues prompts[prompt_of_row[r]] (row r itself when not
         given) with the key keys[r].
@@ -89,77 +66,74 @@ class Sampler:
         owner = np.arange(len(prompts)) if prompt_of_row is None else np.asarray(prompt_of_row)
         if any(len(prompt) == 0 for prompt in prompts):
             raise ValueError("an empty prompt: a completion needs at least one token to continue")
-        results: dict[int, Completion] = {}
-        for first in range(0, len(owner), ROWS[-1]):
-            rows = np.arange(first, min(first + ROWS[-1], len(owner)))
-            used, local = np.unique(owner[rows], return_inverse=True)
-            batch = self._start([prompts[i] for i in used], local, np.asarray(keys)[rows], decoding)
-            self._finish(batch, rows, decoding, decode, results)
-        return [results[row] for row in range(len(owner))]
+        completions: dict[int, Completion] = {}
+        most = self._model.kind.row_buckets[-1]
+        for first in range(0, len(owner), most):
+            numbers = np.arange(first, min(first + most, len(owner)))
+            used, local = np.unique(owner[numbers], return_inverse=True)
+            rows = self._start([prompts[i] for i in used], local, np.asarray(keys)[numbers], decoding)
+            completions |= self._finish(rows, numbers, decoding, decode)
+        return [completions[number] for number in range(len(owner))]
 
     def _start(
-        self, prompts: list[Sequence[int]], owner: np.ndarray, keys: np.ndarray, decoding: Decoding
-    ) -> tuple[Rows, int]:
-        length = bucket(max(map(len, prompts)), 16)
-        count = bucket(len(prompts), 16) if len(prompts) > 1 else 1
-        tokens = np.zeros((count, length), np.int32)
-        start = np.full(count, length - 1, np.int32)
+        self, prompts: list[Sequence[int]], prompt_of_row: np.ndarray, keys: np.ndarray, decoding: Decoding
+    ) -> Rows:
+        """Rows with their first token drawn, padded to a bucket."""
+        kind = self._model.kind
+        length = bucket(max(map(len, prompts)), kind.prompt_bucket)
+        count = bucket(len(prompts), kind.prompt_bucket) if len(prompts) > 1 else 1
+        padded = Prompts(np.zeros((count, length), np.int32), np.full(count, length - 1, np.int32))
         for number, prompt in enumerate(prompts):
-            tokens[number, length - len(prompt) :] = prompt
-            start[number] = length - len(prompt)
-        size = next(rows for rows in ROWS if rows >= len(owner))
-        owner, keys = _fill(owner, size), _fill(keys, size)
-        steps = bucket(min(decoding.max_new_tokens, ROOM), SEGMENT)
+            padded.tokens[number, length - len(prompt) :] = prompt
+            padded.start[number] = length - len(prompt)
+        size = self._rows_for(len(prompt_of_row))
+        steps = bucket(min(decoding.max_new_tokens, kind.room), kind.segment)
         return prefill(
-            self._model,
+            self._program(decoding),
             self._base,
-            tokens,
-            start,
-            owner,
-            keys,
-            steps,
-            decoding.temperature,
-            decoding.stop_ids,
-        ), length
+            padded,
+            _fill(prompt_of_row, size),
+            _fill(keys, size),
+            steps=steps,
+        )
 
     def _finish(
-        self,
-        batch: tuple[Rows, int],
-        rows: np.ndarray,
-        decoding: Decoding,
-        decode: Any,
-        results: dict[int, Completion],
-    ) -> None:
-        state, length = batch
-        step = 1
-        while True:
-            room = state.tokens.shape[1]
-            stop_at = min((step // SEGMENT + 1) * SEGMENT, decoding.max_new_tokens)
-            state, step = decode_rows(
-                self._model, self._base, state, step, stop_at, length, decoding.temperature, decoding.stop_ids
-            )
-            tokens, logprobs = np.asarray(state.tokens), np.asarray(state.logprobs)
-            alive = []
-            for position, row in enumerate(rows):
+        self, rows: Rows, numbers: np.ndarray, decoding: Decoding, decode: Decode | None
+    ) -> Iterator[tuple[int, Completion]]:
+        """(number, completion) of each row, as they end; numbers[i] is that of row i."""
+        step, kind, most = 1, self._model.kind, decoding.max_new_tokens
+        while len(numbers):
+            # 1. The device draws to the end of a segment, or until no row is left.
+            stop_at = min((step // kind.segment + 1) * kind.segment, most)
+            rows, step = decode_rows(self._program(decoding), self._base, rows, step, stop_at)
+
+            # 2. The host looks at the ids: which rows has a stop id, a stop string or the length ended?
+            tokens, logprobs = np.asarray(rows.tokens), np.asarray(rows.logprobs)
+            unfinished = []
+            for position, number in enumerate(numbers):
                 completion = completed(tokens[position, :step], logprobs[position, :step], decoding, decode)
-                if completion.finish_reason != "length" or step >= decoding.max_new_tokens:
-                    results[int(row)] = completion
+                if completion.finish_reason != "length" or step >= most:
+                    yield int(number), completion
                 else:
-                    alive.append(position)
-            if not alive:
-                return
-            if len(alive) < len(rows) or step >= room:
-                size = next(size for size in ROWS if size >= len(alive))
-                more = bucket(decoding.max_new_tokens, SEGMENT) - room if step >= room else 0
-                state = take_rows(state, _fill(np.asarray(alive), size), more)
-                rows = rows[alive]
+                    unfinished.append(position)
+
+            # 3. The others are compacted into the smallest bucket, with more room where the cache is full.
+            room = tokens.shape[1]
+            if unfinished and (len(unfinished) < len(numbers) or step >= room):
+                more = bucket(most, kind.segment) - room if step >= room else 0
+                index = _fill(np.asarray(unfinished), self._rows_for(len(unfinished)))
+                rows = take_rows(rows, index, more=more)
+            numbers = numbers[unfinished]
+
+    def _program(self, decoding: Decoding) -> Program:
+        return Program(self._model, decoding.temperature, decoding.stop_ids)
+
+    def _rows_for(self, count: int) -> int:
+        return next(size for size in self._model.kind.row_buckets if size >= count)
 
 
 def completed(
-    tokens: np.ndarray,
-    logprobs: np.ndarray,
-    decoding: Decoding,
-    decode: Callable[[Sequence[int]], str] | None,
+    tokens: np.ndarray, logprobs: np.ndarray, decoding: Decoding, decode: Decode | None
 ) -> Completion:
     """The completion that these sampled ids amount to so far; "length" when nothing has ended it."""
     stops = np.flatnonzero(np.isin(tokens, decoding.stop_ids))
@@ -172,16 +146,13 @@ def completed(
     return Completion(tuple(int(t) for t in tokens[:end]), tuple(float(p) for p in logprobs[:end]), reason)
 
 
-def _before_stop_string(
-    tokens: list[int], stop_strings: Sequence[str], decode: Callable[[Sequence[int]], str]
-) -> int | None:
+def _before_stop_string(tokens: list[int], stop_strings: Sequence[str], decode: Decode) -> int | None:
     """How many leading tokens lie wholly before the first stop string; None where there is none."""
     text = decode(tokens)
-    found = [text.find(stop) for stop in stop_strings]
-    if max(found) < 0:
+    begins = [begin for begin in map(text.find, stop_strings) if begin >= 0]
+    if not begins:
         return None
-    limit = min(position for position in found if position >= 0)
-    low, high = 0, len(tokens)
+    limit, low, high = min(begins), 0, len(tokens)
     while low < high:  # the text of a prefix only grows with its length
         middle = (low + high + 1) // 2
         low, high = (middle, high) if len(decode(tokens[:middle])) <= limit else (low, middle - 1)
@@ -197,163 +168,3 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
     """Repeat the last entry up to `size`: rows that fill a bucket do the work of a real one and are never
     read."""
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
-
-
-@partial(jax.jit, static_argnums=0)
-def _ready(model: qwen2.Model, layer: qwen2.Tree, adapter: qwen2.Tree | None) -> qwen2.Tree:
-    """One layer with its adapter folded in and its kernels turned. Layer by layer, so that no second copy of
-    all is ever held."""
-    if adapter is not None and model.lora is not None:
-        base, own = jax.tree.map(lambda leaf: leaf[None], ({"layers": layer}, {"layers": adapter}))
-        layer = jax.tree.map(lambda leaf: leaf[0], merge_adapter(base, own, model.lora)["layers"])
-    return qwen2.turn_kernels(layer, keep=False) if jax.default_backend() == "cpu" else layer
-
-
-@partial(jax.jit, static_argnums=0)
-def _one_layer(
-    model: qwen2.Model, layer: qwen2.Tree, *inputs: Any
-) -> tuple[Float[Array, "B T D"], qwen2.Cache]:
-    """One block on (x, angles, attention mask) and, in decoding, (cache, slot). Jitted, so that a loop over
-    layers traces it once."""
-    return model.block(layer, None)(*inputs)
-
-
-@partial(jax.jit, static_argnums=(0, 6, 7, 8))
-def prefill(
-    model: qwen2.Model,
-    base: qwen2.Tree,
-    tokens: Int[Array, "P S"],
-    start: Int[Array, "P"],
-    owner: Int[Array, "B"],
-    keys: UInt32[Array, "B 2"],
-    steps: int,
-    temperature: float,
-    stop_ids: tuple[int, ...],
-) -> Rows:
-    """Run each prompt once, hand its keys and values to its rows with room for `steps` more, and draw every
-    row's first token."""
-    length, dtype = tokens.shape[1], base["embed_tokens"]["embedding"].dtype
-    slots = jnp.arange(length)
-    angles = qwen2.rotation(jnp.maximum(slots[None] - start[:, None], 0), model.config)
-    attention_mask = (slots[:, None] >= slots[None, :])[None] & (slots[None, None, :] >= start[:, None, None])
-    x = qwen2.embed(base, tokens)
-    caches = []
-    for layer in base["layers"]:
-        x, cache = _one_layer(model, layer, x, angles, attention_mask)
-        caches.append(
-            jax.tree.map(
-                lambda part: jnp.pad(part.astype(dtype)[owner], ((0, 0), (0, 0), (0, steps), (0, 0))), cache
-            )
-        )
-    last = qwen2.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps)
-    token, logprob = choose(qwen2.next_scores(base, last)[:, owner], keys, jnp.int32(0), temperature)
-    shape = (len(owner), steps)
-    return Rows(
-        caches=tuple(caches),
-        start=start[owner],
-        keys=keys,
-        token=token,
-        tokens=jnp.zeros(shape, jnp.int32).at[:, 0].set(token),
-        logprobs=jnp.zeros(shape, jnp.float32).at[:, 0].set(logprob),
-        done=jnp.isin(token, jnp.asarray(stop_ids)),
-    )
-
-
-def decode_rows(
-    model: qwen2.Model,
-    base: qwen2.Tree,
-    rows: Rows,
-    step: int,
-    stop_at: int,
-    prompt_length: int,
-    temperature: float,
-    stop_ids: tuple[int, ...],
-) -> tuple[Rows, int]:
-    """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and
-    the step reached.
-
-    One program with the loop inside; on a CPU one program a step, because XLA there lifts the transposes of
-    all kernels out of a loop and then multiplies by those copies, at half the speed.
-    """
-    if jax.default_backend() != "cpu":
-        rows, reached = _decode_loop(
-            model,
-            base,
-            rows,
-            np.int32(step),
-            np.int32(stop_at),
-            np.int32(prompt_length),
-            temperature,
-            stop_ids,
-        )
-        return rows, int(reached)
-    while step < stop_at and not np.asarray(rows.done).all():
-        rows = _decode_step(model, base, rows, np.int32(step), np.int32(prompt_length), temperature, stop_ids)
-        step += 1
-    return rows, step
-
-
-@partial(jax.jit, static_argnums=(0, 5, 6), donate_argnums=(2,))
-def _decode_step(
-    model: qwen2.Model,
-    base: qwen2.Tree,
-    rows: Rows,
-    step: Int[Array, ""],
-    prompt_length: Int[Array, ""],
-    temperature: float,
-    stop_ids: tuple[int, ...],
-) -> Rows:
-    """Draw token `step` of every row."""
-    slots, slot = jnp.arange(rows.caches[0].keys.shape[2]), prompt_length + step - 1
-    angles = jax.lax.optimization_barrier(qwen2.rotation((slot - rows.start)[:, None], model.config))
-    attention_mask = ((slots[None] <= slot) & (slots[None] >= rows.start[:, None]))[:, None]
-    x = qwen2.embed(base, rows.token[:, None])
-    caches = []
-    for layer, cache in zip(base["layers"], rows.caches, strict=True):
-        x, cache = _one_layer(model, layer, x, angles, attention_mask, cache, slot)
-        caches.append(cache)
-    last = qwen2.rms_norm(x[:, 0], base["norm"]["scale"], model.config.rms_norm_eps)
-    token, logprob = choose(qwen2.next_scores(base, last), rows.keys, step, temperature)
-    return rows._replace(
-        caches=tuple(caches),
-        token=token,
-        tokens=jax.lax.dynamic_update_slice_in_dim(rows.tokens, token[:, None], step, axis=1),
-        logprobs=jax.lax.dynamic_update_slice_in_dim(rows.logprobs, logprob[:, None], step, axis=1),
-        done=rows.done | jnp.isin(token, jnp.asarray(stop_ids)),
-    )
-
-
-@partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=(2,))
-def _decode_loop(
-    model: qwen2.Model,
-    base: qwen2.Tree,
-    rows: Rows,
-    step: Int[Array, ""],
-    stop_at: Int[Array, ""],
-    prompt_length: Int[Array, ""],
-    temperature: float,
-    stop_ids: tuple[int, ...],
-) -> tuple[Rows, Int[Array, ""]]:
-    """`_decode_step` until `stop_at` or until every row has stopped, on the device."""
-
-    def one_step(carry: tuple[Rows, Any]) -> tuple[Rows, Any]:
-        rows, step = carry
-        return _decode_step(model, base, rows, step, prompt_length, temperature, stop_ids), step + 1
-
-    def unfinished(carry: tuple[Rows, Any]) -> Bool[Array, ""]:
-        rows, step = carry
-        return (step < stop_at) & ~rows.done.all()
-
-    return jax.lax.while_loop(unfinished, one_step, (rows, step))
-
-
-@partial(jax.jit, static_argnums=(2,))
-def take_rows(rows: Rows, index: Int[Array, "B"], more: int) -> Rows:
-    """The rows at `index`, with room for `more` steps."""
-    kept = jax.tree.map(lambda leaf: leaf[index], rows)
-    wider = ((0, 0), (0, more))
-    return kept._replace(
-        caches=jax.tree.map(lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, more), (0, 0))), kept.caches),
-        tokens=jnp.pad(kept.tokens, wider),
-        logprobs=jnp.pad(kept.logprobs, wider),
-    )

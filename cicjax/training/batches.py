@@ -15,17 +15,21 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
 
 from cicjax.provenance.encode import Encoded
+from cicjax.provenance.protocol import Weighting
 
 SHORTEST = 192  # tokens of a line
 
 
 class Row(NamedTuple):
-    """One transcript and the weight of each of its positions in a loss; `extras` are further aligned columns
-    that a loss asks for."""
+    """One transcript, its targets those of a weighting, with the weight of each position under it; `extras`
+    are further aligned columns that a loss asks for."""
 
     encoded: Encoded
     loss_weights: Float32[np.ndarray, "T"]
     extras: Mapping[str, Float32[np.ndarray, "T"]] = MappingProxyType({})
+
+
+Unit = Row | tuple[Row, ...]  # what must not be parted: a row, or rows that a loss compares with each other
 
 
 class Shape(NamedTuple):
@@ -36,8 +40,12 @@ class Shape(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A micro-batch. `indices` lists, line by line, the positions that carry loss; `used` is how many of its
-    columns any line needs."""
+    """A micro-batch of facts; what a position weighs, the compiled step makes of them by the rule of its
+    loss.
+
+    `indices` lists, line by line, the positions that carry loss; `used` is how many of its columns any line
+    needs. The first position of every line is no target, so that the padding of `indices` weighs nothing.
+    """
 
     tokens: Int32[Any, "B T"]
     positions: Int32[Any, "B T"]
@@ -45,22 +53,41 @@ class Batch(NamedTuple):
     gamma: Int8[Any, "B T"]
     is_target: Bool[Any, "B T"]
     solved: Int8[Any, "B T"]
-    loss_weights: Float32[Any, "B T"]
     indices: Int32[Any, "B T"]
     used: Int32[Any, ""]
     extras: dict[str, Float32[Any, "B T"]]
 
 
-def make_row(
-    encoded: Encoded, loss_weights: Float32[np.ndarray, "T"], **extras: Float32[np.ndarray, "T"]
-) -> Row:
-    """A row whose first token, which nothing predicts, weighs 0. Raises ValueError where weights and tokens
-    differ in length."""
-    if loss_weights.shape != encoded.tokens.shape:
-        raise ValueError(f"{loss_weights.shape[0]} weights for {encoded.tokens.shape[0]} tokens")
-    weights = np.array(loss_weights, np.float32)
-    weights[:1] = 0.0
-    return Row(encoded, weights, extras)
+class Place(NamedTuple):
+    """Where a row lies: the number of its micro-batch, its line, and the column of `indices` from which on
+    its supervised positions stand there."""
+
+    batch: int
+    line: int
+    column: int
+
+
+def make_row(encoded: Encoded, weighting: Weighting, **extras: Float32[np.ndarray, "T"]) -> Row:
+    """A row under a weighting, times the column `scale` of `extras` where it is there.
+
+    Raises ValueError where a column and the tokens differ in length.
+    """
+    for name, column in extras.items():
+        if column.shape != encoded.tokens.shape:
+            raise ValueError(f"{name} has {column.shape[0]} entries for {encoded.tokens.shape[0]} tokens")
+    encoded = encoded._replace(is_target=weighting.targets(encoded))
+    weights = weighting.rule(encoded.gamma, encoded.is_target, encoded.solved)
+    return Row(encoded, np.asarray(weights * extras.get("scale", 1), np.float32), extras)
+
+
+def rows_of(unit: Unit) -> tuple[Row, ...]:
+    """The rows of a unit."""
+    return (unit,) if isinstance(unit, Row) else unit
+
+
+def length_of(unit: Unit) -> int:
+    """How many tokens a unit has."""
+    return sum(len(row.loss_weights) for row in rows_of(unit))
 
 
 def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shape:
@@ -80,47 +107,61 @@ def line_length(tokens: int) -> int:
     return max(SHORTEST, -(-tokens // step) * step)
 
 
-def pack(rows: Sequence[Row], shape: Shape) -> list[Batch]:
-    """The micro-batches of one update: rows with loss, longest first, each into the first line with room for
-    it.
+def pack(units: Sequence[Unit], shape: Shape) -> list[Batch]:
+    """The micro-batches of one update: units with loss, longest first, each into the first line with room.
 
-    Raises ValueError for a row longer than a line.
+    The rows of a unit lie on one line, and so in one micro-batch. Raises ValueError for a unit longer than a
+    line.
     """
-    live = [row for row in rows if row.loss_weights.any()]
-    lines: list[list[Row]] = []
+    return pack_and_place(units, shape)[0]
+
+
+def pack_and_place(units: Sequence[Unit], shape: Shape) -> tuple[list[Batch], list[Place | None]]:
+    """The micro-batches, and where each row of the units lies, in their order: None for one without loss."""
+    rows = [row for unit in units for row in rows_of(unit)]
+    lines = _lines(units, shape)
+    places: list[Place | None] = [None] * len(rows)
+    for number, line in enumerate(lines):
+        column = 0
+        for row in line:
+            places[row] = Place(number // shape.rows, number % shape.rows, column)
+            column += int(np.count_nonzero(rows[row].loss_weights))
+    filled = [[rows[row] for row in line] for line in lines]
+    batches = [
+        _batch(filled[first : first + shape.rows], shape) for first in range(0, len(lines), shape.rows)
+    ]
+    return batches, places
+
+
+def _lines(units: Sequence[Unit], shape: Shape) -> list[list[int]]:
+    """The numbers of the rows on each line."""
+    numbers = iter(range(sum(len(rows_of(unit)) for unit in units)))
+    numbered = [(unit, [next(numbers) for _ in rows_of(unit)]) for unit in units]
+    live = [(length_of(unit), rows) for unit, rows in numbered if _has_loss(unit)]
+    lines: list[list[int]] = []
     room: list[int] = []
-    for row in sorted(live, key=lambda row: -len(row.loss_weights)):
-        size = len(row.loss_weights)
+    for size, rows in sorted(live, key=lambda sized: -sized[0]):
         if size > shape.length:
             raise ValueError(f"a row of {size} tokens does not fit a line of {shape.length}")
-        line = next((n for n, left in enumerate(room) if left >= size), None)
-        if line is None:
+        line = next((n for n, left in enumerate(room) if left >= size), len(lines))
+        if line == len(lines):
             lines.append([])
             room.append(shape.length)
-            line = len(lines) - 1
-        lines[line].append(row)
+        lines[line] += rows
         room[line] -= size
-    return [_batch(lines[first : first + shape.rows], shape) for first in range(0, len(lines), shape.rows)]
+    return lines
+
+
+def _has_loss(unit: Unit) -> bool:
+    return any(row.loss_weights.any() for row in rows_of(unit))
 
 
 def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
     longest = max(sum(len(row.loss_weights) for row in line) for line in lines)
-    size = (shape.rows, min(shape.length, line_length(longest)))
-    batch = Batch(
-        tokens=np.zeros(size, np.int32),
-        positions=np.zeros(size, np.int32),
-        segments=np.zeros(size, np.int32),
-        gamma=np.zeros(size, np.int8),
-        is_target=np.zeros(size, np.bool_),
-        solved=np.full(size, -1, np.int8),
-        loss_weights=np.zeros(size, np.float32),
-        indices=np.zeros(size, np.int32),
-        used=np.zeros((), np.int32),
-        extras={name: np.zeros(size, np.float32) for name in lines[0][0].extras},
-    )
+    batch = _empty_batch((shape.rows, min(shape.length, line_length(longest))), lines[0][0].extras)
     used = 0
     for number, line in enumerate(lines):
-        start = 0
+        start, carrying = 0, []
         for segment, (encoded, weights, extras) in enumerate(line, start=1):
             here = np.s_[number, start : start + len(weights)]
             batch.tokens[here], batch.gamma[here], batch.is_target[here] = (
@@ -128,12 +169,27 @@ def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
                 encoded.gamma,
                 encoded.is_target,
             )
-            batch.solved[here], batch.loss_weights[here] = encoded.solved, weights
-            batch.positions[here], batch.segments[here] = np.arange(len(weights)), segment
+            batch.solved[here], batch.segments[here] = encoded.solved, segment
+            batch.positions[here] = np.arange(len(weights))
             for name, column in extras.items():
                 batch.extras[name][here] = column
+            carrying.append(start + np.flatnonzero(weights))
             start += len(weights)
-        (carrying,) = np.nonzero(batch.loss_weights[number])
-        batch.indices[number, : len(carrying)] = carrying
-        used = max(used, len(carrying))
+        columns = np.concatenate(carrying)
+        batch.indices[number, : len(columns)] = columns
+        used = max(used, len(columns))
     return batch._replace(used=np.asarray(used, np.int32))
+
+
+def _empty_batch(size: tuple[int, int], extras: Iterable[str]) -> Batch:
+    return Batch(
+        tokens=np.zeros(size, np.int32),
+        positions=np.zeros(size, np.int32),
+        segments=np.zeros(size, np.int32),
+        gamma=np.zeros(size, np.int8),
+        is_target=np.zeros(size, np.bool_),
+        solved=np.full(size, -1, np.int8),
+        indices=np.zeros(size, np.int32),
+        used=np.zeros((), np.int32),
+        extras={name: np.zeros(size, np.float32) for name in extras},
+    )

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from cicjax.assets import default_model_folder
-from cicjax.model import huggingface, qwen2
+from cicjax.devices import kind
+from cicjax.model import huggingface, layout, qwen2
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance import tokenizer
 from cicjax.provenance.tokenizer import Tokenizer
@@ -58,26 +58,24 @@ def load_policy(
     """Read a model folder or hub id (None: the embedded base) and an adapter over it, whose LoRA settings
     then replace `lora`.
 
-    With `training`, a CPU gets the layouts that training and scoring want (`qwen2.both_ways`).
+    The base is in the layout that this machine's kind of device wants, with `training` for training and
+    scoring, otherwise for sampling.
 
     Raises BadInput for a model or adapter that cannot be used, or that do not belong together; Corrupted for
     damaged bytes.
     """
     location = huggingface.resolve(name if name is not None else str(default_model_folder()))
-    kind = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[precision(dtype, embedded=name is None)]
-    config, base = huggingface.load_base(location, kind)
+    stored = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[precision(dtype, embedded=name is None)]
+    config, base = huggingface.load_base(location, stored)
     fingerprint, tree = huggingface.fingerprint(location), None
     if adapter is not None:
         tree, lora, _ = load_adapter(adapter, config, base_fingerprint=fingerprint)
+    device = kind.here()
     return LoadedPolicy(
         location=location,
-        model=qwen2.Model(config, lora),
-        base=_laid_out(base, training=training) if jax.default_backend() == "cpu" else base,
+        model=qwen2.Model(config, lora, device),
+        base=layout.prepare(base, device.training if training else device.sampling),
         adapter=tree,
         tokenizer=tokenizer.load(location),
         fingerprint=fingerprint,
     )
-
-
-def _laid_out(base: qwen2.Tree, *, training: bool) -> qwen2.Tree:
-    return qwen2.both_ways(base) if training else qwen2.unstack(base)

@@ -8,10 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from cicjax.model import qwen2
-from cicjax.provenance import Author
+from cicjax.provenance import Author, weights
 from cicjax.provenance.encode import Encoded
+from cicjax.provenance.protocol import Weighting
 from cicjax.training import steps
-from cicjax.training.batches import Batch, Shape, fit_shape, make_row, pack
+from cicjax.training.batches import Batch, Row, Shape, fit_shape, make_row, pack_and_place
+
+EVERYTHING = Weighting(weights.OBSERVATIONAL, keep_echoes=True)
 
 
 @partial(jax.jit, static_argnums=(0,))
@@ -22,7 +25,7 @@ def _score(
 
 
 def token_logprobs(
-    rows: Sequence[Encoded],
+    encoded: Sequence[Encoded],
     *,
     model: qwen2.Model,
     base: qwen2.Tree,
@@ -36,27 +39,22 @@ def token_logprobs(
     With `targets_only` positions that are no targets are left out of the head's work and come back as 0.0
     too.
     """
-    scores = [np.zeros(len(encoded.tokens), np.float32) for encoded in rows]
-    packed = [
-        make_row(
-            encoded,
-            (encoded.is_target if targets_only else np.ones(len(encoded.tokens))).astype(np.float32),
-            row=np.full(len(encoded.tokens), number, np.float32),
-        )
-        for number, encoded in enumerate(rows)
-    ]
-    for batch in pack(packed, shape):
-        logprobs = np.asarray(
-            _score(model if adapter is not None else qwen2.Model(model.config), base, adapter, batch)
-        )
-        for line, column in zip(*np.nonzero(batch.loss_weights), strict=True):
-            place = int(
-                np.searchsorted(batch.indices[line, : np.count_nonzero(batch.loss_weights[line])], column)
-            )
-            scores[int(batch.extras["row"][line, column])][batch.positions[line, column]] = logprobs[
-                line, place
-            ]
+    rows = [_to_be_scored(each, targets_only=targets_only) for each in encoded]
+    scores = [np.zeros(len(row.loss_weights), np.float32) for row in rows]
+    batches, places = pack_and_place(rows, shape)
+    model = model if adapter is not None else model._replace(lora=None)
+    logprobs = [np.asarray(_score(model, base, adapter, batch)) for batch in batches]
+    for row, score, place in zip(rows, scores, places, strict=True):
+        if place is not None:
+            (positions,) = np.nonzero(row.loss_weights)
+            columns = np.s_[place.column : place.column + len(positions)]
+            score[positions] = logprobs[place.batch][place.line, columns]
     return scores
+
+
+def _to_be_scored(encoded: Encoded, *, targets_only: bool) -> Row:
+    targets = encoded.is_target if targets_only else np.ones(len(encoded.tokens), np.bool_)
+    return make_row(encoded._replace(is_target=targets), EVERYTHING)
 
 
 def nll_by_author(
@@ -69,7 +67,7 @@ def nll_by_author(
         model=model,
         base=base,
         adapter=adapter,
-        shape=fit_shape((len(each.tokens) for each in rows), rows=1),
+        shape=fit_shape((len(each.tokens) for each in rows), rows=model.kind.lines_per_batch),
     )
     found = {}
     for author in Author:

@@ -16,9 +16,13 @@ from jaxtyping import Array, Float, Int
 
 from cicjax.model import head, qwen2
 from cicjax.objectives import likelihood
+from cicjax.provenance import weights
 from cicjax.training.batches import Batch
 
-Loss = Callable[[qwen2.Model, qwen2.Tree, qwen2.Tree, Batch], tuple[Float[Array, ""], Float[Array, ""]]]
+SumAndWeight = tuple[Float[Array, ""], Float[Array, ""]]
+# A named tuple of its constants that can be called: jit takes the constants as arguments, the class as
+# static.
+Loss = Callable[[qwen2.Model, qwen2.Tree, qwen2.Tree, Batch], SumAndWeight]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +70,34 @@ class UpdateMetrics(NamedTuple):
     applied: Array
 
 
-def likelihood_loss(
-    model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Weighted negative log-likelihood of a micro-batch as (sum, weight): equations (1), (2), (7), (9),
-    (12)-(14) by their weights."""
-    logprobs = gathered_logprobs(model, base, adapter, batch)
-    return likelihood.weighted_nll(logprobs, jnp.take_along_axis(batch.loss_weights, batch.indices, axis=1))
+class Likelihood(NamedTuple):
+    """Weighted negative log-likelihood: equations (1), (2), (7), (9), (12)-(14) by their rule of weights.
+
+    Called with (model, base, adapter, batch); gives (sum, weight). The weights are made here, on the device,
+    of the batch's gamma, is_target and solved.
+    """
+
+    rule: Any = weights.OBSERVATIONAL
+
+    def __call__(
+        self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch
+    ) -> SumAndWeight:
+        logprobs = gathered_logprobs(model, base, adapter, batch)
+        return likelihood.weighted_nll(logprobs, gathered_weights(self.rule, batch))
+
+
+def gathered_weights(rule: Any, batch: Batch) -> Float[Array, "B K"]:
+    """What the positions at `batch.indices` weigh under a rule, times the batch's column `scale` where it has
+    one; 0.0 in padding columns."""
+    loss_weights = rule(batch.gamma, batch.is_target, batch.solved)
+    if "scale" in batch.extras:
+        loss_weights = loss_weights * batch.extras["scale"]
+    return gathered(loss_weights, batch)
+
+
+def gathered(column: Float[Array, "B T"], batch: Batch) -> Float[Array, "B K"]:
+    """A column's entries at `batch.indices`."""
+    return jnp.take_along_axis(column, batch.indices, axis=1)
 
 
 def gathered_logprobs(
@@ -83,9 +108,7 @@ def gathered_logprobs(
     states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments)
     targets = jnp.take_along_axis(batch.tokens, batch.indices, axis=1)
     states = head.gather_positions(states, batch.indices)
-    return head.target_logprobs(
-        states, qwen2.output_embedding(base), targets, batch.used, head.CHUNK, base.get("unembedding")
-    )
+    return head.logprobs(base, states, targets, batch.used, model.kind.head_chunk)
 
 
 def start_state(adapter: qwen2.Tree, optimization: Optimization) -> TrainState:
@@ -101,7 +124,7 @@ def zero_sums(adapter: qwen2.Tree) -> Sums:
     return Sums(jax.tree.map(jnp.zeros_like, adapter), jnp.zeros(()), jnp.zeros(()))
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(4,))
+@partial(jax.jit, static_argnums=(1,), donate_argnums=(4,))
 def accumulate(
     loss: Loss, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, sums: Sums, batch: Batch
 ) -> Sums:
@@ -136,12 +159,14 @@ def update(
     return TrainState(adapter, optimizer, *counters), metrics
 
 
-def learning_rate_at(index: int, total: int, optimization: Optimization) -> float:
+def learning_rate_at(index: int, total: int | None, optimization: Optimization) -> float:
     """The rate of update `index` of `total`: a linear climb over the warm-up, then a line down to the stated
-    share of the peak."""
-    warmup = min(optimization.warmup_steps, max(total - 1, 0))
+    share of the peak; in a stream that has no end (`total` None) the peak itself."""
+    warmup = optimization.warmup_steps if total is None else min(optimization.warmup_steps, max(total - 1, 0))
     if index < warmup:
         return optimization.learning_rate * (index + 1) / (warmup + 1)
+    if total is None:
+        return optimization.learning_rate
     progress = (index - warmup) / max(total - 1 - warmup, 1)
     return optimization.learning_rate * (1 - (1 - optimization.min_learning_rate_ratio) * progress)
 

@@ -66,7 +66,7 @@ def plain_policy_gradient(policy):
         for each, advantage in zip(GROUP, advantages, strict=True):
             tokens = jnp.asarray(each.tokens)[None]
             logprobs = likelihood.token_logprobs(qwen2.apply(model, base, adapter, tokens), tokens)
-            total = total + advantage * likelihood.weighted_nll(logprobs, grpo.loss_weights(each)[None])[0]
+            total = total + advantage * likelihood.weighted_nll(logprobs, grpo.WEIGHTING(each)[None])[0]
         return total
 
     return jax.grad(loss)(adapter)
@@ -111,17 +111,19 @@ def test_a_flat_group_changes_nothing(policy):
     for rewards in ([0.0] * 4, [1.0] * 4):
         rows = grpo.group_rows(GROUP, rewards, own, own)
         assert rows == []
-        state, progress = one_update(
+        state, dispatched = one_update(
             steps.start_state(adapter, SETTINGS),
             rows,
-            total=5,
+            index=0,
+            rate=1e-2,
             model=model,
             base=base,
             shape=SHAPE,
             optimization=SETTINGS,
+            loss=grpo.Loss(epsilon=0.2, beta=0.04),
         )
         assert leaf_digests(state.adapter) == leaf_digests(adapter)
-        assert int(state.empty_updates) == 1 and int(state.step) == 1 and not progress.applied
+        assert int(state.empty_updates) == 1 and int(state.step) == 1 and not dispatched.read(5).applied
 
 
 def test_an_update_makes_the_rewarded_completion_likelier(policy):
@@ -131,7 +133,8 @@ def test_an_update_makes_the_rewarded_completion_likelier(policy):
     state, _ = one_update(
         steps.start_state(adapter, SETTINGS),
         rows,
-        total=1,
+        index=0,
+        rate=1e-2,
         model=model,
         base=base,
         shape=SHAPE,

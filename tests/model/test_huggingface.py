@@ -21,7 +21,7 @@ from cicjax.model import huggingface
 def leaf(base, name):
     """The tree's counterpart of a tensor of the file, in the file's layout."""
     if name == "lm_head.weight":
-        return np.asarray(base["lm_head"]["kernel"])
+        return np.asarray(base["lm_head"]["embedding"])
     tree, (*path, last) = base, name.removeprefix("model.").split(".")
     layer = None
     if path[0] == "layers":

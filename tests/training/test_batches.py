@@ -6,8 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cicjax.provenance import Encoded, weights
-from cicjax.training.batches import SHORTEST, Shape, fit_shape, line_length, make_row, pack
+from cicjax.provenance import Encoded
+from cicjax.provenance.protocol import weighting
+from cicjax.training.batches import (
+    SHORTEST,
+    Shape,
+    fit_shape,
+    line_length,
+    make_row,
+    pack,
+    pack_and_place,
+    rows_of,
+)
+
+INTERVENTIONAL, OBSERVATIONAL = weighting("interventional"), weighting("observational")
+
+
+def weights_of(batch):
+    return INTERVENTIONAL.rule(batch.gamma, batch.is_target, batch.solved)
 
 
 def encoded(length, *, agent=0, first=1):
@@ -20,8 +36,7 @@ def encoded(length, *, agent=0, first=1):
 
 
 def row(length, *, agent=0, first=1):
-    each = encoded(length, agent=agent, first=first)
-    return make_row(each, weights.interventional(each.gamma, each.is_target))
+    return make_row(encoded(length, agent=agent, first=first), INTERVENTIONAL)
 
 
 @settings(max_examples=50, deadline=None)
@@ -41,11 +56,11 @@ def test_every_live_row_stands_once_and_whole(lengths, lines):
                     (
                         batch.tokens[line, here].tolist(),
                         batch.gamma[line, here].tolist(),
-                        batch.loss_weights[line, here].tolist(),
+                        weights_of(batch)[line, here].tolist(),
                     )
                 )
             outside = batch.segments[line] == 0
-            assert not batch.loss_weights[line, outside].any() and not batch.gamma[line, outside].any()
+            assert not batch.is_target[line, outside].any() and not batch.gamma[line, outside].any()
     live = [each for each in rows if each.loss_weights.any()]
     expected = [
         (each.encoded.tokens.tolist(), each.encoded.gamma.tolist(), each.loss_weights.tolist())
@@ -57,10 +72,10 @@ def test_every_live_row_stands_once_and_whole(lengths, lines):
 def test_indices_list_exactly_the_positions_with_weight():
     (batch,) = pack([row(12, agent=3), row(9)], Shape(2, 15))
     for line in range(2):
-        (carrying,) = np.nonzero(batch.loss_weights[line])
+        (carrying,) = np.nonzero(weights_of(batch)[line])
         assert batch.indices[line, : len(carrying)].tolist() == carrying.tolist()
         assert len(carrying) <= batch.used
-    assert batch.used == max(np.count_nonzero(line) for line in batch.loss_weights)
+    assert batch.used == max(np.count_nonzero(line) for line in weights_of(batch))
 
 
 def test_rows_without_targets_take_no_room():
@@ -69,15 +84,16 @@ def test_rows_without_targets_take_no_room():
 
 
 def test_the_first_token_of_a_row_weighs_nothing():
-    each = encoded(6)
-    assert make_row(each, np.ones(6, np.float32)).loss_weights.tolist() == [0, 1, 1, 1, 1, 1]
+    each = encoded(6)._replace(is_target=np.ones(6, bool))
+    row = make_row(each, OBSERVATIONAL)
+    assert row.loss_weights.tolist() == row.encoded.is_target.tolist() == [0, 1, 1, 1, 1, 1]
 
 
 def test_a_row_that_does_not_fit_is_refused_and_shapes_come_in_steps():
     with pytest.raises(ValueError, match="41 tokens"):
         pack([row(41)], Shape(1, 40))
-    with pytest.raises(ValueError, match="5 weights for 6 tokens"):
-        make_row(encoded(6), np.ones(5, np.float32))
+    with pytest.raises(ValueError, match="old_logprobs has 5 entries for 6 tokens"):
+        make_row(encoded(6), OBSERVATIONAL, old_logprobs=np.ones(5, np.float32))
     assert fit_shape([10, 200], rows=2) == Shape(2, 320)
     assert fit_shape([321], rows=1) == Shape(1, 384)
     assert fit_shape([], rows=1) == Shape(1, 320)
@@ -101,3 +117,25 @@ def test_line_lengths_waste_little_and_are_few(tokens):
     assert len({line_length(n) for n in range(1, tokens + 1)}) <= 6 + 4 * max(
         0, (tokens - 1).bit_length() - 9
     )
+
+
+def test_rows_that_belong_together_share_a_line():
+    pairs = [(row(20, first=n), row(9, first=n + 1)) for n in range(5)]
+    units = [row(30), *pairs, row(12, agent=12), row(5)]
+    batches, places = pack_and_place(units, Shape(2, 64))
+    assert len(places) == 13 and places[11] is None
+    assert all(place is not None for n, place in enumerate(places) if n != 11)
+    for n in range(1, 11, 2):
+        assert places[n][:2] == places[n + 1][:2]
+    with pytest.raises(ValueError, match="29 tokens"):
+        pack(pairs, Shape(1, 24))
+    rows = [row for unit in units for row in rows_of(unit)]
+    for each, place in zip(rows, places, strict=True):
+        if place is not None:
+            batch, count = batches[place.batch], np.count_nonzero(each.loss_weights)
+            columns = batch.indices[place.line, place.column : place.column + count]
+            assert batch.positions[place.line, columns].tolist() == np.flatnonzero(each.loss_weights).tolist()
+            assert (
+                batch.tokens[place.line, columns].tolist()
+                == each.encoded.tokens[each.loss_weights > 0].tolist()
+            )

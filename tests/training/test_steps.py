@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from toy_policy import random_policy
 
-from cicjax.methods import interventional, observational
-from cicjax.model import head, qwen2
+from cicjax.model import qwen2
 from cicjax.objectives import likelihood
-from cicjax.provenance import Encoded, weights
+from cicjax.provenance import Encoded
+from cicjax.provenance.protocol import weighting
 from cicjax.training import scoring, steps
 from cicjax.training.batches import Shape, make_row, pack
 from cicjax.training.checkpoints import leaf_digests
-from cicjax.training.loop import train
+from cicjax.training.loop import one_update
 
 SHAPE = Shape(1, 64)
+INTERVENTIONAL, OBSERVATIONAL = weighting("interventional"), weighting("observational")
 SETTINGS = steps.Optimization(learning_rate=1e-2)
 
 
@@ -47,19 +48,24 @@ def long_row(length):
     tokens = np.arange(length, dtype=np.int32) % 300
     is_target = np.arange(length) == length - 1
     gamma, solved, author = (np.full(length, code, np.int8) for code in (0, -1, 2))
-    return make_row(Encoded(tokens, gamma, is_target, solved, author), is_target.astype(np.float32))
+    return make_row(Encoded(tokens, gamma, is_target, solved, author), OBSERVATIONAL)
 
 
 def rows_of(encoded, weighting):
-    return [make_row(each, weighting(each)) for each in encoded]
+    return [make_row(each, weighting) for each in encoded]
 
 
-def gradient_of(policy, rows, shape=SHAPE):
+def gradient_of(policy, rows, weighting=OBSERVATIONAL, shape=SHAPE):
     model, base, adapter = policy
     sums = steps.zero_sums(adapter)
     for batch in pack(rows, shape):
-        sums = steps.accumulate(steps.likelihood_loss, model, base, adapter, sums, batch)
+        sums = steps.accumulate(steps.Likelihood(weighting.rule), model, base, adapter, sums, batch)
     return sums
+
+
+def arm(policy, encoded, weighting, shape=SHAPE):
+    """The sums of these transcripts under one weighting."""
+    return gradient_of(policy, rows_of(encoded, weighting), weighting, shape)
 
 
 def assert_trees_close(ours, expected, **tolerance):
@@ -70,7 +76,7 @@ def assert_trees_close(ours, expected, **tolerance):
 STREAM = [stream_row(seed, failed=seed % 2 == 0) for seed in range(6)]
 
 
-@pytest.mark.parametrize("weighting", [observational.loss_weights, interventional.loss_weights])
+@pytest.mark.parametrize("weighting", [OBSERVATIONAL, INTERVENTIONAL])
 def test_packed_gathered_sums_equal_the_plain_definition(policy, weighting):
     """Against full logits, row by row, with the contract of objectives.likelihood."""
     model, base, adapter = policy
@@ -86,7 +92,7 @@ def test_packed_gathered_sums_equal_the_plain_definition(policy, weighting):
 
     (loss, weight), gradient = jax.value_and_grad(plainly, has_aux=True)(adapter)
     for shape in (Shape(1, 64), Shape(3, 32)):
-        sums = gradient_of(policy, rows_of(STREAM, weighting), shape)
+        sums = arm(policy, STREAM, weighting, shape)
         np.testing.assert_allclose(sums.loss, loss, rtol=1e-5)
         assert float(sums.weight) == float(weight)
         assert_trees_close(sums.gradient, gradient, atol=2e-4, rtol=1e-4)
@@ -95,7 +101,7 @@ def test_packed_gathered_sums_equal_the_plain_definition(policy, weighting):
 def test_no_gradient_at_logits_that_predict_the_agents_tokens_while_the_loss_responds_to_them(policy):
     model, base, adapter = policy
     each = STREAM[0]
-    tokens, loss_weights = jnp.asarray(each.tokens)[None], interventional.loss_weights(each)[None]
+    tokens, loss_weights = jnp.asarray(each.tokens)[None], INTERVENTIONAL(each)[None]
     logits = qwen2.apply(model, base, adapter, tokens)
 
     def loss(logits):
@@ -107,48 +113,71 @@ def test_no_gradient_at_logits_that_predict_the_agents_tokens_while_the_loss_res
     assert np.abs(gradient[np.append(loss_weights[0, 1:], 0) == 1]).min(axis=0).any()
     other = each.tokens.copy()
     other[6] += 1
-    changed = gradient_of(policy, rows_of([each._replace(tokens=other)], interventional.loss_weights))
-    assert float(changed.loss) != float(
-        gradient_of(policy, rows_of([each], interventional.loss_weights)).loss
-    )
+    changed = arm(policy, [each._replace(tokens=other)], INTERVENTIONAL)
+    assert float(changed.loss) != float(arm(policy, [each], INTERVENTIONAL).loss)
 
 
 def test_with_gamma_0_everywhere_the_streams_are_one(policy):
     world = [each._replace(gamma=np.zeros_like(each.gamma)) for each in STREAM]
-    arms = [
-        gradient_of(policy, rows_of(world, weighting))
-        for weighting in (observational.loss_weights, interventional.loss_weights)
-    ]
+    arms = [arm(policy, world, weighting) for weighting in (OBSERVATIONAL, INTERVENTIONAL)]
     assert_trees_close(arms[0], arms[1], rtol=0, atol=0)
 
 
-def test_rows_that_are_skipped_change_no_gradient(policy):
-    live = [each for each in STREAM if interventional.loss_weights(each).any()]
-    with_dead = gradient_of(policy, rows_of(STREAM, interventional.loss_weights))
-    assert len(live) < len(STREAM)
-    assert_trees_close(
-        with_dead, gradient_of(policy, rows_of(live, interventional.loss_weights)), rtol=0, atol=0
-    )
-    # Computed all the same, as weight 0 beside the live ones, they add exact zeros up to the order of sums.
-    everything = [make_row(each, interventional.loss_weights(each)) for each in STREAM]
+def test_gamma_alone_decides_what_the_compiled_step_trains_on(policy):
+    """gamma, is_target and solved are arguments of the program; no weight comes from the host."""
     model, base, adapter = policy
-    sums = steps.zero_sums(adapter)
-    for row in everything:
-        batch = pack([row._replace(loss_weights=np.ones_like(row.loss_weights))], SHAPE)[0]
-        kept = np.zeros_like(batch.loss_weights)
-        kept[0, : len(row.loss_weights)] = row.loss_weights
-        sums = steps.accumulate(
-            steps.likelihood_loss, model, base, adapter, sums, batch._replace(loss_weights=kept)
+    (batch,) = pack(rows_of(STREAM[:2], OBSERVATIONAL), SHAPE)
+    loss = steps.Likelihood(INTERVENTIONAL.rule)
+    lowered = steps.accumulate.lower(loss, model, base, adapter, steps.zero_sums(adapter), batch)
+    signature = re.search(r"@main\((.*?)\) ->", lowered.as_text(), re.DOTALL)
+    shape = "x".join(map(str, batch.tokens.shape))
+    kinds = re.findall(rf"tensor<{shape}x(\w+)>", signature.group(1))
+    assert sorted(kinds) == ["i1", "i32", "i32", "i32", "i32", "i8", "i8"]
+
+    def sums(gamma):
+        return steps.accumulate(
+            loss, model, base, adapter, steps.zero_sums(adapter), batch._replace(gamma=gamma)
         )
-    assert_trees_close(sums.gradient, with_dead.gradient, atol=1e-6)
+
+    here, all_world, all_agent = map(sums, (batch.gamma, 0 * batch.gamma, 0 * batch.gamma + 1))
+    assert float(here.weight) == np.count_nonzero(batch.is_target & (batch.gamma == 0))
+    assert float(all_world.weight) == np.count_nonzero(batch.is_target)
+    assert float(here.loss) != float(all_world.loss)
+    assert float(all_agent.loss) == float(all_agent.weight) == 0.0
 
 
-def train_all(policy, updates, optimization=SETTINGS):
+def test_rows_that_are_skipped_change_no_gradient(policy):
+    live = [each for each in STREAM if INTERVENTIONAL(each).any()]
+    with_dead = arm(policy, STREAM, INTERVENTIONAL)
+    assert len(live) < len(STREAM)
+    assert_trees_close(with_dead, arm(policy, live, INTERVENTIONAL), rtol=0, atol=0)
+    # Computed all the same, as weight 0 beside the live ones, they add exact zeros up to the order of sums.
+    everything = gradient_of(policy, rows_of(STREAM, OBSERVATIONAL), INTERVENTIONAL)
+    assert_trees_close(everything.gradient, with_dead.gradient, atol=1e-6)
+
+
+def train(policy, updates, weighting, *, state=None, optimization=SETTINGS, shape=SHAPE):
+    """(state, progress) after every update, on from `state` or from the start."""
     model, base, adapter = policy
-    state = steps.start_state(adapter, optimization)
-    history = [(state, None)]
-    history += train(state, updates, model=model, base=base, shape=SHAPE, optimization=optimization)
-    return history[-1][0], [progress for _, progress in history[1:]]
+    state = steps.start_state(adapter, optimization) if state is None else state
+    for index in range(int(state.step), len(updates)):
+        state, dispatched = one_update(
+            state,
+            updates[index],
+            index=index,
+            rate=steps.learning_rate_at(index, len(updates), optimization),
+            model=model,
+            base=base,
+            shape=shape,
+            optimization=optimization,
+            loss=steps.Likelihood(weighting.rule),
+        )
+        yield state, dispatched.read(len(updates))
+
+
+def train_all(policy, updates, weighting, **settings):
+    history = list(train(policy, updates, weighting, **settings))
+    return history[-1][0], [progress for _, progress in history]
 
 
 def test_agent_ids_matter_in_live_rows_and_nowhere_else(policy):
@@ -161,8 +190,8 @@ def test_agent_ids_matter_in_live_rows_and_nowhere_else(policy):
             tokens = each.tokens.copy()
             if changed_failed is not None and (each.solved == 0).any() == changed_failed:
                 tokens[(each.gamma == 1) & (tokens != 0)] += 1
-            rows.append(make_row(each._replace(tokens=tokens), interventional.loss_weights(each)))
-        return leaf_digests(train_all(policy, [rows[:3], rows[3:]])[0].adapter)
+            rows.append(make_row(each._replace(tokens=tokens), INTERVENTIONAL))
+        return leaf_digests(train_all(policy, [rows[:3], rows[3:]], INTERVENTIONAL)[0].adapter)
 
     original = adapter_with(None)
     assert adapter_with(False) == original
@@ -173,56 +202,47 @@ def test_the_base_keeps_its_bytes_and_the_start_its_buffers(policy):
     _, base, adapter = policy
     before, start = leaf_digests(base), leaf_digests(adapter)
     # one after the other from one start
-    for weighting in (observational.loss_weights, interventional.loss_weights):
-        state, _ = train_all(policy, [rows_of(STREAM, weighting)] * 2)
+    for arm_ in (OBSERVATIONAL, INTERVENTIONAL):
+        state, _ = train_all(policy, [rows_of(STREAM, arm_)] * 2, arm_)
         assert leaf_digests(state.adapter) != start
     assert leaf_digests(base) == before and leaf_digests(adapter) == start
 
 
 def test_an_update_without_targets_moves_nothing_and_is_counted(policy):
-    dead = rows_of([stream_row(9, failed=False)], interventional.loss_weights)
-    live = rows_of(STREAM, interventional.loss_weights)
+    dead = rows_of([stream_row(9, failed=False)], INTERVENTIONAL)
+    live = rows_of(STREAM, INTERVENTIONAL)
     decaying = replace(SETTINGS, weight_decay=0.1)
-    state, history = train_all(policy, [live, dead, live], decaying)
+    state, history = train_all(policy, [live, dead, live], INTERVENTIONAL, optimization=decaying)
     assert [each.applied for each in history] == [True, False, True]
     assert int(state.empty_updates) == 1 and int(state.nonfinite_updates) == 0 and int(state.step) == 3
-    model, base, adapter = policy
-    start = steps.start_state(adapter, SETTINGS)
-    moved = next(train(start, [live, dead], model=model, base=base, shape=SHAPE, optimization=decaying))[0]
+    states = train(policy, [live, dead], INTERVENTIONAL, optimization=decaying)
+    moved = next(states)[0]
     before = leaf_digests((moved.adapter, moved.optimizer))
-    still, progress = next(
-        train(moved, [live, dead], model=model, base=base, shape=SHAPE, optimization=decaying)
-    )
+    still, progress = next(states)
     assert leaf_digests((still.adapter, still.optimizer)) == before and progress.live_rows == 0
 
 
-def test_anything_non_finite_is_a_no_op_and_stops_the_run_in_the_end(policy):
-    from cicjax.errors import Corrupted
-
+def test_anything_non_finite_is_a_no_op_and_is_counted(policy):
     model, base, adapter = policy
     broken = {**base, "norm": {"scale": base["norm"]["scale"] * jnp.nan}}
-    updates = [rows_of(STREAM, interventional.loss_weights)] * 9
-    state, before, seen = steps.start_state(adapter, SETTINGS), leaf_digests(adapter), 0
-    with pytest.raises(Corrupted, match="5 updates in a row"):
-        for state, _ in train(state, updates, model=model, base=broken, shape=SHAPE, optimization=SETTINGS):
-            seen += 1
-            assert leaf_digests(state.adapter) == before and int(state.nonfinite_updates) == seen
-    assert seen == 4
+    updates, before = [rows_of(STREAM, INTERVENTIONAL)] * 3, leaf_digests(adapter)
+    for number, (state, progress) in enumerate(
+        train((model, broken, adapter), updates, INTERVENTIONAL), start=1
+    ):
+        assert leaf_digests(state.adapter) == before and not progress.applied
+        assert int(state.nonfinite_updates) == number
 
 
 def test_the_division_is_over_the_whole_update(policy):
     """A weight sum taken per micro-batch would weigh a micro-batch with one target like one with twenty."""
     long, short = [stream_row(seed, failed=True) for seed in (20, 22)]
-    rows = rows_of([long], interventional.loss_weights)
-    few = interventional.loss_weights(short) * (np.arange(len(short.tokens)) == len(short.tokens) - 1)
-    rows.append(make_row(short, few.astype(np.float32)))
+    last = np.arange(len(short.tokens)) == len(short.tokens) - 1
+    rows = rows_of([long, short._replace(is_target=last)], INTERVENTIONAL)
     one_line, two_lines = Shape(1, 64), Shape(1, 20)
     assert len(pack(rows, one_line)) == 1 and len(pack(rows, two_lines)) == 2
-    model, base, adapter = policy
     norms = []
     for shape in (one_line, two_lines):
-        state = steps.start_state(adapter, SETTINGS)
-        _, progress = next(train(state, [rows], model=model, base=base, shape=shape, optimization=SETTINGS))
+        _, (progress,) = train_all(policy, [rows], INTERVENTIONAL, shape=shape)
         norms.append((progress.loss, progress.grad_norm))
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
 
@@ -232,43 +252,34 @@ def test_dialogues_without_targets_do_not_count_as_zero_losses(policy):
     live, dead = stream_row(30, failed=True), stream_row(31, failed=False)
 
     def loss_of(encoded):
-        rows = [
-            make_row(each, likelihood.per_dialogue(interventional.loss_weights(each))) for each in encoded
-        ]
-        sums = gradient_of(policy, rows)
+        rows = []
+        for each in encoded:
+            mean = likelihood.per_dialogue(INTERVENTIONAL(each))
+            rows.append(make_row(each, INTERVENTIONAL, scale=np.full(len(mean), mean.max(), np.float32)))
+        sums = gradient_of(policy, rows, INTERVENTIONAL)
+        assert float(sums.weight) == pytest.approx(1.0)
         return float(sums.loss / sums.weight)
 
     assert loss_of([live, dead, dead]) == pytest.approx(loss_of([live]), rel=1e-6)
 
 
 def test_resuming_a_state_gives_the_very_same_bits(policy):
-    model, base, adapter = policy
-    updates = [rows_of(STREAM[n : n + 2], observational.loss_weights) for n in (0, 2, 4, 1)]
-    whole, _ = train_all(policy, updates)
-    first = train(
-        steps.start_state(adapter, SETTINGS),
-        updates,
-        model=model,
-        base=base,
-        shape=SHAPE,
-        optimization=SETTINGS,
-    )
+    updates = [rows_of(STREAM[n : n + 2], OBSERVATIONAL) for n in (0, 2, 4, 1)]
+    whole, _ = train_all(policy, updates, OBSERVATIONAL)
+    first = train(policy, updates, OBSERVATIONAL)
     state, progress = [next(first), next(first)][-1]
     assert progress.update == 2
-    *_, (state, progress) = train(state, updates, model=model, base=base, shape=SHAPE, optimization=SETTINGS)
+    *_, (state, progress) = train(policy, updates, OBSERVATIONAL, state=state)
     assert progress.update == 4
     assert leaf_digests(state._asdict()) == leaf_digests(whole._asdict())
 
 
 def test_nothing_is_traced_again_after_the_first_update(policy):
-    train_all(policy, [rows_of(STREAM, observational.loss_weights)])
+    """One program serves every arm: the numbers of a rule are its arguments."""
+    train_all(policy, [rows_of(STREAM, OBSERVATIONAL)], OBSERVATIONAL)
     before = steps.accumulate._cache_size(), steps.update._cache_size()
-    mixed = [
-        rows_of(STREAM[:n], weighting)
-        for n in (1, 3, 6)
-        for weighting in (observational.loss_weights, interventional.loss_weights)
-    ]
-    train_all(policy, mixed)
+    for weighting_ in (OBSERVATIONAL, INTERVENTIONAL, weighting("stream", wrong=0.1, correct=0.3)):
+        train_all(policy, [rows_of(STREAM[:n], weighting_) for n in (1, 3, 6)], weighting_)
     assert (steps.accumulate._cache_size(), steps.update._cache_size()) == before
 
 
@@ -277,11 +288,11 @@ def test_no_array_with_a_vocabulary_axis_exceeds_a_chunk_however_long_the_line(p
     vocabulary = model.config.vocab_size
     arrays, lines = [], []
     for length in (192, 384):
-        rows = [*rows_of(STREAM, interventional.loss_weights), long_row(length)]
+        rows = [*rows_of(STREAM, INTERVENTIONAL), long_row(length)]
         batch = pack(rows, Shape(2, length))[0]
         lines.append(batch.tokens.shape)
         lowered = steps.accumulate.lower(
-            steps.likelihood_loss, model, base, adapter, steps.zero_sums(adapter), batch
+            steps.Likelihood(), model, base, adapter, steps.zero_sums(adapter), batch
         )
         text = lowered.compile().as_text()
         found = {
@@ -290,7 +301,9 @@ def test_no_array_with_a_vocabulary_axis_exceeds_a_chunk_however_long_the_line(p
             if str(vocabulary) in dims.split(",")
         }
         embedding = base["embed_tokens"]["embedding"].size
-        assert found and all(np.prod(dims) <= max(head.CHUNK * vocabulary, embedding) for dims in found)
+        assert found and all(
+            np.prod(dims) <= max(model.kind.head_chunk * vocabulary, embedding) for dims in found
+        )
         arrays.append(found)
     assert lines == [(2, 192), (2, 384)]
     assert arrays[0] == arrays[1]  # unsupervised positions were added, and no vocabulary array grew
@@ -317,11 +330,8 @@ def test_the_learning_rate_is_a_function_of_the_updates_index():
 
 def test_weights_of_the_stream_family_reach_the_loss(policy):
     def loss(wrong, correct):
-        rows = rows_of(
-            STREAM, lambda each: weights.stream(each.gamma, each.is_target, each.solved, wrong, correct)
-        )
-        return float(gradient_of(policy, rows).loss)
+        return float(arm(policy, STREAM, weighting("stream", wrong=wrong, correct=correct)).loss)
 
-    observed = float(gradient_of(policy, rows_of(STREAM, observational.loss_weights)).loss)
+    observed = float(arm(policy, STREAM, OBSERVATIONAL).loss)
     assert loss(1.0, 1.0) == pytest.approx(observed)
     assert loss(0.5, 0.5) == pytest.approx((loss(0.0, 0.0) + observed) / 2, rel=1e-5)

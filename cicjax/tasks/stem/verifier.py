@@ -71,6 +71,11 @@ class Verdict(NamedTuple):
     unit: str | None
     reason: str
 
+    @property
+    def facts(self) -> dict[str, float | str | None]:
+        """What only this task says of a completion."""
+        return {"value": self.value, "unit": self.unit}
+
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """Equation (6). `completion` is the agent's own text, without the prompt. Any string has a verdict;

@@ -1,0 +1,128 @@
+"""How a base lies in memory: layers stacked or apart, kernels as matrices, as transposes, or as both.
+
+`prepare` gives a base the layout that a kind of device wants; `run_layers` goes through the layers of
+either. The function that a base means is the same in every layout.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from cicjax.devices.kind import Layout
+from cicjax.model.config import LoRAConfig, Tree
+from cicjax.model.lora import merge_layers
+from cicjax.model.ops import Kernel, forms, table_of
+
+Layers = Tree | tuple[Tree, ...]  # stacked along a first axis, or apart
+
+
+def prepare(
+    base: Tree, wanted: Layout, *, adapter: Tree | None = None, lora: LoRAConfig | None = None
+) -> Tree:
+    """The base in the `wanted` layout, from any other; with `adapter` and its settings also merged into it.
+
+    Arrays that lie right already are shared with the given tree, which stays as it is. Kernels are merged
+    and transposed a layer at a time where layers are apart, so that no second copy of all is ever held.
+    """
+    layers: Layers = base["layers"]
+    factors = None if adapter is None else adapter["layers"]
+    count = number_of(layers)
+    if wanted.layers == "apart":
+        each = zip(apart(layers, count), apart(factors, count), strict=True)
+        layers = tuple(_ready(layer, pair, lora=lora, kernels=wanted.kernels) for layer, pair in each)
+    else:
+        layers = _ready(stacked(layers), factors, lora=lora, kernels=wanted.kernels)
+    return _with_head({**base, "layers": layers}, wanted)
+
+
+def number_of(layers: Layers) -> int:
+    """How many layers there are."""
+    return len(layers) if isinstance(layers, tuple) else jax.tree.leaves(layers)[0].shape[0]
+
+
+def stacked(layers: Layers) -> Tree:
+    """The layers along a first axis of every leaf."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers) if isinstance(layers, tuple) else layers
+
+
+def apart(layers: Layers | None, count: int) -> tuple[Any, ...]:
+    """The layers one by one; None `count` times where there are none. The gradients of stacked layers come
+    back stacked."""
+    return layers if isinstance(layers, tuple) else _sliced(layers, count)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _sliced(layers: Tree | None, count: int) -> tuple[Any, ...]:
+    return tuple(jax.tree.map(lambda leaf, number=number: leaf[number], layers) for number in range(count))
+
+
+# Autodiff alone would pad the gradient of each layer to `count` layers and add them all up.
+_sliced.defvjp(
+    lambda layers, count: (_sliced(layers, count), None),
+    lambda count, _, cotangents: (jax.tree.map(lambda *leaves: jnp.stack(leaves), *cotangents),),
+)
+
+
+def run_layers(
+    layer: Callable[[Array, Any, Any], Array], x: Array, base_layers: Layers, adapter_layers: Tree | None
+) -> Array:
+    """x through layer(x, base layer, adapter layer) for all of them: one scan over stacked layers, whose body
+    returns x alone, or a loop over layers that are apart."""
+    if isinstance(base_layers, tuple):
+        adapters = apart(adapter_layers, len(base_layers))
+        for base_layer, adapter_layer in zip(base_layers, adapters, strict=True):
+            x = layer(x, base_layer, adapter_layer)
+        return x
+    return jax.lax.scan(lambda x, pair: (layer(x, *pair), None), x, (base_layers, adapter_layers))[0]
+
+
+@partial(jax.jit, static_argnames=("lora", "kernels"))
+def _ready(layers: Tree, adapter_layers: Tree | None, *, lora: LoRAConfig | None, kernels: str) -> Tree:
+    """One layer, or all of them stacked, with the adapter merged and the kernels in one form."""
+    if adapter_layers is not None:
+        assert lora is not None
+        layers = merge_layers(layers, adapter_layers, lora)
+    return _with_kernels(layers, kernels)
+
+
+def _with_kernels(tree: Tree, kernels: str) -> Tree:
+    return {
+        name: _in_form(part, kernels)
+        if name == "kernel"
+        else _with_kernels(part, kernels)
+        if isinstance(part, dict)
+        else part
+        for name, part in tree.items()
+    }
+
+
+def _in_form(kernel: Array | Kernel, wanted: str) -> Array | Kernel:
+    matrix, transpose = forms(kernel)
+    if matrix is None and wanted != "transpose":
+        assert transpose is not None
+        matrix = transpose.swapaxes(-1, -2)
+    if transpose is None and wanted != "matrix":
+        assert matrix is not None
+        transpose = matrix.swapaxes(-1, -2)
+    if wanted == "both":
+        return Kernel(matrix, transpose)
+    if wanted == "transpose":
+        return Kernel(None, transpose)
+    assert matrix is not None
+    return matrix
+
+
+def _with_head(base: Tree, wanted: Layout) -> Tree:
+    """The vocabulary head's table, tied or not, beside its transpose where both forms are wanted. The table
+    itself always stays: tokens are looked up in it."""
+    module = "lm_head" if "lm_head" in base else "embed_tokens"
+    embedding = base[module]["embedding"]
+    if wanted.kernels != "both":
+        embedding = table_of(embedding)
+    elif not isinstance(embedding, Kernel):
+        embedding = Kernel(embedding.T, embedding)
+    return {**base, module: {**base[module], "embedding": embedding}}

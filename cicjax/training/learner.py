@@ -1,0 +1,181 @@
+"""An adapter that learns in a folder: open or resume, update, save, close.
+
+The one place for checkpoints, metrics.jsonl and the counting of updates that were not finite. Whoever uses it
+decides which rows an update has, its learning rate and when to save; there need be no last update. An
+update's metrics are read when the next one has been handed to the device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cicjax.errors import Corrupted
+from cicjax.files.whole import read_json
+from cicjax.model import qwen2
+from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.runs.metrics import MetricsLog
+from cicjax.training import checkpoints, steps
+from cicjax.training.batches import Shape, Unit
+from cicjax.training.loop import Dispatched, Progress, one_update
+
+MAX_NONFINITE = 5
+BUDGET = "budget.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
+    seed settles the order of rows."""
+
+    folder: Path
+    model: qwen2.Model
+    base: qwen2.Tree
+    base_fingerprint: str
+    tokenizer: Tokenizer
+    optimization: steps.Optimization
+    seed: int
+    rows_per_update: int = 8
+    num_train_epochs: int = 1
+    max_steps: int | None = None
+    save_steps: int = 25
+
+
+def finished_adapter(directory: Path) -> qwen2.Tree | None:
+    """The adapter of a training that has ended here: its budget stands beside its last step."""
+    record = directory / BUDGET
+    if record.exists() and checkpoints.latest(directory) == read_json(record)["updates"]:
+        return checkpoints.load_adapter(directory)[0]
+    return None
+
+
+class Learner:
+    """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest
+    checkpoint, or from a copy of `start` where there is none.
+
+    `step` counts the updates begun, `resumed` says whether a checkpoint was there and `cursor` what was saved
+    with it; `progress` is the newest update whose metrics were read. Raises Corrupted where the checkpoint is
+    damaged and no earlier one is left.
+    """
+
+    def __init__(self, trainer: Trainer, name: str, *, start: qwen2.Tree, total: int | None = None) -> None:
+        self.directory = trainer.folder / name
+        self.progress: Progress | None = None
+        self._trainer, self._name, self._total = trainer, name, total
+        self._pending: tuple[Dispatched, Mapping[str, Any]] | None = None
+        self._nonfinite_in_a_row = 0
+        self.state, self.cursor = steps.start_state(start, trainer.optimization), {}
+        self.resumed = checkpoints.latest(self.directory) is not None
+        if self.resumed:
+            # A damaged newest step is set aside, with a line that says so.
+            tree, self.cursor = checkpoints.load(self.directory, self.state._asdict(), fall_back=True)
+            self.state = steps.TrainState(**tree)
+        self.step = int(self.state.step)
+        self._log = MetricsLog(
+            trainer.folder / "metrics.jsonl", stage=name, resume_after=self.step if self.resumed else None
+        )
+
+    @property
+    def adapter(self) -> qwen2.Tree:
+        """The adapter after the last update. The next update donates it: copy what is to be kept."""
+        return self.state.adapter
+
+    def update(
+        self,
+        units: Sequence[Unit],
+        *,
+        rate: float,
+        shape: Shape,
+        loss: steps.Loss,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hand one update to the device; `facts` go into its line of metrics.jsonl.
+
+        Raises Corrupted after several updates in a row that were not finite; each of them left adapter and
+        optimizer as they were.
+        """
+        before, trainer = self._pending, self._trainer
+        self.state, dispatched = one_update(
+            self.state,
+            units,
+            index=self.step,
+            rate=rate,
+            model=trainer.model,
+            base=trainer.base,
+            shape=shape,
+            optimization=trainer.optimization,
+            loss=loss,
+        )
+        self.step += 1
+        self._pending = (dispatched, facts or {})
+        if before is not None:
+            self._record(*before)
+
+    def save(self, cursor: Mapping[str, Any] | None = None, *, final: bool = False) -> None:
+        """One atomic checkpoint: adapter, optimizer and counters, what they belong to, and the reader's place
+        in its data where the step alone does not say it. A final one is never retired."""
+        self.flush()
+        lora = self._trainer.model.lora
+        assert lora is not None
+        metadata = {
+            "method": self._name,
+            "total_updates": self._total,
+            "base_fingerprint": self._trainer.base_fingerprint,
+            "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
+            **(cursor or {}),
+        }
+        checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
+
+    def flush(self) -> None:
+        """Wait for the last update and write its metrics."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._record(*pending)
+
+    def _record(self, dispatched: Dispatched, facts: Mapping[str, Any]) -> None:
+        self.progress = progress = dispatched.read(self._total)
+        self._log.write(progress.update, metrics_of(progress) | dict(facts))
+        nonfinite = bool(progress.live_rows) and not progress.applied
+        self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if nonfinite else 0
+        if self._nonfinite_in_a_row >= MAX_NONFINITE:
+            of_total = "" if self._total is None else f" of {self._total}"
+            raise Corrupted(
+                f"{self._nonfinite_in_a_row} updates in a row were not finite (update {progress.update}"
+                f"{of_total}: loss {progress.loss}, gradient norm {progress.grad_norm}): lower the learning "
+                "rate; the adapter is as it was before them"
+            )
+
+    def close(self) -> None:
+        """Write what is still to be told and close the log."""
+        try:
+            self.flush()
+        finally:
+            self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._log.close()
+
+
+def metrics_of(progress: Progress) -> dict[str, Any]:
+    """One update as a line of metrics.jsonl."""
+    total = {} if progress.total is None else {"total": progress.total}
+    return total | {
+        "loss": progress.loss,
+        "grad_norm": progress.grad_norm,
+        "learning_rate": progress.learning_rate,
+        "applied": progress.applied,
+        "rows": progress.rows,
+        "live_rows": progress.live_rows,
+        "tokens/supervised": progress.tokens_supervised,
+        "tokens/total": progress.tokens_total,
+        "num_tokens": progress.tokens_processed,
+    }
