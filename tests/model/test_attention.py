@@ -51,11 +51,11 @@ def test_attention_is_the_softmax_over_what_is_seen(heads):
     shapes = [(2, 5, 4, 8), (2, heads, 5, 8), (2, heads, 5, 8)]
     queries, keys, values = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes))
     span = packed(jnp.asarray([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]]))
+    lines = np.asarray([[list(line) for line in row] for row in seen(span, 5)])
 
     def definition(queries, keys, values):
         k, v = (jnp.repeat(part, 4 // heads, axis=1) for part in (keys, values))
         scores = jnp.einsum("btnh,bnsh->bnts", queries, k) / np.sqrt(8)
-        lines = np.asarray([[list(line) for line in row] for row in seen(span, 5)])
         scores = jnp.where(jnp.asarray(lines == "x")[:, None], scores, -jnp.inf)
         return jnp.einsum("bnts,bnsh->btnh", jax.nn.softmax(scores), v)
 
