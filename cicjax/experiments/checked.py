@@ -7,9 +7,9 @@ that a record does not know are passed over.
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
-from cicjax.errors import Corrupted
+from cicjax.errors import Corrupted, shorten
 
 T = TypeVar("T")
 RUN_AGAIN = "repeat the run's command to make it again"
@@ -42,16 +42,15 @@ def require(holder: Any, name: str, *kinds: type, where: object, place: str, rem
 
 
 def shown(name: str) -> str:
-    """A name from a file as it stands in a message."""
-    return ascii(name)[1:-1][:80]
+    """A name from a file as it stands in a dotted path: `shorten` without its quotes."""
+    return shorten(name).strip("'\"")
 
 
 def _value(kind: Any, holder: Any, name: str, *, where: object, place: str, remedy: str) -> Any:
     context = {"where": where, "remedy": remedy}
     if is_dataclass(kind):
         value = require(holder, name, dict, place=place, **context)
-        # pyright: ignore[reportArgumentType]
-        return read_record(kind, value, place=f"{place}{name}.", **context)
+        return read_record(cast(Any, kind), value, place=f"{place}{name}.", **context)
     value = require(holder, name, *_json_kinds(kind), place=place, **context)
     if get_origin(kind) is tuple:
         return tuple(value)

@@ -95,6 +95,8 @@ def _difference(episode: Episode, tokenizer: Tokenizer, reference: Any, protocol
             tokenize=True,
             return_dict=False,
         )
+    except ImportError as error:
+        raise BadInput(f"transformers cannot render a template here: {shorten(str(error))}") from None
     except Exception as error:  # a template may raise what it likes, and jinja2 has kinds of its own
         return f"the tokenizer's chat template refuses this: {shorten(str(error))}"
     return None if ours == list(theirs) else _parting(ours, theirs, tokenizer)

@@ -224,7 +224,8 @@ def test_qwen3_segment_by_segment():
          "<|im_start|>user\nwrong<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n4<|im_end|>\n"),
         # Nobody asked, so nothing is thought about; a later turn of the system is a turn like others.
         ([_system("x"), _says(TEACHER), _system("")], QWEN3, (), False,
-         "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n<|im_start|>system\n<|im_end|>\n"),
+         "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+         "<|im_start|>system\n<|im_end|>\n"),
         ([_system("x"), _says(TEACHER)], QWEN3, (), False,
          "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"),
         ([_system("x"), _says(TEACHER, "", tool_calls=(
@@ -234,7 +235,8 @@ def test_qwen3_segment_by_segment():
          '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
          '<tool_call>\n{"name": "g", "arguments": {"é": [1, 2.0, null]}}\n</tool_call><|im_end|>\n'),
         ([_system("x"), _returns("1"), _returns(""), _returns("3"), _asks()], QWEN25, (), False,
-         "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n\n</tool_response>\n"
+         "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n"
+         "<tool_response>\n1\n</tool_response>\n<tool_response>\n\n</tool_response>\n"
          "<tool_response>\n3\n</tool_response><|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n"),
         ([_system("x"), Message(role="verifier", content="wrong", author=Author.VERIFIER)], QWEN25, (), False,
          "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\nwrong<|im_end|>\n"),
@@ -302,7 +304,8 @@ def test_context_only_has_no_targets(protocol, author):
     between = [_system("x"), _returns("1"), _returns("2", context_only=True), _returns("3")]
     learned = _learned(render.chat(between, protocol=protocol, targets=WORLD))
     assert learned == (
-        "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n3\n</tool_response><|im_end|>\n"
+        "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n"
+        "<tool_response>\n3\n</tool_response><|im_end|>\n"
     )
 
 
