@@ -22,7 +22,9 @@ from cicjax.errors import BadInput
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--target", required=True, choices=sorted(ahead.TARGETS))
     parser.add_argument("--model_size", default="tiny", choices=("tiny", "0.5b"))
     parser.add_argument("--json", required=True, type=Path, metavar="FILE")

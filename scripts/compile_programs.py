@@ -33,17 +33,22 @@ QWEN_05B = Qwen2Config(
 
 
 class Shapes(NamedTuple):
-    """Tokens a line of the paper's updates, lines x tokens of one's own transcripts, and tokens of a
-    prompt."""
+    """Lines x tokens of the paper's updates and of one's own transcripts, prompts x tokens, and the numbers of
+    rows that decode."""
 
-    paper: int
+    paper: tuple[int, int]
     own: tuple[tuple[int, int], ...]
-    prompt: int
+    prompts: tuple[int, int]
+    rows: tuple[int, ...]
 
 
+# The embedded base has short shapes: the code of eight lines takes seven times as long to compile as that of
+# one, and tests compile it at every commit.
 SHAPES = {
-    "tiny": Shapes(paper=320, own=((1, 2048), (1, 8192)), prompt=128),
-    "0.5b": Shapes(paper=320, own=((8, 512), (1, 2048), (1, 8192), (1, 32_768)), prompt=128),
+    "tiny": Shapes(paper=(1, 320), own=((1, 2048),), prompts=(16, 64), rows=(32,)),
+    "0.5b": Shapes(
+        paper=(8, 320), own=((8, 512), (1, 2048), (1, 8192), (1, 32_768)), prompts=(64, 128), rows=(256, 32)
+    ),
 }
 
 
@@ -84,7 +89,7 @@ def programs(target: Target, model_size: str, chips: Chips) -> list[Program]:
     found = [*updates(alone), *sampling(alone)]
     if len(chips.devices) > 1:
         together = setting(target, model_size, chips)
-        found += [update(together, target.kind.lines_per_batch, alone.shapes.paper), *decoding(together)]
+        found += [update(together, *alone.shapes.paper), *decoding(together)]
     config = alone.model.config
     table = config.vocab_size * config.hidden_size
     return [replace(each, large=min(table, each.large or table)) for each in found]
@@ -102,11 +107,11 @@ def setting(target: Target, model_size: str, chips: Chips) -> Setting:
 
 def updates(setting: Setting) -> Iterator[Program]:
     """What trains and scores: the paper's lines, then longer ones."""
-    lines, tokens = setting.model.kind.lines_per_batch, setting.shapes.paper
-    yield update(setting, lines, tokens)
+    paper = setting.shapes.paper
+    yield update(setting, *paper)
     columns = ("advantages", "old_logprobs", "ref_logprobs")
-    yield update(setting, lines, tokens, name="GRPO", loss=grpo.Loss(0.2, 0.04), extras=columns)
-    yield score(setting, lines, tokens)
+    yield update(setting, *paper, name="GRPO", loss=grpo.Loss(0.2, 0.04), extras=columns)
+    yield score(setting, *paper)
     for shape in setting.shapes.own:
         yield update(setting, *shape)
 
@@ -186,22 +191,19 @@ def sampling(setting: Setting) -> Iterator[Program]:
         shape="the adapter into the base",
         chips=1,
         lower=lambda: jax.jit(
-            lambda base, adapter: layout.prepare(
-                base, model.kind.sampling, adapter=adapter, lora=model.lora
-            )
+            lambda base, adapter: layout.prepare(base, model.kind.sampling, adapter=adapter, lora=model.lora)
         ).lower(setting.base, setting.adapter),
     )
-    program, base, prompts, owner, keys, steps = prefill_arguments(setting, model.kind.row_buckets[-1])
+    program, base, prompts, owner, keys, steps = prefill_arguments(setting, setting.shapes.rows[0])
     yield Program(
         name="prefill",
-        shape=f"{prompts.tokens.shape[0]} prompts x {setting.shapes.prompt}, {owner.shape[0]} rows",
+        shape=f"{' x '.join(map(str, setting.shapes.prompts))}, {owner.shape[0]} rows",
         chips=1,
         lower=lambda: decode.prefill.lower(program, base, prompts, owner, keys, steps=steps),
         tokens=prompts.tokens.size,
     )
     yield from decoding(setting)
-    rows = abstract_rows(setting, model.kind.row_buckets[-1])
-    few = setting.array(model.kind.row_buckets[0])
+    rows, few = abstract_rows(setting, setting.shapes.rows[0]), setting.array(setting.shapes.rows[-1])
     yield Program(
         name="take rows",
         shape=f"{rows.start.shape[0]} -> {few.shape[0]} rows",
@@ -213,7 +215,7 @@ def sampling(setting: Setting) -> Iterator[Program]:
 def decoding(setting: Setting) -> Iterator[Program]:
     """A segment of steps, in every bucket of rows."""
     kind = setting.model.kind
-    for bucket in reversed(kind.row_buckets):
+    for bucket in setting.shapes.rows:
         count = bucket * len(setting.chips.devices)
         program, base, *_ = prefill_arguments(setting, count)
         rows, step = abstract_rows(setting, count), setting.array()
@@ -234,7 +236,7 @@ def prefill_arguments(setting: Setting, count: int) -> tuple[Any, ...]:
     """What `decode.prefill` is called with for so many rows."""
     model, chips = setting.model._replace(lora=None), setting.chips
     base = jax.eval_shape(lambda base: layout.prepare(base, model.kind.sampling), setting.base)
-    prompts = decode.Prompts(setting.array(model.kind.prompt_bucket, setting.shapes.prompt), setting.array(model.kind.prompt_bucket))
+    prompts = decode.Prompts(setting.array(*setting.shapes.prompts), setting.array(setting.shapes.prompts[0]))
     keys = setting.array(count, 2, dtype=jnp.uint32)
     return (
         decode.Program(model, 1.0, (0,)),

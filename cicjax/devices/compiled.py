@@ -123,7 +123,9 @@ def _called(line: str, role: str) -> str:
 
 
 def _branches(line: str) -> str:
-    match = re.search(r"branch_computations=\{([^}]*)\}|true_computation=(%\S+), false_computation=(%\S+)", line)
+    match = re.search(
+        r"branch_computations=\{([^}]*)\}|true_computation=(%\S+), false_computation=(%\S+)", line
+    )
     return " ".join(filter(None, match.groups())) if match else ""
 
 
