@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.ops import dtype_of, linear, matrix_of, on_last_axis
+from cicjax.model.ops import dtype_of, linear, matrix_of, on_last_axis, product
 
 
 class LoRAParam(nnx.Variable):
@@ -90,7 +90,7 @@ def merge_layers(layers: Tree, adapter_layers: Tree, lora: LoRAConfig) -> Tree:
     for module, projections in adapter_layers.items():
         for name, factors in projections.items():
             matrix = matrix_of(merged[module][name]["kernel"])
-            update = lora.scaling * jnp.einsum("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
+            update = lora.scaling * product("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
             kernel = (matrix.astype(jnp.float32) + update).astype(matrix.dtype)
             merged[module][name] = {**merged[module][name], "kernel": kernel}
     return merged
