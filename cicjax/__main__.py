@@ -2,7 +2,7 @@
 
 import sys
 
-from cicjax.runs import process
+from cicjax.devices import process
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
-from cicjax.errors import BadInput, CicjaxError, OutOfResources
+from cicjax.errors import BadInput, CicjaxError, OutOfResources, shorten
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -60,19 +60,19 @@ def _with_config(arguments: Sequence[str]) -> list[str]:
     path = _config_path(rest)
     if path is None or "config" not in kinds:
         return list(arguments)
-    given: dict[str, list[str]] = {"positional": [], "list": [], "switch": [], "value": []}
+    by_kind: dict[str, list[str]] = {"positional": [], "list": [], "switch": [], "value": []}
     for name, value in _read_config(path).items():
         kind = kinds.get(name, "value")
-        given[kind] += _as_arguments(name, value, kind, path)
-    positional = [] if _has_positional(rest, kinds) else given["positional"]
+        by_kind[kind] += _as_arguments(name, value, kind, path)
+    positional = [] if _has_positional(rest, kinds) else by_kind["positional"]
     # A list takes all that follows it, so each is followed by a flag: at the end by --config, which is there
     # anyhow.
     return [
         verb,
         *positional,
-        *given["list"],
-        *given["switch"],
-        *given["value"],
+        *by_kind["list"],
+        *by_kind["switch"],
+        *by_kind["value"],
         "--config",
         str(path),
         *rest,
@@ -104,7 +104,7 @@ def _as_arguments(name: str, value: object, kind: str, path: Path) -> list[str]:
         return []
     if kind == "switch":
         if not isinstance(value, bool):
-            raise BadInput(f"{path}: {name} is true or false, not {ascii(value)[:80]}")
+            raise BadInput(f"{path}: {name} is true or false, not {shorten(value)}")
         return [f"--{name}"] if value else []
     values = [str(item) for item in (value if isinstance(value, list) else [value])]
     return values if kind == "positional" else [f"--{name}", *values]

@@ -32,14 +32,21 @@ class Corrupted(CicjaxError):
     exit_code = 5
 
 
+WIDTH = 80
+
+
 def shorten(value: object) -> str:
-    """A value as it appears in a one-line message."""
+    """A value from a file or a flag as a one-line message shows it: ASCII, at most 80 characters.
+
+    What does not print, or moves other text about, appears as escapes; strings keep their quotes, so that
+    nobody takes a name for a part of the sentence.
+    """
     try:
-        text = repr(value)
+        text = ascii(value)
     # an integer with more digits than Python prints, lists nested too deeply
     except (ValueError, RecursionError):
         text = f"a very large {type(value).__name__}"
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def printable(text: str) -> str:

@@ -32,7 +32,7 @@ from typing import Any
 
 from bench_peers import Peer, Work
 
-from cicjax.runs import process
+from cicjax.devices import process
 
 if __name__ == "__main__":
     process.prepare()  # before jax is imported, as the command line does

@@ -1,5 +1,7 @@
-# Sourced by test.sh and repro.sh: makes sure that .venv holds this project, and sets `root`, `venv` and `python`.
-# Needs a Python from 3.11 on and nothing else. PYTHON names the one to use; `extras` are the optional parts to install.
+# shellcheck shell=bash
+# Sourced by test.sh and repro.sh: makes sure that .venv holds this project, and sets `root`, `venv` and
+# `python`. Needs a Python from 3.11 on and nothing else. PYTHON names the one to use; `extras` are the
+# optional parts to install.
 # Runs in the bash 3.2 of macOS. A pyproject.toml that has not changed since is not installed again.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -24,7 +26,8 @@ make_venv() {
             return
         fi
     done
-    echo "setup: no Python from 3.11 on with venv and ensurepip found (tried ${PYTHON:-python3 python3.13 python3.12 python3.11 python});" \
+    echo "setup: no Python from 3.11 on with venv and ensurepip found" \
+        "(tried ${PYTHON:-python3 python3.13 python3.12 python3.11 python});" \
         "install one (on Debian with python3-venv) or name it: PYTHON=/path/to/python3" >&2
     return 2
 }
@@ -37,7 +40,8 @@ install_project() {
     fi
     # A folder cut short while being made gets its pip late; one whose Python is gone is made anew.
     suitable "$python" && { has_pip || "$python" -m ensurepip >/dev/null; } || make_venv || return
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input --editable "$root${extras:+[$extras]}" || return
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input \
+        --editable "$root${extras:+[$extras]}" || return
     printf '%s\n' "$wanted" >"$stamp"
 }
 

@@ -40,7 +40,7 @@ from cicjax.assets import default_model_folder
 from cicjax.objectives import bayes, likelihood
 from cicjax.provenance import Author, Segment, Transcript, encode, protocol, render, weights
 from cicjax.provenance import tokenizer as tokenizers
-from cicjax.views import boxes, demo, page
+from cicjax.views import boxes, demo, transcript, transcript_style
 
 # %% [markdown]
 # ## 2. Two programs, one action (section 1.1)
@@ -61,7 +61,8 @@ for outcome, name in ((prize, "prize"), (empty, "empty")):
     conditioned = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome, intervened=False)
     acted = bayes.after(prior, action_likelihood, outcome_likelihood, left, outcome)
     print(
-        f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   P({programs[0]} | do(a), o) = {acted[0]:.2f}"
+        f"opened left, {name}: P({programs[0]} | a, o) = {conditioned[0]:.2f}   "
+        f"P({programs[0]} | do(a), o) = {acted[0]:.2f}"
     )
 assert bayes.after(prior, action_likelihood, outcome_likelihood, left, empty, intervened=False)[0] > 0.5, (
     "delusion: empty, and still sure"
@@ -93,8 +94,10 @@ in_notebook = "ipykernel" in sys.modules
 if in_notebook:  # in colours; underlined is what the interventional objective trains on
     from IPython.display import HTML, display
 
-    both = {name: protocol.weighting(name) for name in ("interventional",)}
-    display(HTML(f"<style>{page.STYLE}</style>{page.transcript_html(row, tokenizer, weightings=both)}"))
+    weightings = {"interventional": protocol.weighting("interventional")}
+    drawn = transcript.transcript_html(row, tokenizer, weightings=weightings)
+    switch = transcript.switch_html(list(weightings), shown="interventional")
+    display(HTML(f"<style>{transcript_style.STYLE}</style>{switch}{drawn}"))
 for author in Author:
     if (row.author == author).any():
         print(
@@ -157,17 +160,16 @@ assert gradient[predicts_agent].max() == 0.0
 
 # %%
 from cicjax.experiments.paper import repro
+from cicjax.experiments.paper.flags import Flags
 
 folder = Path(os.environ.get("CICJAX_WALKTHROUGH") or tempfile.mkdtemp()) / "run"
-options = repro.Options(
-    model_name_or_path=str(default_model_folder()),
-    embedded=True,
+flags = Flags(
     output_dir=folder,
     scale="smoke",
     learning_rate=6e-4,
     methods=("base", "sft", "observational", "interventional"),
 )
-results = repro.reproduce(options)
+results = repro.reproduce(flags)
 repro.print_table(results)
 
 # %% [markdown]
@@ -176,7 +178,8 @@ repro.print_table(results)
 # Every position of the stream has one author, so the arms' targets add up exactly.
 
 # %%
-ledger = results["ledger"]
+assert results.ledger is not None
+ledger = dict(results.ledger.columns())
 for name, value in ledger.items():
     print(f"{name:<28} {value:>8,}")
 assert ledger["positions_observational"] == ledger["positions_attempts"] + ledger["positions_interventional"]
@@ -206,9 +209,9 @@ if not in_notebook:
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-for name, row_of_table in results["methods"].items():
-    if name != "base":
-        point = row_of_table["self_confirmation"], row_of_table["truth_gain"]
+for name, row_of_table in results.methods.items():
+    if name != "base" and row_of_table.gains is not None:
+        point = row_of_table.gains
         axes.scatter(*point, s=60)
         axes.annotate(name, point, textcoords="offset points", xytext=(6, 6))
         print(f"{name:<16} self-confirmation {point[0]:+.3f}   truth gain {point[1]:+.3f}")

@@ -10,10 +10,13 @@ from pathlib import Path
 # Read by jax when it is first imported, so that tests of rooms without jax stay free of it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Tests that kill and resume a run do so in other processes, which need not compile again what this one has.
+# One process need not compile again what another has: neither the workers of `pytest -n`, which are started
+# after this and inherit the folder, nor the runs that tests start, kill and resume. Who made it removes it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cicjax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    # Only a cache of limited size is locked, and without a lock one process may read what another half wrote.
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 << 30)
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import pytest

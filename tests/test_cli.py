@@ -36,7 +36,7 @@ def test_the_installed_command_prepares_its_process_before_it_imports_anything()
     module, _, name = project["scripts"]["cicjax"].partition(":")
     program = f"""
 import sys
-from cicjax.runs import process
+from cicjax.devices import process
 process.prepare = lambda: sys.exit(int(bool({{"cicjax.cli", "tyro", "jax"}} & set(sys.modules))))
 from {module} import {name}
 {name}()

@@ -2,6 +2,7 @@
 on."""
 
 import json
+import sys
 
 import pytest
 import tiny_qwen2
@@ -76,6 +77,67 @@ def test_without_a_run_the_questions_are_those_of_the_papers_counts(toy, capsys)
     )
     dev = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()[:-1]]
     assert dev == [problem.id for problem in stem.make_splits(seed=4).dev[:5]]
+
+
+SUMS = """
+from dataclasses import dataclass
+from cicjax.tasks.task import Grade, Splits
+
+@dataclass(frozen=True)
+class Problem:
+    id: str
+    question: str
+    solution: str
+    skill: str = "sum"
+
+class Sums:
+    name = "sums"
+    def settings(self):
+        return {"largest": 40}
+    def splits(self, seed, *, sft, agent, dev, test):
+        sums = [(a, b) for a in range(40) for b in range(40)]
+        made = iter([Problem(f"{a}+{b}", f"What is {a}+{b}?", f"It is {a + b}.") for a, b in sums[seed:]])
+        return Splits(*(tuple(next(made) for _ in range(count)) for count in (sft, agent, dev, test)))
+    def verify(self, problem, completion):
+        return Grade(problem.solution in completion, "compared", {"length": len(completion)})
+    def correct(self, problem, attempt):
+        return problem.solution
+    def has_marker(self, completion):
+        return "It is" in completion
+
+TASK = Sums()
+"""
+
+
+def test_a_task_of_ones_own(toy, tmp_path, monkeypatch, capsys):
+    """Problems and verifier come from the user's module; they are part of what the run is."""
+    (tmp_path / "own_sums.py").write_text(SUMS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main("repro", "--model", toy, "--output_dir", "run", "--task", "own_sums:TASK", *FLAGS) == 0
+    settings = json.loads((tmp_path / "run" / "results.json").read_text())["settings"]
+    assert settings["task"] == {"largest": 40, "name": "sums"} and "numbers" not in settings
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["task"] == "own_sums:TASK" and config["resolved"]["settings"] == settings
+    answers = rows(tmp_path / "run" / "evaluations" / "sft-direct.jsonl")
+    assert all(row["reason"] == "compared" and row["length"] == len(row["completion"]) for row in answers)
+    assert asked(capsys, toy, tmp_path / "run", "--task", "own_sums:TASK") == answers
+    capsys.readouterr()
+    assert main("eval", "--model", toy, "--adapter", tmp_path / "run" / "sft") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "'sums'" in error and "is another task" in error
+
+
+def test_a_task_with_too_few_problems(toy, tmp_path, monkeypatch, capsys):
+    short = SUMS.replace("(sft, agent, dev, test)", "(sft, agent, dev, 2)").replace("40", "41")
+    (tmp_path / "short_sums.py").write_text(short)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    capsys.readouterr()
+    assert main("repro", "--model", toy, "--output_dir", "run", "--task", "short_sums:TASK", *FLAGS) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "its split test has 2 problems where 8 were asked for" in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,8 @@ def test_a_page_instead_of_boxes(folder, log, tmp_path, capsys):
     assert "[MASK]" not in out
     assert "2 transcripts, 95 tokens, 2 of them supervised" in out
     text = page.read_text(encoding="utf-8")
-    assert (
-        "Under the observational objective 4 of 6 supervised tokens (66.7%) are the agent&#x27;s own words"
-        in text
-    )
+    sentence = "Under the observational objective 4 of 6 supervised tokens (66.7%) are the agent's own words"
+    assert sentence in text
     assert "<h1>log.jsonl</h1>" in text
     assert "line 2: " in text
     assert "stream" not in text
@@ -276,7 +274,7 @@ BAD = {
     "no file": ([], "name one transcript file"),
     "file and demo": (["LOG", "--demo"], "--demo shows its own rows"),
     "no tokenizer": (["LOG"], "--tokenizer DIR"),
-    "no such tokenizer": (["LOG", "--tokenizer", "/missing"], "no tokenizer.json here"),
+    "no such tokenizer": (["LOG", "--tokenizer", "/missing"], "give a folder with tokenizer.json"),
     "no such file": (["/missing.jsonl", "--tokenizer", "FOLDER"], "/missing.jsonl: No such file"),
     "not a transcript": (["FOLDER/tokenizer.json", "--tokenizer", "FOLDER"], "not JSON"),
     "labels into nowhere": (["LOG", "--tokenizer", "FOLDER", "--labels", "/missing/x"], "cannot be written"),

@@ -19,6 +19,7 @@ COUNTS = (
 )
 SPENT = (
     "updates",
+    "empty_updates",
     "rows",
     "supervised_tokens",
     "processed_tokens",

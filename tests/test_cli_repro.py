@@ -10,7 +10,10 @@ import tiny_qwen2
 
 from cicjax import cli
 from cicjax.commands.repro import Repro
-from cicjax.experiments.paper.repro import Options, settings_of
+from cicjax.experiments.paper.flags import Flags
+from cicjax.experiments.paper.settings import settings_of
+from cicjax.methods import METHODS
+from cicjax.tasks import stem
 
 
 def repro(*arguments, **environment):
@@ -67,18 +70,28 @@ def test_an_unknown_method(capsys, tmp_path, toy):
     assert "unknown method 'dpo'" in refused(capsys, tmp_path, "--model", toy, "--methods", "dpo")
 
 
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("sums", "no such task"),
+        ("no_such_module_here:TASK", "there is no module no_such_module_here"),
+        ("json:TASK", "json has no attribute TASK"),
+        ("json:dumps", "it has no settings, no splits, no verify"),
+        ("cicjax.tasks.stem:Stem", "a class, not a task"),
+    ],
+)
+def test_what_is_no_task(capsys, tmp_path, toy, task, told):
+    assert told in refused(capsys, tmp_path, "--model", toy, "--task", task)
+
+
 def test_the_dev_split_has_a_size_of_its_own(capsys, tmp_path, toy):
     assert "--num_test 8 is for --split test" in refused(
         capsys, tmp_path, "--model", toy, "--split", "dev", "--num_test", 8
     )
     # A run of the dev split records the scale's own number of test questions, and repeats through its
     # configuration.
-    assert (
-        settings_of(
-            Options(model_name_or_path=str(toy), output_dir=tmp_path, scale="smoke", split="dev", num_test=32)
-        ).split
-        == "dev"
-    )
+    flags = Flags(model_name_or_path=str(toy), output_dir=tmp_path, scale="smoke", split="dev", num_test=32)
+    assert settings_of(flags, stem.task(), METHODS).split == "dev"
 
 
 def test_flags_from_a_file_stand_below_those_of_the_command_line(capsys, tmp_path, toy):

@@ -11,8 +11,9 @@ import tyro
 from cicjax.errors import BadInput
 
 if TYPE_CHECKING:
+    from cicjax.experiments.answers import Answer
     from cicjax.experiments.paper.settings import Settings
-    from cicjax.tasks.stem import Problem
+    from cicjax.tasks.task import Problem, Task
     from cicjax.training.policy import LoadedPolicy
 
 
@@ -31,8 +32,9 @@ class Eval:
     """A Qwen2 folder or a hub id; without one, the embedded base and its numbers."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
-    task: Literal["stem"] = "stem"
-    """Section 2.1's worked problems."""
+    task: Annotated[str, tyro.conf.arg(metavar="stem|MODULE:ATTRIBUTE")] = "stem"
+    """Problems and verifier: stem, section 2.1's, or an object of a Python module of your own, which is
+    imported."""
     split: Literal["test", "dev"] = "test"
     """Which questions of the seed."""
     num_test: int | None = None
@@ -52,44 +54,50 @@ class Eval:
         from cicjax.experiments.paper import evaluate
         from cicjax.training.policy import load_policy
 
-        settings = self._settings()
-        problems = self._problems(settings)
+        settings, task = self._settings()
+        problems = self._problems(settings, task)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         answers = []
-        for answer in _answers(policy, settings, problems):
+        for answer in _answers(policy, settings, task, problems):
             answers.append(answer)
             if self.json:
-                print(json.dumps(answer, ensure_ascii=False), flush=True)
+                print(json.dumps(answer.to_json(), ensure_ascii=False), flush=True)
         summary = evaluate.direct_summary(answers)
         if self.json:
             print(json.dumps({"summary": summary}, ensure_ascii=False))
         else:
             _print(summary)
 
-    def _settings(self) -> "Settings":
+    def _settings(self) -> "tuple[Settings, Task]":
         """What the adapter's run asked, or what the paper's counts ask, with these flags over it."""
         from cicjax.experiments.paper.settings import PAPER, Settings, asked_in
-        from cicjax.runs.seeds import check_seed
+        from cicjax.runs import checks
+        from cicjax.tasks.named import named
+        from cicjax.tasks.task import record_of
         from cicjax.training.adapters import run_config
 
-        given = {"num_test": self.num_test, "max_new_tokens": self.max_new_tokens}
-        for name, value in given.items():
-            if value is not None and value < 1:
-                raise BadInput(f"--{name} is 1 or more, not {value}")
+        checks.check_counts(self, "num_test", "max_new_tokens")
         run = asked_in(run_config(self.adapter), where=self.adapter) if self.adapter is not None else None
         if run is not None and self.seed not in (None, run.seed):
             raise BadInput(
                 f"{self.adapter}: its run has seed {run.seed}, and with --seed {self.seed} it may know the "
                 "answers; leave --seed out"
             )
-        check_seed(self.seed or 0)
-        numbers = "tiny" if self.model_name_or_path is None else "paper"
-        settings = run or Settings(seed=self.seed or 0, methods=(), counts=PAPER, numbers=numbers)
-        return replace(settings, max_answer_tokens=self.max_new_tokens or settings.max_answer_tokens)
+        checks.check_seed(self.seed or 0)
+        pool = "tiny" if self.model_name_or_path is None else "paper"
+        task = named(self.task, numbers=pool if run is None else run.task.get("numbers", pool))
+        if run is not None and run.task != record_of(task):
+            raise BadInput(
+                f"{self.adapter}: its run asked {ascii(run.task)[:80]}, and --task {self.task} is another "
+                "task; name the run's"
+            )
+        settings = run or Settings(seed=self.seed or 0, methods=(), counts=PAPER, task=record_of(task))
+        longest = self.max_new_tokens or settings.max_answer_tokens
+        return replace(settings, max_answer_tokens=longest), task
 
-    def _problems(self, settings: "Settings") -> "tuple[Problem, ...]":
+    def _problems(self, settings: "Settings", task: "Task") -> "tuple[Problem, ...]":
         """The questions. The other splits keep the run's sizes, so that none of theirs is among them."""
-        from cicjax.tasks import stem
+        from cicjax.experiments.paper.run import draw_problems
 
         counts = settings.counts
         if self.split == "dev" and (self.num_test or 0) > counts.dev_problems:
@@ -97,22 +105,16 @@ class Eval:
                 f"--split dev has {counts.dev_problems} questions, --num_test asks for {self.num_test}; "
                 "ask for fewer"
             )
-        splits = stem.make_splits(
-            seed=settings.seed,
-            sft=counts.sft_rows,
-            agent=counts.agent_problems,
-            dev=counts.dev_problems,
-            test=self.num_test or counts.test_problems,
-            numbers=settings.numbers,
-        )
+        counts = replace(counts, test_problems=self.num_test or counts.test_problems)
+        splits = draw_problems(task, replace(settings, counts=counts))
         return splits.test if self.split == "test" else splits.dev[: self.num_test]
 
 
 def _answers(
-    policy: "LoadedPolicy", settings: "Settings", problems: "Sequence[Problem]"
-) -> Iterator[dict[str, Any]]:
+    policy: "LoadedPolicy", settings: "Settings", task: "Task", problems: "Sequence[Problem]"
+) -> "Iterator[Answer]":
     """The answers of the run's own evaluation, chunk by chunk."""
-    from cicjax.experiments.paper import evaluate
+    from cicjax.experiments.attempts import answer_chunk, plainly
     from cicjax.runs.metrics import in_chunks
     from cicjax.sampling.sampler import Sampler
     from cicjax.training.policy import decoding
@@ -121,8 +123,9 @@ def _answers(
     longest, stop_strings = settings.max_answer_tokens, settings.answer_stop_strings
     greedy = decoding(policy.tokenizer, max_new_tokens=longest, temperature=0.0, stop_strings=stop_strings)
     for first, chunk in in_chunks(problems, "eval"):
-        yield from evaluate.answer_chunk(
-            [evaluate.plainly(problem) for problem in chunk],
+        yield from answer_chunk(
+            [plainly(problem) for problem in chunk],
+            task=task,
             sampler=sampler,
             tokenizer=policy.tokenizer,
             decoding=greedy,

@@ -48,13 +48,13 @@ class Export:
         name = self._base()
         location = huggingface.resolve(name)
         config, fingerprint = huggingface.read_config(location), huggingface.fingerprint(location)
-        adapter, lora, known = load_adapter(
+        adapter, lora, facts = load_adapter(
             self.adapter, config, base_fingerprint=fingerprint, base_name=name
         )
         if self.format == "peft":
-            self._write_peft(adapter, lora, known, name=name)
+            self._write_peft(adapter, lora, facts, name=name)
         else:
-            merged_into = known | {"base_fingerprint": fingerprint}
+            merged_into = facts | {"base_fingerprint": fingerprint}
             self._write_merged(adapter, lora, merged_into, name=name, location=location, config=config)
 
     def _base(self) -> str:
@@ -72,21 +72,21 @@ class Export:
         return str(name if name is not None else default_model_folder())
 
     def _card(
-        self, lora: "LoRAConfig", known: dict[str, Any], *, name: str, merged_dtype: str | None = None
+        self, lora: "LoRAConfig", facts: dict[str, Any], *, name: str, merged_dtype: str | None = None
     ) -> str:
-        from cicjax.training.card import model_card
+        from cicjax.methods.card import model_card
 
         return model_card(
-            self.adapter, known=known, lora=lora, base_name=self.base_name or name, merged_dtype=merged_dtype
+            self.adapter, known=facts, lora=lora, base_name=self.base_name or name, merged_dtype=merged_dtype
         )
 
     def _write_peft(
-        self, adapter: dict[str, Any], lora: "LoRAConfig", known: dict[str, Any], *, name: str
+        self, adapter: dict[str, Any], lora: "LoRAConfig", facts: dict[str, Any], *, name: str
     ) -> None:
         from cicjax.model.peft import write_peft
 
-        metadata = {key: str(known[key]) for key in ("method", "base_fingerprint") if key in known}
-        card = self._card(lora, known, name=name)
+        metadata = {key: str(facts[key]) for key in ("method", "base_fingerprint") if key in facts}
+        card = self._card(lora, facts, name=name)
         write_peft(
             self.output_dir,
             adapter,
@@ -101,7 +101,7 @@ class Export:
         self,
         adapter: dict[str, Any],
         lora: "LoRAConfig",
-        known: dict[str, Any],
+        facts: dict[str, Any],
         *,
         name: str,
         location: Path,
@@ -116,7 +116,7 @@ class Export:
                 "so the base is the merged model already"
             )
         dtype = str(huggingface.stored_dtype(location, config)) if self.dtype == "auto" else self.dtype
-        card = self._card(lora, known, name=name, merged_dtype=dtype)
+        card = self._card(lora, facts, name=name, merged_dtype=dtype)
         huggingface.write_merged(
             self.output_dir, location, adapter=adapter, lora=lora, dtype=dtype, card=card
         )

@@ -47,15 +47,15 @@ class Generate:
     """The input object plus completion, tokens, logprobs, finish_reason, one a line."""
 
     def run(self) -> None:
+        from cicjax.runs import checks
         from cicjax.runs.metrics import in_chunks
-        from cicjax.runs.seeds import check_seed
         from cicjax.sampling.draw import row_keys
         from cicjax.sampling.sampler import Sampler
         from cicjax.training.policy import decoding, load_policy
 
-        if self.max_new_tokens < 1 or not 0 <= self.temperature < float("inf"):
-            raise BadInput("--max_new_tokens is 1 or more, --temperature a finite number from 0 on")
-        check_seed(self.seed)
+        checks.check_counts(self, "max_new_tokens")
+        checks.check_finite(self, "temperature")
+        checks.check_seed(self.seed)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         asked = list(self._prompts(policy.tokenizer))
         if not asked:

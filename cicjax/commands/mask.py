@@ -69,6 +69,10 @@ class Mask:
     """With --audit: the transcripts held out for testing, which must ask other questions."""
     max_length: int | None = None
     """With --audit: the longest row in tokens that training takes."""
+    check_template: bool = False
+    """Compare instead our rendering of every transcript with the tokenizer's own chat template, id by id, and
+    end with exit code 1 where they differ. --format auto is then the tokenizer's chat protocol. A template is
+    a program that came with the folder; it runs in a sandbox, and nothing is fetched."""
     demo: bool = False
     """Show the two stream rows of the paper's section 2.2 under both objectives instead of a file."""
 
@@ -80,7 +84,9 @@ class Mask:
         self._check()
         whole.refuse_same(self.file, self.labels, self.html)
         loaded = tokenizer.load(default_model_folder() if self.tokenizer is None else self.tokenizer)
-        if self.audit:
+        if self.check_template:
+            self._check_template(loaded)
+        elif self.audit:
             self._audit(loaded)
         else:
             self._show(loaded)
@@ -104,12 +110,18 @@ class Mask:
                 raise BadInput(f"--{name} is a finite number from 0 on, not {weight}")
         if self.audit and (self.labels or self.html or self.demo):
             raise BadInput("--audit only looks; leave --labels, --html and --demo to another command")
+        if self.check_template and (self.audit or self.json or self.labels or self.html or self.demo):
+            raise BadInput(
+                "--check_template only compares; "
+                "leave --audit, --json, --labels, --html and --demo to another command"
+            )
         if not self.audit and (self.test or self.max_length is not None):
             raise BadInput("--test and --max_length belong to --audit")
         if self.max_length is not None and self.max_length < 1:
             raise BadInput(f"--max_length is 1 or more, not {self.max_length}")
 
     def _show(self, tokenizer: "Tokenizer") -> None:
+        from cicjax.files import whole
         from cicjax.logs import native
         from cicjax.provenance import protocol
         from cicjax.views import demo, page
@@ -129,7 +141,7 @@ class Mask:
             }
             shown = names.get(self.objective, self.objective)
             text = page.page_html(rows, tokenizer, title=path.name, weightings=views, shown=shown)
-            native.write_lines(self.html, [text])
+            whole.write_lines(self.html, [text])
         if self.json:
             _print_records(rows, tokenizer, weigh)
             return
@@ -139,6 +151,23 @@ class Mask:
             _print_counts(rows, objective, self._weighting(objective))
         for written in filter(None, (self.labels, self.html)):
             print(f"{written} written")
+
+    def _check_template(self, tokenizer: "Tokenizer") -> None:
+        from cicjax.files import hub
+        from cicjax.logs import native, template
+        from cicjax.provenance import protocol
+        from cicjax.provenance import tokenizer as tokenizers
+
+        assert self.file is not None and self.tokenizer is not None
+        name = protocol.chat_format(tokenizer) if self.format == "auto" else self.format
+        if name is None or name == "plain":
+            raise BadInput("the plain protocol has no chat template to compare with; choose --format chatml")
+        folder = hub.resolve(self.tokenizer, tokenizers.FILES, wanted=tokenizers.FILE)
+        reference = template.load(folder, tokenizer)
+        episodes = native.read_native(self.file)
+        template.compare(self.file, episodes, tokenizer, reference, format=name)
+        number = _number(len(episodes))
+        print(f"{self.file}: {number}, --format {name} equals the tokenizer's chat template, id by id")
 
     def _audit(self, tokenizer: "Tokenizer") -> None:
         from cicjax.logs import audit
@@ -206,10 +235,10 @@ def _print_records(rows: "Rows", tokenizer: "Tokenizer", weigh: "Weighting") -> 
 
 
 def _write_labels(path: Path, rows: "Rows", weigh: "Weighting") -> None:
-    from cicjax.logs import native
+    from cicjax.files import whole
     from cicjax.views import boxes
 
-    native.write_lines(path, (json.dumps(boxes.labels(encoded, weigh(encoded))) for _, encoded in rows))
+    whole.write_lines(path, (json.dumps(boxes.labels(encoded, weigh(encoded))) for _, encoded in rows))
 
 
 def _print_boxes(rows: "Rows", tokenizer: "Tokenizer", objective: str, weigh: "Weighting") -> None:
@@ -229,11 +258,11 @@ def _print_counts(rows: "Rows", objective: str, weigh: "Weighting") -> None:
     from cicjax.logs import audit
     from cicjax.views import counts
 
-    found = counts.count((encoded for _, encoded in rows), {objective: weigh})
-    total, supervised = int(found.tokens.sum()), found.total(objective)
+    totals = counts.count((encoded for _, encoded in rows), {objective: weigh})
+    total, supervised = int(totals.tokens.sum()), totals.total(objective)
     share = supervised / total if total else 0.0
     print(f"{_number(len(rows))}, {total:,} tokens, {supervised:,} of them supervised ({share:.1%})")
-    print(counts.aligned(counts.table(found)), end="\n\n")
+    print(counts.aligned(counts.table(totals)), end="\n\n")
     if not supervised:
         print(audit.nothing_to_learn([encoded for _, encoded in rows]))
 

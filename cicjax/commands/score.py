@@ -53,16 +53,16 @@ class Score:
         render = protocol.renderer(self.format, ("teacher",), episodes, policy.tokenizer)
         rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=self.file))
         shape = fit_shape((len(encoded.tokens) for _, encoded in rows), rows=1)
-        shown: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         with jax.default_matmul_precision("highest"):
             for _, chunk in in_chunks(rows, "score"):
                 for record in _records(policy, chunk, shape):
                     if self.json:
                         print(json.dumps(record), flush=True)
                     else:
-                        shown.append(record)
+                        records.append(record)
         if not self.json:
-            _print_table(shown)
+            _print_table(records)
 
 
 def _records(policy: "LoadedPolicy", rows: "Rows", shape: "Shape") -> Iterator[dict[str, Any]]:
@@ -70,12 +70,15 @@ def _records(policy: "LoadedPolicy", rows: "Rows", shape: "Shape") -> Iterator[d
     sums by author."""
     from cicjax.training import scoring
 
-    encoded = [each for _, each in rows]
     scores = scoring.token_logprobs(
-        encoded, model=policy.model, base=policy.base, adapter=policy.adapter, shape=shape
+        [encoded for _, encoded in rows],
+        model=policy.model,
+        base=policy.base,
+        adapter=policy.adapter,
+        shape=shape,
     )
-    for (episode, each), logprobs in zip(rows, scores, strict=True):
-        yield _record(episode.id, each, logprobs.astype(float).tolist())
+    for (episode, encoded), logprobs in zip(rows, scores, strict=True):
+        yield _record(episode.id, encoded, logprobs.astype(float).tolist())
 
 
 def _record(id: str, encoded: "Encoded", values: list[float]) -> dict[str, Any]:

@@ -113,9 +113,10 @@ class Train:
         self._print(results)
 
     def _check(self) -> None:
-        from cicjax.runs.seeds import check_seed
+        from cicjax.runs import checks
 
-        positive = (
+        checks.check_counts(
+            self,
             "num_train_epochs",
             "max_steps",
             "per_device_train_batch_size",
@@ -123,22 +124,15 @@ class Train:
             "save_steps",
             "lora_r",
         )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"--{name} is 1 or more, not {value}")
         if self.max_length is not None and self.max_length < 2:
             raise BadInput(f"--max_length is 2 or more, not {self.max_length}")
-        for name in ("learning_rate", "lora_alpha", "weight_decay", "max_grad_norm", "wrong", "correct"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
+        checks.check_finite(
+            self, "learning_rate", "lora_alpha", "weight_decay", "max_grad_norm", "wrong", "correct"
+        )
         if self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
-        check_seed(self.seed)
-        unknown = [name for name in self.lora_target_modules if name not in PROJECTIONS]
-        if unknown or not self.lora_target_modules:
-            raise BadInput(f"unknown projection {unknown[:1]}; choose from {', '.join(PROJECTIONS)}")
+        checks.check_seed(self.seed)
+        checks.check_names("projection", self.lora_target_modules, PROJECTIONS)
         if (self.wrong or self.correct) and self.objective != "stream":
             raise BadInput("--wrong and --correct belong to --objective stream")
 

@@ -1,1 +1,1 @@
-"""Devices: one table of what each kind of device wants."""
+"""Where a program runs: what each kind of device wants, and the process around it."""

@@ -1,9 +1,9 @@
-"""JSON read strictly, for every transcript format: what is in the file comes out, or one line says where and
-why not.
+"""JSON read strictly, the one reader of the project: what is in the file comes out, or one line says where
+and why not.
 
-Accepted: a byte-order mark before the first line, CRLF line ends, blank lines. Refused: other encodings,
-duplicate keys, NaN and infinities, integers of thousands of digits, lone surrogates, bottomless nesting, half
-an object.
+Accepted in files of lines: a byte-order mark before the first line, CRLF line ends, blank lines. Refused:
+other encodings, duplicate keys, NaN and infinities, integers of thousands of digits, lone surrogates where
+text is asked for, bottomless nesting, half an object.
 """
 
 import json
@@ -49,7 +49,8 @@ def load(text: str | bytes) -> Any:
     try:
         return _load(text)
     except json.JSONDecodeError as error:
-        raise BadInput(f"not JSON ({error.msg} at column {error.colno})") from None
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise BadInput(f"not JSON ({error.msg} at {line}column {error.colno})") from None
 
 
 def dumps(value: Any, what: str) -> str:
@@ -59,8 +60,8 @@ def dumps(value: Any, what: str) -> str:
         text.encode("utf-8")
     except (ValueError, RecursionError):
         raise BadInput(
-            f"{what} holds what cannot be written back: a lone surrogate, an infinite number, "
-            "bottomless nesting"
+            f"{what} holds what cannot be written back: "
+            "a lone surrogate, an infinite number, bottomless nesting"
         ) from None
     return text
 
@@ -117,7 +118,7 @@ def _load(text: str | bytes) -> Any:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         return _DECODER.decode(decoded)
     except UnicodeDecodeError as error:
-        raise BadInput(f"not UTF-8 (byte {error.start + 1} of the line)") from None
+        raise BadInput(f"not UTF-8 (from byte {error.start + 1} on)") from None
     except json.JSONDecodeError:
         raise
     except ValueError:  # int() refuses integers of thousands of digits

@@ -1,22 +1,23 @@
 """Files that are there whole or not at all, private to their owner, with digests that notice a changed
 byte."""
 
-import contextlib
 import errno
 import hashlib
 import itertools
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from cicjax.errors import BadInput, Corrupted, OutOfResources
+from cicjax.files import strict
 
-# How a file is named while it is being written; RunFolder removes those that a kill left behind.
+# How a file's name ends while it is being written; RunFolder removes those that a kill left behind.
 TEMPORARY = ".cicjax-tmp"
 REMEDY = "delete it and repeat the command to make it again"
 
@@ -31,28 +32,59 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` (0o600) so that a reader, or a crash at any moment, sees the old file or the
-    whole new one.
+@contextmanager
+def replacing(path: Path, *, mode: int) -> Iterator[BinaryIO]:
+    """A file to write that takes the name `path` when the block ends: a reader, or a crash at any moment,
+    sees the old file or the whole new one.
 
-    Raises OutOfResources when the disk is full; the old file stays then.
+    `mode` is less what the umask takes away. Raises OutOfResources when the disk is full; the old file stays
+    then, as after any other error.
     """
-    private_folder(path.parent)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfResources(
                 f"{path}: no space left on the disk; free some and repeat the command"
             ) from error
         raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
     sync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, whole or not at all, for its owner alone (0o600); folders above it are made.
+
+    Raises OutOfResources when the disk is full.
+    """
+    private_folder(path.parent)
+    with replacing(path, mode=0o600) as file:
+        file.write(content)
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Put lines of text at `path`, whole or not at all, with the permissions of any other new file; a link is
+    followed.
+
+    Raises BadInput where that cannot be done, OutOfResources when the disk is full.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        # renaming onto a device would replace the device
+        raise BadInput(f"{path}: is no ordinary file; name one to be written")
+    try:
+        with replacing(target, mode=0o666) as file:
+            file.writelines(f"{line}\n".encode() for line in lines)
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def sync_folder(path: Path) -> None:
@@ -78,11 +110,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file that a run wrote. Raises Corrupted where it does not parse."""
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise Corrupted(
-            f"{path}: not the JSON that was written ({_first_line(error)}); restore it from a copy"
-        ) from error
+        return strict.load(path.read_bytes())
+    except BadInput as error:
+        raise Corrupted(f"{path}: not the JSON that was written ({error}); restore it from a copy") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -130,9 +160,9 @@ def parse_json_lines(content: bytes) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"line {number} is damaged ({_first_line(error)})") from error
+            rows.append(strict.load(line))
+        except BadInput as error:
+            raise ValueError(f"line {number} is damaged ({error})") from error
         if not isinstance(rows[-1], dict):
             raise ValueError(f"line {number} is no JSON object")
     if rest:
@@ -154,6 +184,15 @@ def array_digest(array: np.ndarray) -> str:
     # A flat view of bytes, since bfloat16 offers no buffer; reshape copies only what is not contiguous.
     digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def refuse_same(*paths: Path | None) -> None:
+    """Raise BadInput where two of a command's files are one, under whatever names: inputs first, then
+    outputs; None is no file."""
+    for one, other in itertools.combinations(filter(None, paths), 2):
+        there = os.path.exists(one) and os.path.exists(other)
+        if os.path.samefile(one, other) if there else os.path.realpath(one) == os.path.realpath(other):
+            raise BadInput(f"{other}: is the same file as {one}, which would be lost; name another")
 
 
 def _digest_path(path: Path) -> Path:
@@ -182,37 +221,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} has no place in a JSON file")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def write_lines(path: str | Path, lines: Iterable[str]) -> None:
-    """Write lines to a temporary file beside `path`, then put it in place. Raises BadInput where that cannot
-    be done."""
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        # renaming onto a device would replace the device
-        raise BadInput(f"{path}: is no ordinary file; name one to be written")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def refuse_same(*paths: Path | None) -> None:
-    """Raise BadInput where two of a command's files are one, under whatever names: inputs first, then
-    outputs; None is no file."""
-    for one, other in itertools.combinations(filter(None, paths), 2):
-        there = os.path.exists(one) and os.path.exists(other)
-        if os.path.samefile(one, other) if there else os.path.realpath(one) == os.path.realpath(other):
-            raise BadInput(f"{other}: is the same file as {one}, which would be lost; name another")

@@ -2,16 +2,16 @@
 episodes.
 
 ```
-step        source agent: message, tool_calls        observation.results[0]             [1]
+step        source agent: message, tool_calls         observation.results[0]             [1]
 message     assistant                                 tool, tied by its tool_call_id     tool
 author      by model_name, else by the caller's word  tool                               tool
-tokens      metrics.completion_token_ids (the agent's turns alone: another model's ids may be of another vocabulary)
+tokens      metrics.completion_token_ids
 ```
-Copied context is context only; so is a step that no model took part in (`llm_call_count` 0), written by the
-environment. Without calls the results are the environment's in the user's role. Reasoning kept apart from the
-message goes to `meta`, unless the ids hold it. Refused, since the file does not say what was seen: media,
-results without text, results of system steps, steps missing or replaced. Times, costs, notes and `extra` are
-left out.
+Ids are those of the agent's turns alone: another model's may be of another vocabulary. Copied context is
+context only; so is a step that no model took part in (`llm_call_count` 0), written by the environment.
+Without calls the results are the environment's in the user's role. Reasoning kept apart from the message goes
+to `meta`, unless the ids hold it. Refused, since the file does not say what was seen: media, results without
+text, results of system steps, steps missing or replaced. Times, costs, notes and `extra` are left out.
 """
 
 import contextlib
@@ -29,15 +29,18 @@ from cicjax.provenance.transcript import Author, Episode, Message, ToolCall, tok
 
 VERSION = re.compile(r"ATIF-v1\.[0-8]")
 ROOT_KEYS = (
-    "schema_version agent steps session_id trajectory_id notes final_metrics continued_trajectory_ref "
-    "extra subagent_trajectories"
+    "schema_version agent steps session_id trajectory_id notes final_metrics "
+    "continued_trajectory_ref extra subagent_trajectories"
 ).split()
 AGENT_KEYS = "name version model_name tool_definitions extra".split()
 STEP_KEYS = (
     "step_id source message timestamp observation is_copied_context llm_call_count extra "
     "model_name reasoning_effort reasoning_content tool_calls metrics"
 ).split()
-METRICS_KEYS = "prompt_tokens completion_tokens cached_tokens cost_usd prompt_token_ids completion_token_ids logprobs extra".split()
+METRICS_KEYS = (
+    "prompt_tokens completion_tokens cached_tokens cost_usd prompt_token_ids "
+    "completion_token_ids logprobs extra"
+).split()
 AGENT_ONLY = STEP_KEYS[-5:]
 
 
@@ -82,17 +85,17 @@ def _trajectories(
 def _trajectory(
     record: Any, line: int, attribution: Attribution, corrections: str | None
 ) -> tuple[Episode, list[Any]]:
-    given = _known(record, ROOT_KEYS, "a trajectory", required=3)
-    if not VERSION.fullmatch(strict.text(given["schema_version"], "schema_version")):
+    fields = _fields(record, ROOT_KEYS, "a trajectory", required=3)
+    if not VERSION.fullmatch(strict.text(fields["schema_version"], "schema_version")):
         raise BadInput(
-            f"schema_version {shorten(given['schema_version'])} is not known; "
+            f"schema_version {shorten(fields['schema_version'])} is not known; "
             "this reads ATIF-v1.0 to ATIF-v1.8"
         )
-    agent = _known(given["agent"], AGENT_KEYS, "agent", required=2)
+    agent = _fields(fields["agent"], AGENT_KEYS, "agent", required=2)
     named = {
-        key: strict.text(given[key], key)
+        key: strict.text(fields[key], key)
         for key in ("trajectory_id", "session_id", "continued_trajectory_ref")
-        if key in given
+        if key in fields
     }
     described = {
         key: strict.text(agent[key], f"{key} of the agent")
@@ -101,14 +104,14 @@ def _trajectory(
     }
     reading = _Reading(attribution=attribution, corrections=corrections, model=described.get("model_name"))
     made = episode(
-        _turns(given["steps"], reading),
+        _turns(fields["steps"], reading),
         id=named.get("trajectory_id") or named.get("session_id") or str(line),
         source="atif",
         line=line,
         tools=tool_schemas(agent.get("tool_definitions")),
         meta={"agent": described, **named},
     )
-    return made, strict.listing(given.get("subagent_trajectories", []), "subagent_trajectories")
+    return made, strict.listing(fields.get("subagent_trajectories", []), "subagent_trajectories")
 
 
 def _turns(steps: Any, reading: _Reading) -> Iterator[Turn]:
@@ -118,11 +121,11 @@ def _turns(steps: Any, reading: _Reading) -> Iterator[Turn]:
         with strict.place(f"step {n}"):
             step = dict(strict.mapping(record, "a step"))
             edited = take_edited(step, reading.corrections)
-            step = _known(step, STEP_KEYS, "a step", required=3)
+            step = _fields(step, STEP_KEYS, "a step", required=3)
             if type(step["step_id"]) is not int or step["step_id"] != n:
                 raise BadInput(
-                    f"step_id is {shorten(step['step_id'])} where {n} is due: a step is missing, "
-                    "or there is one too many"
+                    f"step_id is {shorten(step['step_id'])} where {n} is due: "
+                    "a step is missing, or there is one too many"
                 )
             yield from _step(step, edited, reading)
 
@@ -138,7 +141,7 @@ def _step(step: dict[str, Any], edited: str | None, reading: _Reading) -> Iterat
     if source == "agent":
         message, beside = _agent_message(step, calls, context_only, edited is not None, reading)
     else:
-        _check_told(step, source)
+        _check_seen(step, source)
         author = Author.SYSTEM if source == "system" else Author.USER
         message = Message(
             role=source, content=text_of(step["message"], "message"), author=author, context_only=context_only
@@ -167,14 +170,14 @@ def _agent_message(
     if inferences == 0:
         if "metrics" in step or "reasoning" in beside or edited:
             raise BadInput(
-                "llm_call_count is 0, so that no model wrote this step; yet it has metrics, "
-                "reasoning or an edited text"
+                "llm_call_count is 0, so that no model wrote this step; "
+                "yet it has metrics, reasoning or an edited text"
             )
         return Message(
             role="assistant", content=content, author=Author.ENVIRONMENT, context_only=True, tool_calls=calls
         ), {}
     author = reading.attribution.author(beside.get("model"), edited=edited)
-    metrics = _known(step.get("metrics", {}), METRICS_KEYS, "metrics", required=0)
+    metrics = _fields(step.get("metrics", {}), METRICS_KEYS, "metrics", required=0)
     tokens, logprobs = _sampled(metrics, inferences) if author == Author.AGENT else (None, None)
     if tokens is not None:
         beside.pop("reasoning", None)
@@ -195,20 +198,20 @@ def _sampled(
 ) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
     """Ids of the completion as they were sampled, and log-probabilities if there is one for each; None for
     both where there are no ids."""
-    found = strict.listing(metrics.get("completion_token_ids", []), "completion_token_ids")
-    if not found:
+    ids = strict.listing(metrics.get("completion_token_ids", []), "completion_token_ids")
+    if not ids:
         return None, None
     if (inferences or 1) > 1:
         raise BadInput(
             f"completion_token_ids of {inferences} inferences in one step: "
             "nothing says where one ends and the next begins"
         )
-    tokens = token_ids(found)
+    tokens = token_ids(ids)
     logprobs = strict.listing(metrics.get("logprobs", []), "logprobs")
     return tokens, tuple(logprobs) if len(logprobs) == len(tokens) else None
 
 
-def _check_told(step: dict[str, Any], source: str) -> None:
+def _check_seen(step: dict[str, Any], source: str) -> None:
     """Raise BadInput where a step that is not the agent's leaves open what the agent saw after it."""
     for key in AGENT_ONLY:
         if key in step:
@@ -219,8 +222,8 @@ def _check_told(step: dict[str, Any], source: str) -> None:
         and strict.mapping(management, "context_management").get("boundary") != "append"
     ):
         raise BadInput(
-            "the agent's context was replaced here, and what is before it was not seen after it; "
-            "cut the trajectory in two"
+            "the agent's context was replaced here, "
+            "and what is before it was not seen after it; cut the trajectory in two"
         )
     if any("content" in result for result in _results(step)):
         raise BadInput(
@@ -230,10 +233,10 @@ def _check_told(step: dict[str, Any], source: str) -> None:
 
 
 def _results(step: dict[str, Any]) -> list[dict[str, Any]]:
-    observation = _known(step.get("observation", {"results": []}), ["results"], "an observation", required=1)
+    observation = _fields(step.get("observation", {"results": []}), ["results"], "an observation", required=1)
     optional = ["source_call_id", "content", "subagent_trajectory_ref", "extra"]
     return [
-        _known(result, optional, "a result", required=0)
+        _fields(result, optional, "a result", required=0)
         for result in strict.listing(observation["results"], "results")
     ]
 
@@ -252,16 +255,16 @@ def _result_message(result: dict[str, Any], after_calls: bool, context_only: boo
 
 
 def _call(record: Any) -> ToolCall:
-    call = _known(record, ["tool_call_id", "function_name", "arguments", "extra"], "a tool call", required=3)
+    call = _fields(record, ["tool_call_id", "function_name", "arguments", "extra"], "a tool call", required=3)
     return tool_call(
         call["function_name"], strict.mapping(call["arguments"], "arguments"), call["tool_call_id"]
     )
 
 
-def _known(record: Any, keys: Sequence[str], what: str, *, required: int) -> dict[str, Any]:
+def _fields(record: Any, keys: Sequence[str], what: str, *, required: int) -> dict[str, Any]:
     """A JSON object without its nulls. Raises BadInput for keys that ATIF does not know, and without the
     first `required` of them."""
-    given = present(strict.mapping(record, what))
-    refuse_author(given)
-    strict.keys(given, required=keys[:required], optional=keys[required:], what=what)
-    return given
+    fields = present(strict.mapping(record, what))
+    refuse_author(fields)
+    strict.keys(fields, required=keys[:required], optional=keys[required:], what=what)
+    return fields

@@ -58,8 +58,8 @@ class Attribution:
             )
         raise BadInput(
             f"this assistant's turn is by {shorten(model)}; say whether that is the agent with "
-            "--agent_models NAME ... "
-            "(any other model is a teacher), or --assistant_author agent or teacher for all"
+            "--agent_models NAME ... (any other model is a teacher), "
+            "or --assistant_author agent or teacher for all"
         )
 
 
@@ -110,8 +110,8 @@ def refuse_author(record: Mapping[str, Any]) -> None:
     trust."""
     if "author" in record:
         raise BadInput(
-            "has the key 'author', which this format does not know: who wrote a turn is said by whoever "
-            "imports it, not by the file; "
+            "has the key 'author', which this format does not know: "
+            "who wrote a turn is said by whoever imports it, not by the file; "
             "remove the key, or read a native transcript file as native"
         )
 
@@ -127,14 +127,14 @@ def text_of(content: Any, what: str = "content") -> str:
 
 
 def _part(part: Any, what: str, n: int) -> str:
-    given = present(strict.mapping(part, f"part {n} of {what}"))
-    kind = given.get("type")
+    fields = present(strict.mapping(part, f"part {n} of {what}"))
+    kind = fields.get("type")
     if kind not in ("text", "refusal"):
         raise BadInput(
             f"part {n} of {what} is of type {shorten(kind)}, which a transcript of text cannot carry"
         )
-    strict.keys(given, required=("type", kind), optional=(), what=f"part {n} of {what}")
-    return strict.text(given[kind], f"part {n} of {what}")
+    strict.keys(fields, required=("type", kind), optional=(), what=f"part {n} of {what}")
+    return strict.text(fields[kind], f"part {n} of {what}")
 
 
 def present(record: dict[str, Any]) -> dict[str, Any]:

@@ -26,10 +26,9 @@ both are findings.
 """
 
 import itertools
-import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +36,9 @@ import numpy as np
 from jaxtyping import Float
 
 from cicjax.errors import BadInput, CicjaxError, shorten
+from cicjax.files import strict
 from cicjax.logs import confounding
+from cicjax.logs.confounding import Signs
 from cicjax.logs.native import parse_episode
 from cicjax.provenance.echo import echo_spans
 from cicjax.provenance.encode import Encoded
@@ -130,8 +131,8 @@ def audit(
 
     `weigh` weighs echoes as it weighs everything else, since they are what is looked for.
     """
-    found = list(_whole([encoded for _, encoded in rows], weigh))
-    findings = [Finding(str(path), 0, code, message) for code, message in found]
+    of_the_file = list(_whole([encoded for _, encoded in rows], weigh))
+    findings = [Finding(str(path), 0, code, message) for code, message in of_the_file]
     for episode, encoded in rows:
         weights = weigh(encoded)
         checks = (
@@ -186,8 +187,8 @@ def nothing_to_learn(rows: Iterable[Encoded]) -> str:
         held.update({Author(code): int(n) for code, n in enumerate(np.bincount(encoded.author)) if n})
     words = ", ".join(f"{held[author]:,} of {author.label}" for author in Author if held[author])
     return (
-        f"nothing is trained on: the tokens are {words or 'none'}, and what the agent wrote is an action, "
-        "not evidence. Three ways on: "
+        f"nothing is trained on: the tokens are {words or 'none'}, "
+        "and what the agent wrote is an action, not evidence. Three ways on: "
         "corrections (turns edited, accepted or demonstrated, with author teacher; "
         "`cicjax convert --corrections FIELD` makes them), "
         "replies that state the truth (--targets user), verdicts (passing samples of the model's own, "
@@ -206,10 +207,7 @@ def summary(findings: Sequence[Finding], path: object) -> str:
     )
 
 
-Found = Iterator[tuple[str, str]]  # code and message
-
-
-def _whole(rows: Sequence[Encoded], weigh: Weighting) -> Found:
+def _whole(rows: Sequence[Encoded], weigh: Weighting) -> Signs:
     supervised = sum(int((weigh(encoded) > 0).sum()) for encoded in rows)
     if not supervised:
         yield "nothing-supervised", nothing_to_learn(rows)
@@ -220,19 +218,19 @@ def _whole(rows: Sequence[Encoded], weigh: Weighting) -> Found:
         )
 
 
-def _length(encoded: Encoded, max_length: int | None) -> Found:
+def _length(encoded: Encoded, max_length: int | None) -> Signs:
     if max_length is not None and len(encoded.tokens) > max_length:
         yield (
             "too-long",
-            f"{len(encoded.tokens):,} tokens are more than --max_length {max_length:,}: cut off, "
-            "its last turn would lose its end; "
+            f"{len(encoded.tokens):,} tokens are more than --max_length {max_length:,}: "
+            "cut off, its last turn would lose its end; "
             "raise it, or choose --overflow drop or split in training",
         )
 
 
 def _ends(
     episode: Episode, encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer
-) -> Found:
+) -> Signs:
     """Turns of the assistant's that are trained on and whose end, the first stop token from there on, is not
     their author's to learn."""
     (stops,) = np.nonzero(np.isin(encoded.tokens, sorted(tokenizer.stop_ids)))
@@ -243,7 +241,7 @@ def _ends(
             yield from _endless(episode, author, tokenizer)
 
 
-def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Found:
+def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Signs:
     named = False
     for n, message in enumerate(episode.messages, start=1):
         if message.author != author or message.context_only:
@@ -258,17 +256,18 @@ def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Found:
             named = True
             yield (
                 "no-end",
-                f"the sampled ids of message {n} do not end in a stop token; add the one sampled, "
-                "or say that it is truncated",
+                f"the sampled ids of message {n} do not end in a stop token; "
+                "add the one sampled, or say that it is truncated",
             )
     if not named:
         yield (
             "no-end",
-            f"a turn of {author.label} is trained on without its end; check that end-of-turn tokens are whole",
+            f"a turn of {author.label} is trained on without its end; "
+            "check that end-of-turn tokens are whole",
         )
 
 
-def _empty(episode: Episode) -> Found:
+def _empty(episode: Episode) -> Signs:
     for n, message in enumerate(episode.messages, start=1):
         # A tool that prints nothing is no rarity.
         if (
@@ -279,12 +278,12 @@ def _empty(episode: Episode) -> Found:
         ):
             yield (
                 "empty-turn",
-                f"message {n}, of role {message.role}, says nothing; leave it out, "
-                "or look where its text went",
+                f"message {n}, of role {message.role}, says nothing; "
+                "leave it out, or look where its text went",
             )
 
 
-def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer) -> Found:
+def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer) -> Signs:
     echoes = echo_spans(encoded, tokenizer) & (weights > 0)
     if not echoes.any():
         return
@@ -303,12 +302,12 @@ def _unreadable(line: bytes) -> str:
     """The code for a line that is no episode: what is wrong with it, where that is a thing with a code of its
     own."""
     try:
-        messages = json.loads(line)["messages"]
+        messages = strict.load(line)["messages"]
         if any(m.get("role") == "assistant" and m.get("author") not in AUTHORS for m in messages):
             return "unknown-author"
         calls = {call.get("id") for m in messages for call in m.get("tool_calls") or []}
         if any(m.get("tool_call_id") not in calls | {None} for m in messages):
             return "orphan-result"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (BadInput, TypeError, KeyError, AttributeError):
         pass
     return "unreadable"

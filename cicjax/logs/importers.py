@@ -2,10 +2,9 @@
 read in `atif`.
 
 These formats keep roles, not authors. A system's, user's or tool's turn is that author's; who wrote an
-assistant's turn the caller says
-(see `attribution`). What says "do not train" (`weight` 0, `train` false, TRL's `prompt`) makes a turn context
-only. Whatever else has a meaning that a native transcript cannot hold is refused; a turn's model, name and
-separate reasoning go to `meta`.
+assistant's turn the caller says (see `attribution`). What says "do not train" (`weight` 0, `train` false,
+TRL's `prompt`) makes a turn context only. Whatever else has a meaning that a native transcript cannot hold is
+refused; a turn's model, name and separate reasoning go to `meta`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -124,13 +123,13 @@ def detect(path: str | Path) -> str:
     """
     line, record = next(strict.records(path, what="an episode", whole=True))
     with strict.place(f"{path}:{line}"):
-        found = [name for name, signs in SIGNS.items() if any(sign in record for sign in signs)]
-        if len(found) != 1:
+        matches = [name for name, signs in SIGNS.items() if any(sign in record for sign in signs)]
+        if len(matches) != 1:
             raise BadInput(
-                ("looks like " + " and like ".join(found) if found else "is of no known format")
+                ("looks like " + " and like ".join(matches) if matches else "is of no known format")
                 + "; say which it is with --from NAME"
             )
-        return _kind_of_messages(record["messages"]) if found == ["messages"] else found[0]
+        return _kind_of_messages(record["messages"]) if matches == ["messages"] else matches[0]
 
 
 def _kind_of_messages(messages: Any) -> str:
@@ -222,27 +221,27 @@ def _turn(
     record: Any, reading: _Reading, *, model: str | None, context_only: bool, known_calls: set[str]
 ) -> Turn:
     dialect = reading.dialect
-    given = present(strict.mapping(record, "a message"))
-    edited = take_edited(given, reading.corrections)
-    given = _renamed(given, dialect.aliases)
-    _check_keys(given, (*MESSAGE_KEYS, *dialect.message_keys), "a message")
-    role = dialect.roles.get(strict.text(given.get("role"), "role"))
+    fields = present(strict.mapping(record, "a message"))
+    edited = take_edited(fields, reading.corrections)
+    fields = _renamed(fields, dialect.aliases)
+    _check_keys(fields, (*MESSAGE_KEYS, *dialect.message_keys), "a message")
+    role = dialect.roles.get(strict.text(fields.get("role"), "role"))
     if role is None:
         raise BadInput(
-            f"unknown role {shorten(given['role'])}; {dialect.name} has " + ", ".join(dialect.roles)
+            f"unknown role {shorten(fields['role'])}; {dialect.name} has " + ", ".join(dialect.roles)
         )
-    beside = _beside(given, model if role == "assistant" else None)
+    beside = _beside(fields, model if role == "assistant" else None)
     message = Message(
         role=role,
-        content=_content(given, role),
+        content=_content(fields, role),
         author=WORLD[role]
         if role in WORLD
         else reading.attribution.author(beside.get("model"), edited=edited is not None),
-        context_only=context_only or _untrained(given),
-        tool_calls=tuple(_call(call) for call in strict.listing(given.get("tool_calls", []), "tool_calls")),
+        context_only=context_only or _untrained(fields),
+        tool_calls=tuple(_call(call) for call in strict.listing(fields.get("tool_calls", []), "tool_calls")),
         tool_call_id=None
-        if "tool_call_id" not in given
-        else strict.text(given["tool_call_id"], "tool_call_id"),
+        if "tool_call_id" not in fields
+        else strict.text(fields["tool_call_id"], "tool_call_id"),
     )
     return Turn(messages=corrected(link(message, known_calls), edited), beside=beside)
 
@@ -260,25 +259,25 @@ def _check_keys(record: dict[str, Any], allowed: tuple[str, ...], what: str) -> 
         ) from None
 
 
-def _renamed(given: dict[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+def _renamed(fields: dict[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
     for alias, key in aliases.items():
-        if alias in given and key in given:
+        if alias in fields and key in fields:
             raise BadInput(f"has both {alias!r} and {key!r}, which mean the same")
-    return {aliases.get(key, key): value for key, value in given.items()}
+    return {aliases.get(key, key): value for key, value in fields.items()}
 
 
-def _content(given: dict[str, Any], role: str) -> str:
-    content = None if "content" not in given else text_of(given["content"])
-    refusal = None if "refusal" not in given else strict.text(given["refusal"], "refusal")
+def _content(fields: dict[str, Any], role: str) -> str:
+    content = None if "content" not in fields else text_of(fields["content"])
+    refusal = None if "refusal" not in fields else strict.text(fields["refusal"], "refusal")
     if refusal is not None and (content or role != "assistant"):
         raise BadInput("a refusal is what an assistant wrote instead of content; here there are both")
-    if content is None and refusal is None and not (role == "assistant" and given.get("tool_calls")):
+    if content is None and refusal is None and not (role == "assistant" and fields.get("tool_calls")):
         raise BadInput("has no content")
     return content or refusal or ""
 
 
-def _untrained(given: dict[str, Any]) -> bool:
-    weight, train = given.get("weight", 1), given.get("train", True)
+def _untrained(fields: dict[str, Any]) -> bool:
+    weight, train = fields.get("weight", 1), fields.get("train", True)
     if type(weight) not in (int, float) or weight not in (0, 1):
         raise BadInput(f"weight is 0 or 1, not {shorten(weight)}")
     if not isinstance(train, bool):
@@ -286,13 +285,13 @@ def _untrained(given: dict[str, Any]) -> bool:
     return weight == 0 or not train
 
 
-def _beside(given: dict[str, Any], record_model: str | None) -> dict[str, str]:
-    found = {"model": record_model} | {key: given[key] for key in ("model", "name") if key in given}
-    reasoning = [given[key] for key in ("reasoning_content", "thinking") if key in given]
+def _beside(fields: dict[str, Any], record_model: str | None) -> dict[str, str]:
+    notes = {"model": record_model} | {key: fields[key] for key in ("model", "name") if key in fields}
+    reasoning = [fields[key] for key in ("reasoning_content", "thinking") if key in fields]
     if len(reasoning) == 2:
         raise BadInput("has both 'reasoning_content' and 'thinking', which mean the same")
-    found |= {"reasoning": reasoning[0]} if reasoning else {}
-    return {key: strict.text(value, key) for key, value in found.items() if value is not None}
+    notes |= {"reasoning": reasoning[0]} if reasoning else {}
+    return {key: strict.text(value, key) for key, value in notes.items() if value is not None}
 
 
 def _call(record: Any) -> ToolCall:

@@ -3,7 +3,8 @@
 ```
 {"id": "7", "source": "stem", "messages": [
   {"role": "user", "author": "user", "content": "What is the molarity?"},
-  {"role": "assistant", "author": "agent", "content": "4 M", "tokens": [19, 386, 151643], "logprobs": [-0.1, -0.2, -0.1], "solved": 0}]}
+  {"role": "assistant", "author": "agent", "content": "4 M", "tokens": [19, 386, 151643],
+   "logprobs": [-0.1, -0.2, -0.1], "solved": 0}]}
 ```
 
 Beside these a message may have `truncated`, `context_only`, `tool_calls` (each with name, arguments and
@@ -43,8 +44,8 @@ def read_native(path: str | Path, *, corrections: str | None = None) -> list[Epi
         with strict.place(f"{path}:{line}"):
             if "id" not in record and FOREIGN & record.keys():
                 raise BadInput(
-                    "an episode needs the key 'id'; `cicjax convert` makes episodes of openai, trl, "
-                    "axolotl and atif logs"
+                    "an episode needs the key 'id'; "
+                    "`cicjax convert` makes episodes of openai, trl, axolotl and atif logs"
                 )
             episodes.append(_episode(record, line, corrections))
     return episodes
@@ -53,11 +54,23 @@ def read_native(path: str | Path, *, corrections: str | None = None) -> list[Epi
 def parse_episode(text: str | bytes, *, where: str, line: int = 0) -> Episode:
     """One line as an Episode. Raises BadInput, `where` first."""
     with strict.place(where):
-        return _episode(strict.mapping(strict.load(text), "an episode"), line, None)
+        record = strict.mapping(strict.load(text), "an episode")
+    return episode_of(record, where=where, line=line)
 
 
 def format_episode(episode: Episode) -> str:
-    """An Episode as one line, without its newline: the inverse of `parse_episode`. Keys that say nothing are
+    """An Episode as one line, without its newline: the inverse of `parse_episode`."""
+    return json.dumps(record_of(episode), ensure_ascii=False, allow_nan=False)
+
+
+def episode_of(record: dict[str, Any], *, where: str, line: int = 0) -> Episode:
+    """The Episode of a line that has been read already. Raises BadInput, `where` first."""
+    with strict.place(where):
+        return _episode(record, line, None)
+
+
+def record_of(episode: Episode) -> dict[str, Any]:
+    """An Episode as the object that its line holds: the inverse of `episode_of`. Keys that say nothing are
     left out."""
     record: dict[str, Any] = {
         "id": episode.id,
@@ -68,7 +81,7 @@ def format_episode(episode: Episode) -> str:
         record["meta"] = episode.meta
     if episode.tools:
         record["tools"] = list(episode.tools)
-    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return record
 
 
 def write_native(path: str | Path, episodes: Iterable[Episode]) -> None:
@@ -171,9 +184,9 @@ def _episode(record: dict[str, Any], line: int, corrections: str | None) -> Epis
     )
 
 
-def _messages(found: list[Any], corrections: str | None) -> Iterator[Message]:
+def _messages(records: list[Any], corrections: str | None) -> Iterator[Message]:
     known_calls: set[str] = set()
-    for n, record in enumerate(found, start=1):
+    for n, record in enumerate(records, start=1):
         with strict.place(f"message {n}"):
             edited = None
             if corrections is not None and isinstance(record, dict) and corrections in record:
@@ -193,16 +206,16 @@ def _message(record: Any) -> Message:
         raise BadInput(f"unknown role {shorten(role)}; roles are " + ", ".join(ROLES))
     if author not in AUTHORS:
         raise BadInput(f"unknown author {shorten(author)}; authors are " + ", ".join(AUTHORS))
-    given = {key: record[key] for key in OPTIONAL if record.get(key) is not None}
+    fields = {key: record[key] for key in OPTIONAL if record.get(key) is not None}
     for key in ("tokens", "logprobs"):
-        strict.listing(given.get(key, []), key)
-    if "tool_call_id" in given:
-        strict.text(given["tool_call_id"], "tool_call_id")
-    given["tool_calls"] = tuple(
-        _call(call) for call in strict.listing(given.get("tool_calls", []), "tool_calls")
+        strict.listing(fields.get(key, []), key)
+    if "tool_call_id" in fields:
+        strict.text(fields["tool_call_id"], "tool_call_id")
+    fields["tool_calls"] = tuple(
+        _call(call) for call in strict.listing(fields.get("tool_calls", []), "tool_calls")
     )
     return Message(
-        role=role, content=strict.text(record["content"], "content"), author=AUTHORS[author], **given
+        role=role, content=strict.text(record["content"], "content"), author=AUTHORS[author], **fields
     )
 
 

@@ -1,7 +1,32 @@
 """One short file per row of the paper's table. A method says which rows are trained on and what each position
-weighs; it knows no task."""
+weighs; it knows no task.
 
-from typing import Literal, get_args
+An arm is one record, in a file of its own or by `replace`, and its place in METHODS.
+"""
 
-Method = Literal["base", "sft", "rest", "grpo", "oracle", "oracle_shared", "observational", "interventional"]
-METHODS: tuple[Method, ...] = get_args(Method)
+from cicjax.methods import base, grpo, interventional, observational, oracle, rest, sft
+from cicjax.methods.method import Method
+
+__all__ = ["METHODS", "START", "UNTRAINED", "Method", "named"]
+
+METHODS: tuple[Method, ...] = (
+    base.METHOD,
+    sft.METHOD,
+    rest.METHOD,
+    grpo.METHOD,
+    oracle.METHOD,
+    oracle.SHARED,
+    observational.METHOD,
+    interventional.METHOD,
+)
+# What every second stage starts from and is compared with, and what that came from.
+START, UNTRAINED = sft.METHOD.name, base.METHOD.name
+
+
+def named(name: str) -> Method:
+    """The method of this name; one that is not listed, as of another version's run, is called and drawn by
+    its name alone."""
+    for method in METHODS:
+        if method.name == name:
+            return method
+    return Method(name=name, label=name.replace("_", " "))

@@ -1,8 +1,8 @@
 """SFT + GRPO, equations (10)-(11): groups of samples, rewards relative to the group, a clipped step, an
 anchor at SFT-1.
 
-    A_jk = (r_jk - mean_j) / sqrt(var_j + 1e-6)                                                                      (10)
-    L(theta) = - sum of min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A) + beta KL(p_theta || p_SFT)                (11)
+    (10)  A_jk = (r_jk - mean_j) / sqrt(var_j + 1e-6)
+    (11)  L(theta) = - sum of min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A) + beta KL(p_theta || p_SFT)
 
     tokens     Question: ... Proposed solution:    y_hat    <eos>
     gamma      0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0    1 1 1    1
@@ -14,20 +14,37 @@ weigh more, as in (11) as printed. (3) KL by the estimator k3.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
 
-from cicjax.model import qwen2
-from cicjax.objectives import likelihood, policy_gradient
+from cicjax.methods.method import Method
 from cicjax.provenance import Encoded, weights
 from cicjax.provenance.protocol import Weighting
-from cicjax.training import steps
+from cicjax.provenance.transcript import Author
 from cicjax.training.batches import Batch, Row, make_row
+
+# The command line lists the methods, and does so without jax: what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from cicjax.model.qwen2 import Model, Tree
 
 # What the agent sampled, its own end of text included.
 WEIGHTING = Weighting(weights.POLICY)
+METHOD = Method(
+    name="grpo",
+    label="GRPO",
+    short="GRPO",
+    equation="equations (10)-(11)",
+    meaning="trained by reward: of a group of its own samples the right ones become likelier, "
+    "the wrong ones less",
+    samples="own",
+    weighting=WEIGHTING,
+    speakers=(Author.AGENT,),
+    colour="#c26c9d",
+    marker="v",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +62,8 @@ def group_rows(
 ) -> list[Row]:
     """The rows of one group with the columns of (11), or none where the group is flat: equal rewards prefer
     nothing."""
+    from cicjax.objectives import policy_gradient
+
     advantages = np.asarray(policy_gradient.group_advantages(np.asarray([rewards], np.float32)))[0]
     if not advantages.any():
         return []
@@ -67,9 +86,12 @@ class Loss(NamedTuple):
     beta: float
 
     def __call__(
-        self, model: qwen2.Model, base: qwen2.Tree, adapter: qwen2.Tree, batch: Batch
-    ) -> steps.SumAndWeight:
-        def one_a_line(values: Float[Array, "B K"]) -> Float[Array, "N 1"]:
+        self, model: "Model", base: "Tree", adapter: "Tree", batch: Batch
+    ) -> "tuple[Float[Array, ''], Float[Array, '']]":
+        from cicjax.objectives import likelihood, policy_gradient
+        from cicjax.training import steps
+
+        def one_a_line(values: "Float[Array, 'B K']") -> "Float[Array, 'N 1']":
             return values.reshape(-1, 1)
 
         columns = {name: one_a_line(steps.gathered(column, batch)) for name, column in batch.extras.items()}

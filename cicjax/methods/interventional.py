@@ -12,12 +12,16 @@ target and adds nothing. Deviations: (1) the mean over an update's targets, as i
 the second prefix alone, as the paper prints it.
 """
 
-import numpy as np
-from jaxtyping import Float
+from cicjax.methods.method import Method, stream_rows
+from cicjax.provenance import protocol
 
-from cicjax.provenance import Encoded, weights
-
-
-def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
-    """What the world wrote: corrections and their ends."""
-    return weights.interventional(encoded.gamma, encoded.is_target)
+METHOD = Method(
+    name="interventional",
+    label="Interventional stream",
+    equation="equation (14)",
+    samples="stream",
+    rows=stream_rows,
+    weighting=protocol.weighting("interventional"),
+    colour="#0f9a70",
+    marker="*",
+)

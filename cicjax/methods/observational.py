@@ -11,12 +11,16 @@ Deviations: (1) the mean over an update's targets, as in SFT; (2) the end of tex
 cut at the length limit was written by nobody and is no target.
 """
 
-import numpy as np
-from jaxtyping import Float
+from cicjax.methods.method import Method, stream_rows
+from cicjax.provenance import protocol
 
-from cicjax.provenance import Encoded, weights
-
-
-def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
-    """Attempts and corrections alike."""
-    return weights.observational(encoded.gamma, encoded.is_target)
+METHOD = Method(
+    name="observational",
+    label="Observational stream",
+    equation="equation (13)",
+    samples="stream",
+    rows=stream_rows,
+    weighting=protocol.weighting("observational"),
+    colour="#d1601f",
+    marker="D",
+)

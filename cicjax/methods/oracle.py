@@ -10,17 +10,11 @@ attempt taken out.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-from jaxtyping import Float
-
-from cicjax.provenance import Encoded, weights
-from cicjax.provenance.transcript import Episode
-
-
-def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
-    """Every token of a correction, its end of text included."""
-    return weights.observational(encoded.gamma, encoded.is_target)
+from cicjax.methods.method import Method, Rollouts
+from cicjax.provenance import protocol
+from cicjax.provenance.transcript import Author, Episode
 
 
 def without_attempt(episode: Episode) -> Episode:
@@ -32,3 +26,32 @@ def without_attempt(episode: Episode) -> Episode:
 def corrections(stream: Sequence[Episode]) -> list[Episode]:
     """The rows of (12): failed ones only, in the order of the stream."""
     return [without_attempt(episode) for episode in stream if len(episode.messages) == 3]
+
+
+def _shared_rows(rollouts: Rollouts) -> list[Episode]:
+    return [without_attempt(episode) for episode in rollouts.stream()]
+
+
+METHOD = Method(
+    name="oracle",
+    label="SFT+oracle",
+    equation="equation (12)",
+    meaning="trained on the corrections alone, without the attempts that they correct",
+    samples="stream",
+    rows=lambda rollouts: corrections(rollouts.stream()),
+    # Every token of a correction, its end of text included.
+    weighting=protocol.weighting("observational"),
+    speakers=(Author.TEACHER,),
+    colour="#56b0e0",
+    marker="P",
+)
+SHARED = replace(
+    METHOD,
+    name="oracle_shared",
+    label="SFT+oracle, shared schedule",
+    short="oracle, shared",
+    meaning="trained on the corrections alone, on the rows and in the order of the stream",
+    rows=_shared_rows,
+    colour="#1f6fb2",
+    marker="X",
+)

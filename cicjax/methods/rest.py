@@ -9,27 +9,42 @@ candidate that gives its answer after the marker, on one line, and ended by itse
 in a group, the first.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-from jaxtyping import Float
-
-from cicjax.provenance import Encoded, weights
+from cicjax.methods.method import Method, Rollouts
+from cicjax.provenance import protocol
+from cicjax.provenance.transcript import Episode
 
 
-def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
-    """Every token of a solution, whoever wrote it."""
-    return weights.observational(encoded.gamma, encoded.is_target)
-
-
-def select(group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The candidate of a group to imitate, if one passes; `group` holds graded answers in the order of
+def select(group: Sequence[Episode]) -> Episode | None:
+    """The candidate of a group to imitate, if one passes; `group` holds graded attempts in the order of
     sampling."""
-    return next((answer for answer in group if is_clean(answer)), None)
+    return next((candidate for candidate in group if is_clean(candidate)), None)
 
 
-def is_clean(answer: Mapping[str, Any]) -> bool:
+def is_clean(candidate: Episode) -> bool:
     """Passed by the verifier, with the marker, on one line, ended by its author."""
-    one_line = "\n" not in answer["completion"].strip()
-    return bool(answer["solved"] and answer["marker"] and one_line and answer["finish_reason"] == "stop")
+    attempt, facts = candidate.messages[1], candidate.meta or {}
+    one_line = "\n" not in attempt.content.strip()
+    return attempt.solved == 1 and bool(facts["marker"]) and one_line and not attempt.truncated
+
+
+def pairs(rollouts: Rollouts) -> list[Episode]:
+    """The rows of (9): at most one clean passing candidate a group, and the teacher's rows again."""
+    chosen = [select(group) for group in rollouts.candidates()]
+    return [candidate for candidate in chosen if candidate is not None] + list(rollouts.teacher())
+
+
+METHOD = Method(
+    name="rest",
+    label="ReST",
+    short="ReST",
+    equation="equations (8)-(9)",
+    meaning="trained on its own samples that the verifier passed, with SFT-1's rows again",
+    samples="candidates",
+    rows=pairs,
+    # Every token of a solution, whoever wrote it.
+    weighting=protocol.weighting("observational"),
+    colour="#e0a100",
+    marker="^",
+)

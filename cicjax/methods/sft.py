@@ -9,12 +9,20 @@ Deviations: (1) an update descends the sum over its rows divided by their number
 and clipping hide the scale).
 """
 
-import numpy as np
-from jaxtyping import Float
+from cicjax.methods.method import Method
+from cicjax.provenance import protocol
+from cicjax.provenance.transcript import Author
 
-from cicjax.provenance import Encoded, weights
-
-
-def loss_weights(encoded: Encoded) -> Float[np.ndarray, "T"]:
-    """Every token of a solution, its end of text included: here the teacher wrote them all."""
-    return weights.observational(encoded.gamma, encoded.is_target)
+METHOD = Method(
+    name="sft",
+    label="SFT-1",
+    short="SFT-1",
+    equation="equation (7)",
+    meaning="the base after supervised training on the oracle's solutions; every other method starts from it",
+    rows=lambda rollouts: rollouts.teacher(),
+    # Every token of a solution, its end of text included: here the teacher wrote them all.
+    weighting=protocol.weighting("observational"),
+    speakers=(Author.TEACHER,),
+    colour="#66707c",
+    marker="s",
+)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cicjax.errors import shorten
 from cicjax.model.config import Qwen2Config
-from cicjax.model.storage import Fields, show
+from cicjax.model.storage import Fields
 
 ARCHITECTURE = "Qwen2ForCausalLM"
 
@@ -26,8 +27,8 @@ def parse_config(fields: Fields) -> Qwen2Config:
     head_dim = fields.count("head_dim", default=hidden // heads)
     if heads % key_value_heads or head_dim % 2 or (fields.get("head_dim") is None and hidden % heads):
         raise fields.refusal(
-            f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of {hidden} do not "
-            "fit together"
+            f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of "
+            f"{hidden} do not fit together"
         )
     tied = fields.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
@@ -50,12 +51,14 @@ def parse_config(fields: Fields) -> Qwen2Config:
 def _refuse_unsupported(fields: Fields) -> None:
     model_type, names = fields.get("model_type"), fields.get("architectures", [ARCHITECTURE])
     if model_type != "qwen2" or not isinstance(names, list) or ARCHITECTURE not in names:
-        found = show(
+        found = shorten(
             names[0] if isinstance(names, list) and names and names[0] != ARCHITECTURE else model_type
         )
         raise fields.refusal(f"architecture {found} is not supported; give a model of {ARCHITECTURE}")
     if fields.get("hidden_act", "silu") != "silu":
-        raise fields.refusal(f"hidden_act {show(fields.get('hidden_act'))} is not supported; Qwen2 has silu")
+        raise fields.refusal(
+            f"hidden_act {shorten(fields.get('hidden_act'))} is not supported; Qwen2 has silu"
+        )
     if fields.get("quantization_config") is not None:
         raise fields.refusal("quantized weights are not supported; give the model in bfloat16 or float32")
     # transformers 5 writes the kind of every layer, transformers 4 one switch.

@@ -97,7 +97,7 @@ def _causal_kernel(
     values: Float[Array, "B K T H"],
     name: str,
 ) -> Float[Array, "B T N H"]:
-    """One fused kernel of a library; it takes bf16 alone, wants its device when it is traced, and needs no mask."""
+    """One fused kernel of a library. It takes bf16 alone, and wants its device when it is traced."""
     keys, values = (part.swapaxes(1, 2) for part in (keys, values))
     mixed = jax.nn.dot_product_attention(
         queries.astype(jnp.bfloat16), keys, values, is_causal=True, implementation=name

@@ -9,7 +9,6 @@ adapters to `peft`.
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
+from cicjax.files import hub
 from cicjax.files.whole import file_digest
 from cicjax.model.architecture import ARCHITECTURE, config_json, parse_config
 from cicjax.model.config import LoRAConfig, Qwen2Config
@@ -36,7 +36,6 @@ from cicjax.model.storage import (
     open_tensors,
     read_json,
     reading,
-    show,
     write_json,
     write_tensors,
 )
@@ -52,7 +51,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "generation_config.json",
 )
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 MAX_INDEX_BYTES = 1 << 26
 FLOATS = {"BF16": jnp.dtype(jnp.bfloat16), "F16": jnp.dtype(jnp.float16), "F32": jnp.dtype(jnp.float32)}
@@ -61,23 +59,8 @@ FLOATS = {"BF16": jnp.dtype(jnp.bfloat16), "F16": jnp.dtype(jnp.float16), "F32":
 def resolve(path_or_hub_id: str | Path) -> Path:
     """The folder itself, or the local copy of a hub id's config, tokenizer and safetensors. Raises BadInput
     where neither is to be had."""
-    if os.path.exists(os.path.expanduser(path_or_hub_id)):
-        return Path(path_or_hub_id).expanduser()
-    if isinstance(path_or_hub_id, Path) or not HUB_ID.fullmatch(path_or_hub_id):
-        raise BadInput(
-            f"{path_or_hub_id}: no such folder; give a folder with {CONFIG} and {WEIGHTS}, "
-            "or a hub id such as OWNER/NAME"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-
-        patterns = [CONFIG, INDEX, "model*.safetensors", *TOKENIZER_FILES]
-        return Path(snapshot_download(path_or_hub_id, allow_patterns=patterns))
-    except Exception as error:  # the hub's client has many kinds, of network, access and absence
-        reason = type(error).__name__
-        raise BadInput(
-            f"{path_or_hub_id}: no such folder, and not to be had as a hub id ({reason}); pass a folder"
-        ) from None
+    files = (CONFIG, INDEX, "model*.safetensors", *TOKENIZER_FILES)
+    return hub.resolve(path_or_hub_id, files, wanted=f"{CONFIG} and {WEIGHTS}")
 
 
 def load_base(path_or_hub_id: str | Path, dtype: DTypeLike) -> tuple[Qwen2Config, dict[str, Any]]:
@@ -168,26 +151,26 @@ def _check_tensors(folder: Path, config: Qwen2Config, tensors: Mapping[str, Stor
             # One by one: a config that speaks of a billion layers ends at the first that is not there.
             if name not in tensors:
                 raise BadInput(
-                    f"{folder}: the weights have no tensor {name}, which {CONFIG} calls for; "
-                    "fetch the folder again"
+                    f"{folder}: the weights have no tensor {name}, "
+                    f"which {CONFIG} calls for; fetch the folder again"
                 )
             stored, shape = tensors[name], leaf.shape[::-1] if leaf.transposed else leaf.shape
             if stored.shape() != shape:
                 raise BadInput(
-                    f"{stored.file}: {name} has shape {stored.shape()} where {CONFIG} means {shape}; "
-                    "fetch the folder again"
+                    f"{stored.file}: {name} has shape {stored.shape()} where {CONFIG} means "
+                    f"{shape}; fetch the folder again"
                 )
             if stored.dtype() not in FLOATS:
                 raise BadInput(
-                    f"{stored.file}: {name} is stored as {stored.dtype()}; give the model in bfloat16, "
-                    "float16 or float32"
+                    f"{stored.file}: {name} is stored as {stored.dtype()}; "
+                    "give the model in bfloat16, float16 or float32"
                 )
             expected.add(name)
     for name in sorted(tensors.keys() - expected):
         if not _ignorable(name, config, tensors):
             raise BadInput(
-                f"{tensors[name].file}: tensor {show(name)} has no place in {ARCHITECTURE}; "
-                "give a model without it"
+                f"{tensors[name].file}: tensor {shorten(name)} has no place in "
+                f"{ARCHITECTURE}; give a model without it"
             )
 
 
@@ -234,11 +217,11 @@ def _shards(folder: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadInput(f"{index}: no weight_map in it; fetch it again")
     shards: list[Path] = []
-    for name in sorted({name if isinstance(name, str) else show(name) for name in weight_map.values()}):
+    for name in sorted({name if isinstance(name, str) else shorten(name) for name in weight_map.values()}):
         if not SHARD.fullmatch(name) or not _inside(folder / name, folder):
             raise BadInput(
-                f"{index}: weight_map leads to {show(name)}, which is no safetensors file of this folder; "
-                "fetch it again"
+                f"{index}: weight_map leads to {shorten(name)}, "
+                "which is no safetensors file of this folder; fetch it again"
             )
         if not (folder / name).is_file():
             raise BadInput(f"{folder / name}: missing, and {INDEX} names it; fetch the folder again")
@@ -338,8 +321,8 @@ def stored_dtype(folder: str | Path, config: Qwen2Config) -> np.dtype:
     with ExitStack() as opened:
         tensors = open_tensors(weight_files(folder), opened)
         _check_tensors(Path(folder), config, tensors)
-        found = {tensor.dtype() for tensor in tensors.values()}
-    return FLOATS[found.pop() if len(found) == 1 else "F32"]
+        dtypes = {tensor.dtype() for tensor in tensors.values()}
+    return FLOATS[dtypes.pop() if len(dtypes) == 1 else "F32"]
 
 
 def _within(leaf: jax.Array, dtype: np.dtype, folder: str | Path) -> np.ndarray:

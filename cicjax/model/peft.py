@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import projection_shapes
 from cicjax.model.storage import (
@@ -30,7 +30,6 @@ from cicjax.model.storage import (
     new_folder,
     open_tensors,
     read_json,
-    show,
     write_json,
     write_tensors,
 )
@@ -79,8 +78,8 @@ def write_peft(
     tensors = dict(_tensors(adapter, lora))
     if does_nothing(adapter) or not lora.alpha:
         raise BadInput(
-            f"{folder}: the adapter changes nothing (every product A B is zero: it was never trained); "
-            "give a trained one"
+            f"{folder}: the adapter changes nothing (every product A B is zero: "
+            "it was never trained); give a trained one"
         )
     with new_folder(folder) as beside:
         write_json(beside / CONFIG, _config_json(lora, base_model_name_or_path=base_model_name_or_path))
@@ -239,29 +238,29 @@ def _read_lora(folder: Path, config: Qwen2Config) -> LoRAConfig:
 def _refuse_unsupported(fields: Fields) -> None:
     if fields.get("peft_type") != "LORA":
         raise fields.refusal(
-            f"peft_type {show(fields.get('peft_type'))} is not supported; give an adapter of type LORA"
+            f"peft_type {shorten(fields.get('peft_type'))} is not supported; give an adapter of type LORA"
         )
     if fields.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
         raise fields.refusal(
-            f"task_type {show(fields.get('task_type'))} is not supported; give an adapter for CAUSAL_LM"
+            f"task_type {shorten(fields.get('task_type'))} is not supported; give an adapter for CAUSAL_LM"
         )
     if fields.get("bias", "none") != "none":
         raise fields.refusal(
-            f"bias {show(fields.get('bias'))} is not supported; give an adapter with bias none"
+            f"bias {shorten(fields.get('bias'))} is not supported; give an adapter with bias none"
         )
     if not isinstance(fields.get("use_rslora", False), bool):
         raise fields.refusal("use_rslora must be true or false")
     begun = fields.get("init_lora_weights", True)
     if begun not in INITIALISATIONS:
         raise fields.refusal(
-            f"init_lora_weights {show(begun)} changes the base too, which is not supported; "
-            "convert it to a plain LoRA"
+            f"init_lora_weights {shorten(begun)} changes the base too, "
+            "which is not supported; convert it to a plain LoRA"
         )
     known = HARMLESS | {"peft_type", "task_type", "bias", "use_rslora", "init_lora_weights"}
     for name, value in fields.values.items():
         if value and name not in known:
             raise fields.refusal(
-                f"{show(name)} is {show(value)}, which is not supported; "
+                f"{shorten(name)} is {shorten(value)}, which is not supported; "
                 "give a plain LoRA of one rank and one alpha"
             )
 
@@ -274,8 +273,8 @@ def _targets(fields: Fields, config: Qwen2Config) -> tuple[str, ...]:
         return PROJECTIONS
     if not isinstance(given, list) or not given:
         raise fields.refusal(
-            f"target_modules is {show(given)}; it must be a list of projections such as "
-            f"{', '.join(PROJECTIONS)}"
+            f"target_modules is {shorten(given)}; "
+            f"it must be a list of projections such as {', '.join(PROJECTIONS)}"
         )
     short, whole = {}, {}
     for projection, (module, _, _) in projection_shapes(config).items():
@@ -288,7 +287,7 @@ def _targets(fields: Fields, config: Qwen2Config) -> tuple[str, ...]:
     for name in given:
         if not isinstance(name, str) or name not in spelled:
             raise fields.refusal(
-                f"target_modules has {show(name)}, which is not supported; "
+                f"target_modules has {shorten(name)}, which is not supported; "
                 f"choose from {', '.join(PROJECTIONS)}"
             )
     layer_by_layer = {whole[name] for name in given if name in whole} - {
@@ -297,8 +296,8 @@ def _targets(fields: Fields, config: Qwen2Config) -> tuple[str, ...]:
     for name, projection in whole.items():
         if projection in layer_by_layer and name not in given:
             raise fields.refusal(
-                f"target_modules leaves out {name}; a projection is adapted in every layer of this base or "
-                "in none"
+                f"target_modules leaves out {name}; "
+                "a projection is adapted in every layer of this base or in none"
             )
     return tuple(dict.fromkeys(spelled[name] for name in given))
 
@@ -311,33 +310,33 @@ def _check_tensors(
     for name in sorted(tensors):
         if not name.startswith(PREFIX):
             raise BadInput(
-                f"{path}: {show(name)} does not begin with {PREFIX}, so it would load as nothing; "
-                "save the adapter with peft"
+                f"{path}: {shorten(name)} does not begin with {PREFIX}, "
+                "so it would load as nothing; save the adapter with peft"
             )
     expected: set[str] = set()
     for factor in _factors(config, lora):
         for name in factor.tensors(config):
             if name not in tensors:
                 raise BadInput(
-                    f"{path}: no {name}, which {CONFIG} calls for on this base; save the whole adapter, "
-                    "or give its own base"
+                    f"{path}: no {name}, which {CONFIG} calls for on this base; "
+                    "save the whole adapter, or give its own base"
                 )
             stored, shape = tensors[name], factor.shape[::-1]
             if stored.shape() != shape:
                 raise BadInput(
-                    f"{path}: {name} has shape {stored.shape()}, not {shape} as r and the base mean; "
-                    "give the adapter's own base"
+                    f"{path}: {name} has shape {stored.shape()}, "
+                    f"not {shape} as r and the base mean; give the adapter's own base"
                 )
             if stored.dtype() not in ("F32", "F16", "BF16"):
                 raise BadInput(
-                    f"{path}: {name} is stored as {show(stored.dtype())}; save the adapter in float32, "
-                    "float16 or bfloat16"
+                    f"{path}: {name} is stored as {shorten(stored.dtype())}; "
+                    "save the adapter in float32, float16 or bfloat16"
                 )
             expected.add(name)
     for name in sorted(tensors.keys() - expected):
         raise BadInput(
-            f"{path}: {show(name)} has no place in a LoRA of {', '.join(lora.target_modules)} on this "
-            "base; give its own base"
+            f"{path}: {shorten(name)} has no place in a LoRA of {', '.join(lora.target_modules)} on "
+            "this base; give its own base"
         )
 
 
@@ -345,7 +344,7 @@ def _read(stored: StoredTensor) -> Float[np.ndarray, "..."]:
     matrix = stored.read().astype(np.float32).T
     if not np.isfinite(matrix).all():
         raise BadInput(
-            f"{stored.file}: {stored.name} holds a value that is not finite; the adapter is broken, "
-            "give another"
+            f"{stored.file}: {stored.name} holds a value that is not finite; "
+            "the adapter is broken, give another"
         )
     return matrix

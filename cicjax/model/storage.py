@@ -19,7 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from cicjax.errors import BadInput, OutOfResources
+from cicjax.errors import BadInput, OutOfResources, shorten
+from cicjax.files import strict
 from cicjax.files.whole import sync_folder as sync
 
 MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 1 << 20, 1 << 25
@@ -43,7 +44,7 @@ class Fields(NamedTuple):
         without a default."""
         value = self.get(name, default)
         if type(value) is not int or not 0 < value < 2**31:
-            raise self.refusal(f"{name} must be a whole number above 0, not {show(value)}")
+            raise self.refusal(f"{name} must be a whole number above 0, not {shorten(value)}")
         return value
 
     def positive(self, name: str, *, default: float | None = None) -> float:
@@ -51,7 +52,7 @@ class Fields(NamedTuple):
         without a default."""
         value = self.get(name, default)
         if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
-            raise self.refusal(f"{name} must be a number above 0, not {show(value)}")
+            raise self.refusal(f"{name} must be a number above 0, not {shorten(value)}")
         return float(value)
 
     def refusal(self, reason: str) -> BadInput:
@@ -93,7 +94,8 @@ def open_tensors(files: Iterable[Path], opened: ExitStack) -> dict[str, StoredTe
         for name in handle.keys():  # noqa: SIM118 (not a dictionary)
             if name in tensors:
                 raise BadInput(
-                    f"{file}: {show(name)} is also in {tensors[name].file.name}; a tensor belongs in one file"
+                    f"{file}: {shorten(name)} is also in {tensors[name].file.name}; "
+                    "a tensor belongs in one file"
                 )
             tensors[name] = StoredTensor(file, handle, name)
     return tensors
@@ -105,8 +107,8 @@ def _check_header(file: Path) -> None:
         size, length = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
         raise BadInput(
-            f"{file}: cut short or no safetensors file (a header of {length:,} bytes in a file of "
-            f"{size:,}); fetch it again"
+            f"{file}: cut short or no safetensors file (a header of {length:,} bytes in a file "
+            f"of {size:,}); fetch it again"
         )
 
 
@@ -122,44 +124,16 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def read_json(path: Path, *, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The object in a JSON file of others. Raises BadInput for what is no JSON, is too large, or says a key
-    twice."""
+    """The object in a JSON file of others. Raises BadInput for what is no strict JSON, or larger than `limit`
+    bytes."""
     with reading(path), open(path, "rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise BadInput(f"{path}: larger than {limit:,} bytes, which no such file is")
     try:
-        parsed = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = str(error)[:200] if isinstance(error, json.JSONDecodeError | _Ambiguous) else "damaged"
-        raise BadInput(f"{path}: not valid JSON ({reason}); fetch it again") from None
-    if not isinstance(parsed, dict):
-        raise BadInput(f"{path}: not a JSON object; fetch it again")
-    return parsed
-
-
-class _Ambiguous(ValueError):
-    """JSON that parsers read differently."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _Ambiguous("a key stands there twice")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise _Ambiguous(f"{name} is no JSON number")
-
-
-def show(value: Any) -> str:
-    """A value from a file, short enough and plain enough for one line."""
-    return (
-        ascii(value)[:80]
-        if value is None or isinstance(value, str | int | float)
-        else f"a {type(value).__name__}"
-    )
+        return strict.mapping(strict.load(content), "the file")
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}; fetch it again") from None
 
 
 def refuse_existing(folder: str | Path) -> None:

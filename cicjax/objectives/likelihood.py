@@ -3,18 +3,18 @@
 Weights come from `cicjax.provenance.weights`. Every per-token array has the length of the tokens, and entry t
 speaks of tokens[t] as the target; nothing here knows why a position weighs what it weighs.
 
-| equation                            | rows                                | weight of a position         | reduction      |
-|-------------------------------------|-------------------------------------|------------------------------|----------------|
-| (1) observational, section 1.2      | dialogue                            | is_target                    | per_dialogue   |
-| (2) interventional, section 1.2     | the same dialogue                   | is_target * (1 - gamma)      | per_dialogue   |
-| (7) SFT                             | x, y*                               | is_target                    | sum            |
-| (8)-(9) ReST                        | x, selected y_hat; replayed x, y*   | is_target                    | sum            |
-| (10)-(11) GRPO, `policy_gradient`   | groups of sampled x, y_hat          | is_target * gamma            | sum            |
-| (12) SFT + oracle corrections       | failed x with y*, attempt left out  | is_target                    | sum            |
-| (13) observational stream           | x, y_hat, and y* after a failure    | is_target                    | sum            |
-| (14) interventional stream          | the very same rows                  | is_target * (1 - gamma)      | sum            |
+| equation                        | rows                            | weight of a position    | reduction    |
+|---------------------------------|---------------------------------|-------------------------|--------------|
+| (1) observational, section 1.2  | dialogue                        | is_target               | per_dialogue |
+| (2) interventional, section 1.2 | the same dialogue               | is_target * (1 - gamma) | per_dialogue |
+| (7) SFT                         | x, y*                           | is_target               | sum          |
+| (8)-(9) ReST                    | x, chosen y_hat; replayed x, y* | is_target               | sum          |
+| (10)-(11) GRPO, policy_gradient | groups of sampled x, y_hat      | is_target * gamma       | sum          |
+| (12) SFT + oracle corrections   | failed x, y*; attempt left out  | is_target               | sum          |
+| (13) observational stream       | x, y_hat, y* after a failure    | is_target               | sum          |
+| (14) interventional stream      | the very same rows              | is_target * (1 - gamma) | sum          |
 
-In (8)-(9) the selected samples are targets although the agent wrote them: that is what distinguishes
+In (8)-(9) the chosen samples are targets although the agent wrote them: that is what distinguishes
 imitation from (14). "sum" is `weighted_nll` of the weights as they are; "per_dialogue" is `weighted_nll` of
 `per_dialogue(weights)`. Either way an update adds sums and weights over all its micro-batches and devices and
 divides once.

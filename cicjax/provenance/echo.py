@@ -25,18 +25,18 @@ def echo_spans(encoded: Encoded, tokenizer: Tokenizer | None = None) -> Bool[np.
     turns grows as the transcript is read.
     """
     worldly = encoded.is_target & (encoded.gamma == 0) & (encoded.author != Author.TEACHER)
-    found = np.zeros(len(encoded.tokens), bool)
+    echoes = np.zeros(len(encoded.tokens), bool)
     if not worldly.any() or not encoded.gamma.any():
-        return found
+        return echoes
     lengths = _match_lengths(encoded, worldly)
-    widths = np.zeros(len(found) + 1, np.int64)
+    widths = np.zeros(len(echoes) + 1, np.int64)
     if tokenizer is not None:
         widths[1:] = np.cumsum([len(piece) for piece in tokenizer.pieces(encoded.tokens.tolist())])
-    starts = np.arange(1, len(found) + 1) - lengths
+    starts = np.arange(1, len(echoes) + 1) - lengths
     characters = widths[1:] - widths[starts]
     for t in np.flatnonzero((lengths >= ECHO_TOKENS) | (characters >= ECHO_CHARACTERS)):
-        found[starts[t] : t + 1] = True
-    return found
+        echoes[starts[t] : t + 1] = True
+    return echoes
 
 
 def _match_lengths(encoded: Encoded, worldly: Bool[np.ndarray, " T"]) -> np.ndarray:

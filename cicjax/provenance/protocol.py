@@ -72,6 +72,15 @@ def target_authors(names: Iterable[str]) -> frozenset[Author]:
     return frozenset(authors)
 
 
+def chat_format(tokenizer: Tokenizer) -> str | None:
+    """The chat protocol that fits a tokenizer by its control tokens; None where none does."""
+    chats = [name for name, protocol in render.PROTOCOLS.items() if protocol.begin.name in tokenizer.controls]
+    # Qwen3 knows thoughts as control tokens, and its protocol writes them; other vocabularies have no word
+    # for them.
+    whole = (name for name in reversed(chats) if _has_controls(render.PROTOCOLS[name], tokenizer))
+    return next(whole, chats[0] if chats else None)
+
+
 def encode_all(
     episodes: Iterable[Episode], tokenizer: Tokenizer, *, render: Render, path: object
 ) -> Iterator[tuple[Episode, Encoded]]:
@@ -125,14 +134,8 @@ def weighting(
 
 
 def _fitting(episodes: Sequence[Episode], tokenizer: Tokenizer) -> str:
-    chats = [name for name, protocol in render.PROTOCOLS.items() if protocol.begin.name in tokenizer.controls]
-    if not chats or all(map(_fits_plain, episodes)):
-        return "plain"
-    # Qwen3 knows thoughts as control tokens, and its protocol writes them; other vocabularies have no word
-    # for them.
-    return next(
-        (name for name in reversed(chats) if _has_controls(render.PROTOCOLS[name], tokenizer)), chats[0]
-    )
+    name = chat_format(tokenizer)
+    return "plain" if name is None or all(map(_fits_plain, episodes)) else name
 
 
 def _has_controls(protocol: render.Protocol, tokenizer: Tokenizer) -> bool:

@@ -7,11 +7,9 @@ Qwen2's tokenizer class adds in code, is set where the file lacks it.
 """
 
 import codecs
-import contextlib
 import functools
 import hashlib
 import json
-import re
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,10 +18,13 @@ from typing import Any
 import tokenizers
 
 from cicjax.errors import BadInput, shorten
+from cicjax.files import hub, strict
 from cicjax.provenance.transcript import END_OF_TEXT
 
 END_OF_TURN = "<|im_end|>"
 FILE = "tokenizer.json"
+# What is read here, and the template that `logs.template` compares with.
+FILES = (FILE, "tokenizer_config.json", "config.json", "chat_template.jinja")
 
 
 class Tokenizer:
@@ -76,8 +77,8 @@ class Tokenizer:
         """Text of `ids`; control tokens appear by name, or not at all with `skip_controls`. Broken UTF-8
         becomes U+FFFD."""
         ids = [int(i) for i in ids]
-        shown = [i for i in ids if i not in self._names] if skip_controls else ids
-        return "".join(self.pieces(shown))
+        kept = [i for i in ids if i not in self._names] if skip_controls else ids
+        return "".join(self.pieces(kept))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Text of each id, so that the pieces join to the whole: a character of several tokens stands at the
@@ -120,15 +121,14 @@ class Tokenizer:
             if isinstance(candidate, str) and candidate in self.controls:
                 return self.controls[candidate]
         raise BadInput(
-            f"the tokenizer has no end-of-text token: {FILE} lists no added token {END_OF_TEXT} and names "
-            "no eos_token"
+            "the tokenizer has no end-of-text token: "
+            f"{FILE} lists no added token {END_OF_TEXT} and names no eos_token"
         )
 
     def _token_bytes(self, i: int) -> bytes:
-        known = self._bytes.get(i)
-        if known is None:
-            known = self._bytes[i] = self._read_token(i)
-        return known
+        if i not in self._bytes:
+            self._bytes[i] = self._read_token(i)
+        return self._bytes[i]
 
     def _read_token(self, i: int) -> bytes:
         token = self._content.id_to_token(i)
@@ -150,39 +150,8 @@ def load(source: Any) -> Tokenizer:
     if isinstance(source, Tokenizer):
         return source
     if isinstance(source, (str, Path)):
-        return _from_folder(_folder(source))
+        return _from_folder(hub.resolve(source, FILES, wanted=FILE))
     return _from_object(source)
-
-
-def _folder(source: str | Path) -> Path:
-    path = Path(source)
-    if path.is_file() and path.name == FILE:
-        return path.parent
-    # A mistyped folder looks like a hub id; where its parent is here, it is taken for a folder and nobody is
-    # asked.
-    if path.parent.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
-        return path
-    return _from_hub(str(source))
-
-
-def _from_hub(repository: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-    from huggingface_hub.utils.logging import set_verbosity_error
-
-    set_verbosity_error()  # its retries would bury the one line that matters
-    try:
-        found = huggingface_hub.hf_hub_download(repository, FILE)
-        for name in ("tokenizer_config.json", "config.json"):
-            with contextlib.suppress(RemoteEntryNotFoundError):
-                huggingface_hub.hf_hub_download(repository, name)
-    # network, access and absence are all kinds of these in the hub's client
-    except (OSError, ValueError) as error:
-        why = f"no network, or no such model: {type(error).__name__}"
-        raise BadInput(
-            f"{repository}: no such folder, and not to be had as a hub id either ({why})"
-        ) from None
-    return Path(found).parent
 
 
 def _from_folder(folder: Path) -> Tokenizer:
@@ -220,19 +189,19 @@ def _from_object(source: Any) -> Tokenizer:
         raise BadInput(
             f"a {type(source).__name__} is no tokenizer: give a folder, or a Hugging Face fast tokenizer"
         )
-    length, known = _objects.get(source, (-1, None))
-    if known is None or length != len(source):
+    length, loaded = _objects.get(source, (-1, None))
+    if loaded is None or length != len(source):
         content = backend.to_str().encode()
         config = {"tokenizer_class": type(source).__name__, "eos_token": getattr(source, "eos_token", None)}
         fingerprint = hashlib.sha256(content).hexdigest()
-        known = _build(
+        loaded = _build(
             _parse(content, "the tokenizer object"),
             where="the tokenizer object",
             fingerprint=fingerprint,
             config=config,
         )
-        _objects[source] = (len(source), known)
-    return known
+        _objects[source] = (len(source), loaded)
+    return loaded
 
 
 def _build(
@@ -291,10 +260,5 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _parse(content: bytes, where: object) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BadInput(f"{where}: not JSON") from None
-    if not isinstance(parsed, dict):
-        raise BadInput(f"{where}: not a JSON object")
-    return parsed
+    with strict.place(str(where)):
+        return strict.mapping(strict.load(content), "the file")

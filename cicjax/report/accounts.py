@@ -4,19 +4,19 @@ are the run folder's own."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cicjax.experiments.paper.records import POSITIONS
+from cicjax.report import paper as numbers
 from cicjax.report.drawing import look
-from cicjax.report.runs import LEDGER, POSITIONS, FinishedRun, settings_lines
+from cicjax.report.runs import FinishedRun, settings_lines
 from cicjax.report.tables import Methods, name_of
 from cicjax.views.html import Html, table
 
-# The paper's numbers of section 2.3. Attempts are what the two arms differ by; the oracle's tokens are said
-# to be the interventional arm's.
-PAPER_LEDGER = dict(zip(LEDGER, (785, 400, 385, 70, 81_131, 51_121, 17_924, 33_197, 17_924), strict=True))
-PAPER_FACTS = {
-    "rest": {"candidates": 400, "groups": 50, "selected": 30, "replay": 200, "pairs": 230},
-    "grpo": {"groups": 50, "flat_groups": 24, "update_steps": 26},
+LEDGER_HEADINGS = {
+    "stream_rows": "rows",
+    "wrong_attempts": "wrong",
+    "first_attempts_correct": "right",
+    "unique_corrected_questions": "questions corrected",
 }
-
 SECONDS = ("train", "direct", "second", "scoring", "other")
 
 # What a setting means, where its name alone does not say it.
@@ -24,6 +24,7 @@ MEANINGS = {
     "counts.wrong_attempts": "wrong first attempts collected; the paper 400",
     "counts.groups": "groups of ReST and GRPO; the paper 50",
     "numbers": "pool of operands in the questions",
+    "task.name": "problems and verifier, with whatever else decides them",
     "split": "questions that methods are compared on",
     "dtype": "precision of the frozen base; adapters are float32",
     "lora.target_modules": "projections with an adapter; dropout 0, A Kaiming-uniform, B zero",
@@ -42,7 +43,6 @@ MEANINGS = {
     "attempt_temperature": "of attempts, candidates and GRPO samples; no top-k, no top-p",
     "max_answer_tokens": "longest answer in the greedy evaluation",
     "answer_stop_strings": "an answer ends here too, and then counts as cut",
-    "lines_per_batch": "packed lines of a micro-batch; changes speed, not results",
 }
 
 
@@ -70,9 +70,9 @@ def budget_table(methods: Methods) -> Html:
     rows = [
         [
             name_of(method),
-            *(f"{row['budget'][name]:,}" for name in names),
-            "–" if row["budget"]["learning_rate"] is None else f"{row['budget']['learning_rate']:g}",
-            f"{row['budget']['flop']:.2e}",
+            *(f"{getattr(row.budget, name):,}" for name in names),
+            "–" if row.budget.learning_rate is None else f"{row.budget.learning_rate:g}",
+            f"{row.budget.flop:.2e}",
         ]
         for method, row in methods.items()
     ]
@@ -86,34 +86,38 @@ def budget_table(methods: Methods) -> Html:
 
 def ledgers_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
     """The stream in numbers, one row a run, the paper's below them if asked."""
-    header = [
-        "stream",
-        "rows",
-        "wrong",
-        "right",
-        "questions corrected",
-        *(f"positions: {name}" for name in POSITIONS),
-    ]
-    ledgers = {f"seed {run.seed}": run.results["ledger"] for run in runs if run.results["ledger"]}
+    ledgers = {f"seed {run.seed}": run.results.ledger for run in runs if run.results.ledger is not None}
     if paper:
-        ledgers["the paper"] = PAPER_LEDGER
-    rows = [[name, *(f"{ledger[column]:,}" for column in LEDGER)] for name, ledger in ledgers.items()]
+        ledgers["the paper"] = numbers.LEDGER
+    counts = {name: dict(ledger.columns()) for name, ledger in ledgers.items()}
+    columns = dict.fromkeys(column for each in counts.values() for column in each)
+    rows = [[name, *(_counted(each.get(column)) for column in columns)] for name, each in counts.items()]
     caption = (
         "Who wrote how many positions: observational = attempts + interventional, "
         "interventional = oracle, to the token."
     )
-    return table(header, rows, caption=caption)
+    return table(["stream", *map(_heading, columns)], rows, caption=caption)
+
+
+def _counted(count: int | None) -> str:
+    return "–" if count is None else f"{count:,}"
+
+
+def _heading(column: str) -> str:
+    """A ledger's key as the head of a column."""
+    arm = column.removeprefix(POSITIONS)
+    return LEDGER_HEADINGS.get(column, column) if arm == column else f"positions: {arm.replace('_', ' ')}"
 
 
 def facts_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
     """ReST's and GRPO's numbers of section 2.3, a column a run, the paper's beside them if asked."""
-    columns = {
-        f"seed {run.seed}": {name: run.results.get(name) or {} for name in PAPER_FACTS} for run in runs
+    columns: dict[str, Mapping[str, Mapping[str, int]]] = {
+        f"seed {run.seed}": run.results.facts for run in runs
     }
     if paper:
-        columns["the paper"] = PAPER_FACTS
+        columns["the paper"] = numbers.FACTS
     names = dict.fromkeys(
-        (method, name) for facts in columns.values() for method in PAPER_FACTS for name in facts[method]
+        (method, name) for facts in columns.values() for method in facts for name in facts[method]
     )
     rows = [
         [

@@ -33,6 +33,7 @@ CLAIMS = (
     Claim("a stream agent is viable", "interventional", "sft"),
     Claim("stronger than GRPO", "interventional", "grpo"),
 )
+MASK = CLAIMS[0]
 PLANNED = sum(claim.confirmatory for claim in CLAIMS)
 
 
@@ -108,9 +109,9 @@ def _outcome(claim: Claim, differences: tuple[float, ...], p: float, adjusted_p:
 def pairs(solved: Mapping[str, Sequence[bool]]) -> list[Pair]:
     """Every possible claim within one seed; `solved` holds each method's direct verdicts on the same
     questions in the same order."""
-    found = []
+    contrasts = []
     for claim in possible(set(solved)):
         both = list(zip(solved[claim.method], solved[claim.other], strict=True))
         gained, lost = sum(a and not b for a, b in both), sum(b and not a for a, b in both)
-        found.append(Pair(claim, gained, lost, len(both), mcnemar_p(gained, lost)))
-    return found
+        contrasts.append(Pair(claim, gained, lost, len(both), mcnemar_p(gained, lost)))
+    return contrasts

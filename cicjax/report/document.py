@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cicjax.errors import BadInput
 from cicjax.files.whole import write_text
+from cicjax.methods import START
 from cicjax.report import figures, sections
 from cicjax.report.drawing import Drawing
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
@@ -49,7 +50,7 @@ def _places(runs: Sequence[FinishedRun], output: Path | None) -> tuple[Path, Pat
 def draw(runs: Sequence[FinishedRun]) -> list[Drawing]:
     """The figures that the runs have the numbers for, in the order of the page: the numbered ones first."""
     methods, ledger = pooled(runs), pooled_ledger(runs)
-    arms = any(name in methods for name in figures.STREAM_ARMS)
+    arms = figures.stream_arms(methods)
     drawings = []
     if arms and ledger:
         drawings.append(figures.positions(ledger, methods))
@@ -58,11 +59,11 @@ def draw(runs: Sequence[FinishedRun]) -> list[Drawing]:
     drawings.append(figures.protocols(methods))
     if arms:
         drawings.append(figures.stream_matched(methods))
-    if len(runs) > 1 and "sft" in methods and len(methods) > 1:
+    if len(runs) > 1 and START in methods and len(methods) > 1:
         drawings.append(
-            figures.differences({name: [run.methods[name]["accuracy"] for run in runs] for name in methods})
+            figures.differences({name: [run.methods[name].accuracy for run in runs] for name in methods})
         )
-    if any(row["truth_gain"] is not None for row in methods.values()):
+    if any(row.gains is not None for row in methods.values()):
         drawings.append(figures.self_confirmation(methods, {name: _points(runs, name) for name in methods}))
     if len(runs) == 1 and runs[0].metrics:
         drawings.append(figures.learning_curves(runs[0].metrics))
@@ -78,22 +79,22 @@ def _added_up(drawing: Drawing, seeds: int) -> Drawing:
 
 def _points(runs: Sequence[FinishedRun], name: str) -> list[tuple[float, float]]:
     rows = [run.methods[name] for run in runs]
-    return [(row["self_confirmation"], row["truth_gain"]) for row in rows if row["truth_gain"] is not None]
+    return [row.gains for row in rows if row.gains is not None]
 
 
 def _attempts(run: FinishedRun) -> list[tuple[str, str, bool]]:
     """(skill, question, right) of every first attempt; a question of another seed is another question."""
-    found = []
+    attempts = []
     for episode in run.stream:
         meta = episode.meta or {}
         question = f"{run.seed} {meta.get('problem', episode.id)}"
-        found.append((str(meta.get("skill", "unnamed")), question, episode.messages[1].solved == 1))
-    return found
+        attempts.append((str(meta.get("skill", "unnamed")), question, episode.messages[1].solved == 1))
+    return attempts
 
 
 def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str:
     """The whole page as text."""
-    told = [
+    parts = [
         sections.results(runs),
         sections.drawings(drawings),
         *sections.browsing(runs),
@@ -103,4 +104,4 @@ def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str
     ]
     seeds = f"seed {runs[0].seed}" if len(runs) == 1 else f"{len(runs)} seeds"
     title = f"{sections.TITLE}: {seeds}"
-    return page(title, header=sections.header(runs), sections=told, footer=sections.footer())
+    return page(title, header=sections.header(runs), sections=parts, footer=sections.footer())

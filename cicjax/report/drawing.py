@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cicjax import methods
+from cicjax.methods import Method
 from cicjax.statistics import wilson
 
 # Two colours that stand for "whatever the page has": `embedded` replaces them.
@@ -40,28 +42,6 @@ STYLE: Any = {
 }
 
 
-class Look(NamedTuple):
-    """How a method is called, in full and in a heading, and drawn."""
-
-    label: str
-    short: str
-    colour: str
-    marker: str
-
-
-LOOKS = {
-    "base": Look("Base", "base", "#9aa1a9", "o"),
-    "sft": Look("SFT-1", "SFT-1", "#66707c", "s"),
-    "sft2": Look("SFT-2", "SFT-2", "#8d7355", "p"),
-    "rest": Look("ReST", "ReST", "#e0a100", "^"),
-    "grpo": Look("GRPO", "GRPO", "#c26c9d", "v"),
-    "oracle": Look("SFT+oracle", "oracle", "#56b0e0", "P"),
-    "oracle_shared": Look("SFT+oracle, shared schedule", "oracle, shared", "#1f6fb2", "X"),
-    "observational": Look("Observational stream", "observational", "#d1601f", "D"),
-    "interventional": Look("Interventional stream", "interventional", "#0f9a70", "*"),
-}
-
-
 class Drawing(NamedTuple):
     """A figure: the stem of its file, its SVG, what it shows in words with the numbers, and the caption below
     it."""
@@ -72,10 +52,9 @@ class Drawing(NamedTuple):
     caption: str
 
 
-def look(method: str) -> Look:
-    """The method's look; a row that the paper does not have is called by its name."""
-    name = method.replace("_", " ")
-    return LOOKS.get(method, Look(name, name, "#7b5ea7", "h"))
+def look(method: str) -> Method:
+    """The method's record, with its label, colour and marker; a row that has none is called by its name."""
+    return methods.named(method)
 
 
 def signed(value: float, digits: int) -> str:
@@ -198,9 +177,9 @@ def beside(axes: Axes, x: float, y: float, text: str, **font: Any) -> None:
     )
 
 
-def method_rows(axes: Axes, methods: Sequence[str]) -> None:
+def method_rows(axes: Axes, names: Sequence[str]) -> None:
     """Methods down the left side, the first at the top."""
-    axes.set_yticks(range(len(methods)), [_broken(look(method).label) for method in methods])
+    axes.set_yticks(range(len(names)), [_broken(look(name).label) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
 

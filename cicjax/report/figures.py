@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cicjax.experiments.paper.records import Ledger, MethodResult
+from cicjax.methods import START, UNTRAINED
 from cicjax.report.drawing import (
     GREY,
     INK,
@@ -41,17 +43,16 @@ from cicjax.report.drawing import (
 )
 from cicjax.statistics import t_interval
 
-Methods = Mapping[str, Mapping[str, Any]]
-STREAM_ARMS = ("oracle", "oracle_shared", "observational", "interventional")
+Methods = Mapping[str, MethodResult]
 MOST_QUESTIONS = 400  # More bars than this cannot be told apart.
 
 
 @matplotlib.rc_context(STYLE)
-def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
+def positions(ledger: Ledger, methods: Methods) -> Drawing:
     """Figure 2: loss-bearing and context-only positions of each arm that eats the stream."""
     bars = position_bars(ledger, methods)
     figure, axes = canvas(1.2 + 0.46 * len(bars))
-    told = []
+    sentences = []
     for y, (method, (corrections, attempts, context)) in enumerate(bars.items()):
         loss, total = corrections + attempts, corrections + attempts + context
         bar(axes, y, corrections, colour=look(method).colour)
@@ -59,7 +60,7 @@ def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
         bar(axes, y, context, left=loss, colour=PAPER)
         beside(axes, total, y, f"{loss:,} of {total:,}")
         whose = f"{corrections:,} corrections, {attempts:,} attempts"
-        told.append(f"{look(method).label}: {loss:,} loss-bearing ({whose}), {context:,} context only")
+        sentences.append(f"{look(method).label}: {loss:,} loss-bearing ({whose}), {context:,} context only")
     method_rows(axes, list(bars))
     counts(axes, max(map(sum, bars.values())), room=1.42)
     axes.set_xlabel("token positions")
@@ -69,11 +70,12 @@ def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
         ("loss: own attempts", GREY, "////"),
         ("context only", PAPER, ""),
     )
-    skipped = (
-        " Rows of the shared schedule without targets are skipped and not counted here, "
+    # Such a row has no correction: only a schedule that is the stream's has any.
+    empty = [name for name in bars if not look(name).takes_stream_whole and _skips(methods[name], ledger)]
+    skipped = "".join(
+        f" {look(name).label}: rows without targets are skipped and not counted here, "
         "though the log of its training counts them."
-        if "oracle_shared" in bars
-        else ""
+        for name in empty
     )
     caption = (
         "Figure 2. Loss-bearing and context-only positions. The interventional stream and SFT+oracle learn "
@@ -83,27 +85,33 @@ def positions(ledger: Mapping[str, int], methods: Methods) -> Drawing:
         f"{skipped}"
     )
     return Drawing(
-        "figure2-positions", svg_of(figure), f"Bars of token positions. {'; '.join(told)}.", caption
+        "figure2-positions", svg_of(figure), f"Bars of token positions. {'; '.join(sentences)}.", caption
     )
 
 
-def position_bars(ledger: Mapping[str, int], methods: Methods) -> dict[str, tuple[int, int, int]]:
+def stream_arms(methods: Methods) -> list[str]:
+    """The methods that learn from the stream's samples, in the order of the table."""
+    return [name for name in methods if look(name).samples == "stream"]
+
+
+def _skips(row: MethodResult, ledger: Ledger) -> bool:
+    return row.budget.rows > ledger.wrong_attempts
+
+
+def position_bars(ledger: Ledger, methods: Methods) -> dict[str, tuple[int, int, int]]:
     """Figure 2's bars: (corrections, attempts, context only). The first two bear loss; for the stream arms
     all add up to the ledger."""
-    corrections, total = ledger["positions_interventional"], ledger["positions_total"]
+    corrections, total = ledger.positions["interventional"], ledger.positions["total"]
     bars = {}
-    for method in (method for method in STREAM_ARMS if method in methods):
-        # Its rows are no part of the ledger; they are read whole or, without a correction, not at all.
-        if method.startswith("oracle"):
-            budget = methods[method]["budget"]
-            bars[method] = (
-                budget["supervised_tokens"],
-                0,
-                budget["processed_tokens"] - budget["supervised_tokens"],
-            )
-        else:
-            loss = ledger[f"positions_{method}"]
+    for method in stream_arms(methods):
+        if look(method).takes_stream_whole and method in ledger.positions:
+            loss = ledger.positions[method]
             bars[method] = (corrections, loss - corrections, total - loss)
+        else:
+            # Its own rows are no part of the ledger; they are read whole or, without a target, not at all.
+            budget = methods[method].budget
+            context = budget.processed_tokens - budget.supervised_tokens
+            bars[method] = (budget.supervised_tokens, 0, context)
     return bars
 
 
@@ -131,13 +139,13 @@ def composition(attempts: Sequence[tuple[str, str, bool]]) -> Drawing:
     legend(figure, ("wrong, then corrected", WRONG, "////"), ("right at the first attempt", RIGHT, ""))
     wrong = sum(w for _, w in questions.values())
     fell = f"on {sum(w > 0 for _, w in questions.values())} of {len(questions)} questions"
-    told = "; ".join(f"{skill}: {w} wrong, {r} right" for skill, (r, w) in skills.items())
+    sentences = "; ".join(f"{skill}: {w} wrong, {r} right" for skill, (r, w) in skills.items())
     caption = (
         f"Figure 3. What the stream is made of: {len(attempts):,} first attempts of SFT-1, "
         f"{wrong:,} of them wrong, {fell}. "
         "Each wrong one is followed by the oracle's correction."
     )
-    alt = f"Bars of first attempts by skill. {told}. {wrong} wrong attempts fall {fell}."
+    alt = f"Bars of first attempts by skill. {sentences}. {wrong} wrong attempts fall {fell}."
     return Drawing("figure3-composition", svg_of(figure), alt, caption)
 
 
@@ -163,14 +171,14 @@ def _right_and_wrong(pairs: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, 
 def protocols(methods: Methods) -> Drawing:
     """Figure 4: solved under the three protocols, each with Wilson's 95 % interval."""
     figure, axes = canvas(1.05 + 0.62 * len(methods))
-    told = []
+    sentences = []
     for y, (method, row) in enumerate(methods.items()):
-        colour, questions, failed = look(method).colour, row["questions"], row["repair_questions"]
-        measured(axes, y - 0.2, row["solved"], questions, height=0.36, colour=colour, bold=True)
-        measured(axes, y + 0.12, row["two_step_solved"], questions, height=0.2, colour=colour, hatch="||||")
-        measured(axes, y + 0.34, row["repair_solved"], failed, height=0.2, colour=PAPER)
-        solved = f"direct {row['solved']} of {questions}, two-step {row['two_step_solved']}"
-        told.append(f"{look(method).label}: {solved}, repair {row['repair_solved']} of {failed}")
+        colour, questions, failed = look(method).colour, row.questions, row.repair_questions
+        measured(axes, y - 0.2, row.solved, questions, height=0.36, colour=colour, bold=True)
+        measured(axes, y + 0.12, row.two_step_solved, questions, height=0.2, colour=colour, hatch="||||")
+        measured(axes, y + 0.34, row.repair_solved, failed, height=0.2, colour=PAPER)
+        solved = f"direct {row.solved} of {questions}, two-step {row.two_step_solved}"
+        sentences.append(f"{look(method).label}: {solved}, repair {row.repair_solved} of {failed}")
     method_rows(axes, list(methods))
     shares(axes, "solved")
     legend(
@@ -181,18 +189,20 @@ def protocols(methods: Methods) -> Drawing:
         "the plain prompt. Repair: given SFT-1's "
         "failed attempt, of those that it failed. Two-step: SFT-1 right, or else repaired."
     )
-    return Drawing("figure4-solved", svg_of(figure), f"Bars of questions solved. {'; '.join(told)}.", caption)
+    return Drawing(
+        "figure4-solved", svg_of(figure), f"Bars of questions solved. {'; '.join(sentences)}.", caption
+    )
 
 
 @matplotlib.rc_context(STYLE)
 def stream_matched(methods: Methods) -> Drawing:
     """Figure 5: SFT-1's right answers, those repaired after its failures, and the rest, for the arms that
     share one stream."""
-    rows = {method: methods[method] for method in STREAM_ARMS if method in methods}
+    rows = {method: methods[method] for method in stream_arms(methods)}
     figure, axes = canvas(1.1 + 0.62 * len(rows))
-    told = []
+    sentences = []
     for y, (method, row) in enumerate(rows.items()):
-        questions, repaired, failed = row["questions"], row["repair_solved"], row["repair_questions"]
+        questions, repaired, failed = row.questions, row.repair_solved, row.repair_questions
         right, two_step = questions - failed, questions - failed + repaired
         bar(axes, y, right / questions, height=0.5, colour=PALE, hatch="\\\\\\\\")
         bar(axes, y, repaired / questions, left=right / questions, height=0.5, colour=look(method).colour)
@@ -205,10 +215,10 @@ def stream_matched(methods: Methods) -> Drawing:
             va="center",
             fontsize=9.5,
         )
-        point(axes, row["solved"] / questions, y, method)
-        told.append(
+        point(axes, row.solved / questions, y, method)
+        sentences.append(
             f"{look(method).label}: repaired {repaired} of {failed}, two-step {two_step}, "
-            f"direct {row['solved']} of {questions}"
+            f"direct {row.solved} of {questions}"
         )
     method_rows(axes, list(rows))
     axes.set_ylim(len(rows) - 0.6, -0.62)
@@ -219,7 +229,7 @@ def stream_matched(methods: Methods) -> Drawing:
         "SFT-1, and repairs what it can "
         "of those that failed. The marker is the arm's own direct answer to the plain prompt."
     )
-    alt = f"Stacked bars of the stream-matched comparison. {'; '.join(told)}."
+    alt = f"Stacked bars of the stream-matched comparison. {'; '.join(sentences)}."
     return Drawing("figure5-stream-matched", svg_of(figure), alt, caption)
 
 
@@ -227,12 +237,8 @@ def stream_matched(methods: Methods) -> Drawing:
 def self_confirmation(methods: Methods, points: Mapping[str, Sequence[tuple[float, float]]]) -> Drawing:
     """Self-confirmation against truth gain, one point a method; of several seeds `points` are drawn small
     beside their mean."""
-    given = {
-        name: (row["self_confirmation"], row["truth_gain"])
-        for name, row in methods.items()
-        if row["truth_gain"] is not None
-    }
-    inside, outside = _apart(given)
+    places = {name: row.gains for name, row in methods.items() if row.gains is not None}
+    inside, outside = _apart(places)
     figure, axes = canvas(3.1 + 0.2 * len(inside))
     axes.axhline(0, color=GREY, linewidth=0.7)
     axes.axvline(0, color=GREY, linewidth=0.7)
@@ -244,9 +250,9 @@ def self_confirmation(methods: Methods, points: Mapping[str, Sequence[tuple[floa
     axes.set_xlabel("self-confirmation: SFT-1's mistakes, nats a token")
     axes.set_ylabel("truth gain: corrections, nats a token")
     figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9.5)
-    told = [
+    sentences = [
         f"{look(name).label}: self-confirmation {signed(x, 3)}, truth gain {signed(y, 3)}"
-        for name, (x, y) in given.items()
+        for name, (x, y) in places.items()
     ]
     beyond = "".join(
         f" {look(name).label} lies outside, at ({signed(x, 2)}, {signed(y, 2)})."
@@ -259,24 +265,24 @@ def self_confirmation(methods: Methods, points: Mapping[str, Sequence[tuple[floa
         f"the paper asks for up without right.{beyond}"
     )
     return Drawing(
-        "self-confirmation", svg_of(figure), f"Points of nats a token. {'; '.join(told)}.", caption
+        "self-confirmation", svg_of(figure), f"Points of nats a token. {'; '.join(sentences)}.", caption
     )
 
 
 def _apart(
-    given: Mapping[str, tuple[float, float]],
+    places: Mapping[str, tuple[float, float]],
 ) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
     """The points to draw, and the untrained base where it lies so far off that it would hide the differences
     between the others."""
 
     def reach(name: str) -> float:
-        return max(map(abs, given[name]))
+        return max(map(abs, places[name]))
 
-    others = max((reach(name) for name in given if name != "base"), default=math.inf)
+    others = max((reach(name) for name in places if name != UNTRAINED), default=math.inf)
     outside = {
-        name: place for name, place in given.items() if name == "base" and reach(name) > 2 * others > 0
+        name: place for name, place in places.items() if name == UNTRAINED and reach(name) > 2 * others > 0
     }
-    return {name: place for name, place in given.items() if name not in outside}, outside
+    return {name: place for name, place in places.items() if name not in outside}, outside
 
 
 @matplotlib.rc_context(STYLE)
@@ -287,7 +293,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Drawing:
     lines = -(-len(stages) // 2)
     figure = Figure(figsize=(WIDTH, 0.4 + 1.35 * lines), layout="constrained")
     panels = figure.subplots(lines, 2, squeeze=False).ravel()
-    told = [
+    sentences = [
         _curve(axes, stage, [row for row in metrics if row["stage"] == stage])
         for axes, stage in zip(panels, stages, strict=False)
     ]
@@ -298,7 +304,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Drawing:
         "Learning curves by update: thin as measured, thick a moving average. "
         "Updates without any target move nothing and are left out."
     )
-    return Drawing("learning-curves", svg_of(figure), f"Learning curves. {'; '.join(told)}.", caption)
+    return Drawing("learning-curves", svg_of(figure), f"Learning curves. {'; '.join(sentences)}.", caption)
 
 
 def _curve(axes: Axes, stage: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -332,22 +338,22 @@ def _moving_average(values: Sequence[float]) -> list[float]:
 def differences(accuracies: Mapping[str, Sequence[float]]) -> Drawing:
     """Over several seeds: each method's direct accuracy minus SFT-1's, seed by seed, with the t-interval of
     the mean."""
-    start = accuracies["sft"]
+    start = accuracies[START]
     rows = {
         name: [a - s for a, s in zip(values, start, strict=True)]
         for name, values in accuracies.items()
-        if name != "sft"
+        if name != START
     }
     figure, axes = canvas(0.9 + 0.44 * len(rows))
     axes.axvline(0, color=GREY, linewidth=0.8)
-    told = []
+    sentences = []
     for y, (method, values) in enumerate(rows.items()):
         mean, low, high = t_interval(values)
         axes.plot([low, high], [y, y], color=INK, linewidth=1.2, solid_capstyle="butt")
         seeds(axes, values, [y + 0.24] * len(values), method)
         point(axes, mean, y, method)
         interval = f"{signed(100 * low, 1)} to {signed(100 * high, 1)}"
-        told.append(f"{look(method).label}: {signed(100 * mean, 1)} points, interval {interval}")
+        sentences.append(f"{look(method).label}: {signed(100 * mean, 1)} points, interval {interval}")
     method_rows(axes, list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: signed(100 * x, 0)))
@@ -360,6 +366,6 @@ def differences(accuracies: Mapping[str, Sequence[float]]) -> Drawing:
     return Drawing(
         "differences",
         svg_of(figure),
-        f"Differences to SFT-1 over {len(start)} seeds. {'; '.join(told)}.",
+        f"Differences to SFT-1 over {len(start)} seeds. {'; '.join(sentences)}.",
         caption,
     )

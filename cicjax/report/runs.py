@@ -2,63 +2,23 @@
 written can rely on it."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from cicjax.errors import BadInput, Corrupted
+from cicjax.experiments.answers import Answer, read_answers
+from cicjax.experiments.paper.records import Budget, Ledger, MethodResult, Results
 from cicjax.files.whole import read_json, read_jsonl
 from cicjax.logs.native import read_native
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.metrics import read_metrics
+from cicjax.statistics import wilson
 
-Row = dict[str, Any]
-Answers = dict[str, dict[str, list[Row]]]
-
-COUNTS = (
-    "solved",
-    "questions",
-    "repair_solved",
-    "repair_questions",
-    "two_step_solved",
-    "kept",
-    "lost",
-    "gained",
-    "harmed",
-    "truncated",
-)
-SHARES = ("accuracy", "wilson_low", "wilson_high", "marker_share")
-SPENT = (
-    "updates",
-    "rows",
-    "supervised_tokens",
-    "processed_tokens",
-    "sampled_tokens",
-    "verifier_calls",
-    "oracle_solutions",
-    "flop",
-)
-POSITIONS = ("total", "observational", "interventional", "attempts", "oracle")
-LEDGER = (
-    "stream_rows",
-    "wrong_attempts",
-    "first_attempts_correct",
-    "unique_corrected_questions",
-    *(f"positions_{n}" for n in POSITIONS),
-)
-AGAIN = "repeat the run's command to make it again"
-ANSWER = {
-    "id": str,
-    "skill": str,
-    "prompt": str,
-    "completion": str,
-    "reason": str,
-    "finish_reason": str,
-    "solved": bool,
-}
+Record = dict[str, Any]
+Answers = dict[str, dict[str, list[Answer]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +27,21 @@ class FinishedRun:
     `stream` may be empty."""
 
     folder: Path
-    config: Row
-    results: Row
-    environment: Row
-    timings: Row
-    metrics: list[Row]
+    config: Record
+    results: Results
+    environment: Record
+    timings: Record
+    metrics: list[Record]
     stream: tuple[Episode, ...]
     answers: Answers
 
     @property
     def seed(self) -> int:
-        return self.results["seed"]
+        return self.results.seed
 
     @property
-    def methods(self) -> dict[str, Row]:
-        return self.results["methods"]
+    def methods(self) -> dict[str, MethodResult]:
+        return self.results.methods
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -97,8 +57,8 @@ def read_run(folder: Path) -> FinishedRun:
             else "no run is here (neither results.json nor config.json)"
         )
         raise BadInput(f"{folder}: {what}")
-    results = read_json(folder / "results.json")
-    _check_results(folder / "results.json", results)
+    path = folder / "results.json"
+    results = Results.from_json(read_json(path), where=path)
     return FinishedRun(
         folder=folder,
         config=_optional_object(folder / "config.json"),
@@ -106,8 +66,8 @@ def read_run(folder: Path) -> FinishedRun:
         environment=_optional_object(folder / "environment.json"),
         timings=_optional_object(folder / "timings.json"),
         metrics=read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else [],
-        stream=_stream(folder / "rollouts" / "stream.jsonl", results["ledger"]),
-        answers=_answers(folder / "evaluations", results["methods"]),
+        stream=_stream(folder / "rollouts" / "stream.jsonl", results.ledger),
+        answers=_answers(folder / "evaluations", results.methods),
     )
 
 
@@ -129,132 +89,66 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     return runs
 
 
-def _difference(one: Row, other: Row) -> str:
+def _difference(one: Results, other: Results) -> str:
     """The first thing in which two results are not one experiment at two seeds; empty where they are."""
-    if one["model"] != other["model"]:
+    if one.model != other.model:
         return "the model"
     apart = ("seed", "methods")  # Rows that only some runs have are left out of the common table.
-    names = sorted(name for name in one["settings"].keys() | other["settings"].keys() if name not in apart)
-    different = [name for name in names if one["settings"].get(name) != other["settings"].get(name)]
+    names = sorted(name for name in one.settings.keys() | other.settings.keys() if name not in apart)
+    different = [name for name in names if one.settings.get(name) != other.settings.get(name)]
     if different:
         return f"settings.{different[0]}"
-    return "" if one["methods"].keys() & other["methods"].keys() else "every method"
+    return "" if one.methods.keys() & other.methods.keys() else "every method"
 
 
-def _check_results(path: Path, results: Any) -> None:
-    """Every key that the report reads, by type. Raises Corrupted naming the first that is missing."""
-    for name, kind in (
-        ("model", str),
-        ("seed", int),
-        ("settings", dict),
-        ("ledger", dict),
-        ("methods", dict),
-    ):
-        _require(path, "", results, name, kind)
-    for name in LEDGER if results["ledger"] else ():
-        _require(path, "ledger.", results["ledger"], name, int)
-    for method in ("rest", "grpo"):
-        for name in results.get(method) or {}:
-            _require(path, f"{method}.", results[method], name, int)
-    if not results["methods"]:
-        raise Corrupted(f"{path}: holds no method; {AGAIN}")
-    for method, row in results["methods"].items():
-        _check_method(path, f"methods.{_short(method)}.", row)
-
-
-def _check_method(path: Path, place: str, row: Any) -> None:
-    for name in COUNTS:
-        _require(path, place, row, name, int)
-    for name in SHARES:
-        _require(path, place, row, name, float, int)
-    gains = [
-        _require(path, place, row, name, float, int, NoneType) for name in ("self_confirmation", "truth_gain")
-    ]
-    if not (
-        0 <= row["solved"] <= row["questions"] > 0
-        and 0 <= row["repair_solved"] <= row["repair_questions"] <= row["questions"]
-    ):
-        raise Corrupted(f"{path}: the counts of {place[:-1]} do not fit together; {AGAIN}")
-    if (gains[0] is None) != (gains[1] is None):
-        raise Corrupted(
-            f"{path}: {place}self_confirmation is there without truth_gain or the other way round; {AGAIN}"
-        )
-    for skill, counted in _require(path, place, row, "by_skill", dict).items():
-        if not (isinstance(counted, list) and len(counted) == 2 and all(type(n) is int for n in counted)):
-            raise Corrupted(f"{path}: {place}by_skill.{_short(skill)} is not [solved, questions]; {AGAIN}")
-    budget = _require(path, place, row, "budget", dict)
-    for name in SPENT:
-        _require(path, f"{place}budget.", budget, name, int, float)
-    _require(path, f"{place}budget.", budget, "learning_rate", float, int, NoneType)
-
-
-def _require(path: Path, place: str, holder: Any, name: str, *kinds: type) -> Any:
-    value = holder.get(name) if isinstance(holder, dict) else None
-    absent = not isinstance(holder, dict) or name not in holder
-    if absent or not isinstance(value, kinds) or isinstance(value, bool):
-        raise Corrupted(f"{path}: {place}{_short(name)} is missing or no {kinds[0].__name__}; {AGAIN}")
-    return value
-
-
-def _short(name: str) -> str:
-    return ascii(name)[1:-1][:80]
-
-
-def _optional_object(path: Path) -> Row:
+def _optional_object(path: Path) -> Record:
     value = read_json(path) if path.is_file() else {}
     if not isinstance(value, dict):
         raise Corrupted(f"{path}: not a JSON object; restore it from a copy")
     return value
 
 
-def _stream(path: Path, ledger: Row) -> tuple[Episode, ...]:
+def _stream(path: Path, ledger: Ledger | None) -> tuple[Episode, ...]:
     """The stream's rows, by the digest beside them and by the ledger those that were trained on."""
-    if not ledger or not path.is_file() or not path.stat().st_size:
+    if ledger is None or not path.is_file() or not path.stat().st_size:
         return ()
     read_jsonl(path)
     episodes = tuple(read_native(path))
     wrong = sum(len(episode.messages) > 1 and episode.messages[1].solved == 0 for episode in episodes)
-    if (len(episodes), wrong) != (ledger["stream_rows"], ledger["wrong_attempts"]):
+    if (len(episodes), wrong) != (ledger.stream_rows, ledger.wrong_attempts):
         there = f"{len(episodes)} rows, {wrong} of them wrong"
-        said = f"{ledger['stream_rows']} rows, {ledger['wrong_attempts']} of them wrong"
-        raise Corrupted(f"{path}: {there}, where results.json counts {said}; the two are of different runs")
+        counted = f"{ledger.stream_rows} rows, {ledger.wrong_attempts} of them wrong"
+        raise Corrupted(
+            f"{path}: {there}, where results.json counts {counted}; the two are of different runs"
+        )
     return episodes
 
 
-def _answers(folder: Path, methods: dict[str, Row]) -> Answers:
+def _answers(folder: Path, methods: dict[str, MethodResult]) -> Answers:
     """The answers that are there. Raises Corrupted where their verdicts are not those that results.json
     counts."""
     answers: Answers = {}
     for method, row in methods.items():
-        found = {
+        by_protocol = {
             protocol: _rows(folder / f"{Path(method).name}-{protocol}.jsonl")
             for protocol in ("direct", "second")
         }
-        answers[method] = {protocol: rows for protocol, rows in found.items() if rows}
+        answers[method] = {protocol: rows for protocol, rows in by_protocol.items() if rows}
         direct = answers[method].get("direct")
-        if direct and (solved := sum(each["solved"] for each in direct)) != row["solved"]:
+        if direct and (solved := sum(each.solved for each in direct)) != row.solved:
             raise Corrupted(
                 f"{folder / f'{method}-direct.jsonl'}: {solved} answers are right, "
-                f"where results.json counts {row['solved']}; "
+                f"where results.json counts {row.solved}; "
                 "the two are of different runs"
             )
     return answers
 
 
-def _rows(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    rows = read_jsonl(path)
-    for number, row in enumerate(rows, start=1):
-        for name, kind in ANSWER.items():
-            if not isinstance(row.get(name), kind):
-                raise Corrupted(
-                    f"{path}:{number}: {name} is missing or no {kind.__name__}; restore the file from a copy"
-                )
-    return rows
+def _rows(path: Path) -> list[Answer]:
+    return read_answers(read_jsonl(path), path=path) if path.is_file() else []
 
 
-def command_of(config: Row) -> list[str]:
+def command_of(config: Record) -> list[str]:
     """The command line that config.json stands for; empty where it holds no flags."""
     if "output_dir" not in config:
         return []
@@ -266,7 +160,7 @@ def command_of(config: Row) -> list[str]:
     return words
 
 
-def pooled(runs: Sequence[FinishedRun]) -> dict[str, Row]:
+def pooled(runs: Sequence[FinishedRun]) -> dict[str, MethodResult]:
     """Rows of the table that all runs have, their counts added up and their shares averaged; for one run the
     rows themselves."""
     if len(runs) == 1:
@@ -275,38 +169,48 @@ def pooled(runs: Sequence[FinishedRun]) -> dict[str, Row]:
     return {name: _pool([run.methods[name] for run in runs]) for name in names}
 
 
-def _pool(rows: Sequence[Row]) -> Row:
-    added = {name: sum(row[name] for row in rows) for name in COUNTS}
-    mean = _mean_of(rows)
-    skills = {skill: None for row in rows for skill in row["by_skill"]}
+def _pool(rows: Sequence[MethodResult]) -> MethodResult:
+    """One row for several seeds. Its interval is that of the questions added up, and so speaks of these
+    seeds."""
+    added: dict[str, Any] = _added(rows, *(each.name for each in fields(MethodResult) if each.type is int))
+    skills = dict.fromkeys(skill for row in rows for skill in row.by_skill)
     by_skill = {
-        skill: [sum(row["by_skill"].get(skill, [0, 0])[n] for row in rows) for n in (0, 1)]
-        for skill in skills
+        skill: [sum(row.by_skill.get(skill, [0, 0])[n] for row in rows) for n in (0, 1)] for skill in skills
     }
-    budget = {name: sum(row["budget"][name] for row in rows) for name in SPENT}
-    budget["learning_rate"] = rows[0]["budget"]["learning_rate"]
-    return (
-        added
-        | {name: mean(name) for name in ("marker_share", "self_confirmation", "truth_gain")}
-        | {"by_skill": by_skill, "budget": budget}
+    budgets = [row.budget for row in rows]
+    spent = _added(budgets, *(each.name for each in fields(Budget) if each.name != "learning_rate"))
+    means = {
+        name: _mean([getattr(row, name) for row in rows])
+        for name in ("accuracy", "marker_share", "self_confirmation", "truth_gain")
+    }
+    low, high = wilson(added["solved"], added["questions"])
+    budget = Budget(**spent, learning_rate=rows[0].budget.learning_rate)
+    return MethodResult(**added, **means, wilson_low=low, wilson_high=high, by_skill=by_skill, budget=budget)
+
+
+def _added(records: Sequence[object], *names: str) -> dict[str, Any]:
+    return {name: sum(getattr(record, name) for record in records) for name in names}
+
+
+def _mean(values: Sequence[float | None]) -> Any:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def pooled_ledger(runs: Sequence[FinishedRun]) -> Ledger | None:
+    """The ledgers added up, with the columns that all have; None where a run had no stream."""
+    ledgers = [run.results.ledger for run in runs]
+    known = [ledger for ledger in ledgers if ledger is not None]
+    if len(known) < len(ledgers):
+        return None
+    counts = _added(known, *(each.name for each in fields(Ledger) if each.name != "positions"))
+    names = [name for name in known[0].positions if all(name in ledger.positions for ledger in known)]
+    return Ledger(
+        **counts, positions={name: sum(ledger.positions[name] for ledger in known) for name in names}
     )
 
 
-def _mean_of(rows: Sequence[Row]) -> Callable[[str], float | None]:
-    def mean(name: str) -> float | None:
-        values = [row[name] for row in rows]
-        return None if None in values else sum(values) / len(values)
-
-    return mean
-
-
-def pooled_ledger(runs: Sequence[FinishedRun]) -> dict[str, int]:
-    """The ledgers added up; empty where a run had no stream."""
-    ledgers = [run.results["ledger"] for run in runs]
-    return {name: sum(ledger[name] for ledger in ledgers) for name in LEDGER} if all(ledgers) else {}
-
-
-def settings_lines(settings: Row, prefix: str = "") -> list[tuple[str, str]]:
+def settings_lines(settings: Record, prefix: str = "") -> list[tuple[str, str]]:
     """Settings as (dotted name, value) lines, numbers as they are written and lists in one line."""
     lines = []
     for name, value in settings.items():

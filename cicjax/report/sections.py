@@ -1,25 +1,19 @@
 """The report section by section: what is said, and which tables, figures and transcripts stand below it."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cicjax.experiments.paper.records import MethodResult
 from cicjax.report import accounts, claims, tables, transcripts
+from cicjax.report import paper as numbers
 from cicjax.report.drawing import Drawing, embedded, look, signed
-from cicjax.report.runs import FinishedRun, Row, command_of, pooled
+from cicjax.report.runs import FinishedRun, command_of, pooled
 from cicjax.views.html import Child, Html, bullets, folded, join, tag
 
 Section = tuple[str, str, Sequence[Child]]
 
 TITLE = "Continual, interactive, causal agents"
-PAPER_BASE = "qwen2.5-0.5b"
-PAPER_COUNTS = {
-    "sft_rows": 200,
-    "agent_problems": 200,
-    "test_problems": 100,
-    "wrong_attempts": 400,
-    "groups": 50,
-}
 WHAT = (
     "A language model learns from a stream of its own attempts, a verifier's judgements and an oracle's "
     "corrections. The paper's rule: "
@@ -38,15 +32,7 @@ PROTOCOLS = (
     "so that learning the format and learning the answer can "
     "be told apart. Cut: answers ended by the length limit or a stop string."
 )
-GLOSSARY = {
-    "SFT-1": "the base after supervised training on the oracle's solutions; every other method starts from it",
-    "ReST": "trained on its own samples that the verifier passed, with SFT-1's rows again",
-    "GRPO": "trained by reward: of a group of its own samples the right ones become likelier, "
-    "the wrong ones less",
-    "SFT+oracle": "trained on the corrections alone, without the attempts that they correct",
-    "shared schedule": "SFT+oracle on the rows and in the order of the stream",
-    "observational": "the stream, with loss on every answer in it, the agent's own attempts too",
-    "interventional": "the same stream, with the attempts in the context and loss on the corrections alone",
+WORDS = {
     "direct": "the answer to the plain prompt",
     "repair": "right on a question that SFT-1 failed, when shown that failed attempt",
     "two-step": "SFT-1 right at once, or else repaired",
@@ -82,11 +68,11 @@ FOOTER = (
 
 def header(runs: Sequence[FinishedRun]) -> Html:
     """What this is, of which weights, and the outcome in a few sentences."""
-    run, settings = runs[0], runs[0].results["settings"]
+    run, settings = runs[0], runs[0].results.settings
     counts = settings.get("counts", {})
     facts = [
         f"weights: {weights_name(run)}",
-        f"fingerprint {run.results['model'][:12]}",
+        f"fingerprint {run.results.model[:12]}",
         f"scale: {run.config.get('scale', 'not recorded')}",
         f"seed {', '.join(str(each.seed) for each in runs)}",
         f"{counts.get('sft_rows', '?')} SFT rows, {counts.get('wrong_attempts', '?')} wrong attempts "
@@ -111,7 +97,7 @@ def footer() -> Html:
 
 def weights_name(run: FinishedRun) -> str:
     """The weights as the user named them: a hub id, or the name of a folder."""
-    named = run.config.get("model_name_or_path", run.results.get("model_name", "unnamed"))
+    named = run.config.get("model_name_or_path", run.results.model_name)
     if named is None:
         return "the embedded base"
     return Path(str(named)).name if str(named).startswith(("/", ".", "~")) else str(named)
@@ -124,64 +110,61 @@ def on_embedded_base(run: FinishedRun) -> bool:
 
 def of_paper(run: FinishedRun) -> bool:
     """Whether the weights go by the name of the paper's, Qwen2.5-0.5B itself and no relative of it."""
-    return Path(weights_name(run)).name.lower() == PAPER_BASE
+    return Path(weights_name(run)).name.lower() == numbers.BASE
 
 
 def summary(runs: Sequence[FinishedRun]) -> list[Child]:
     """What came out, in sentences that claim no more than the numbers do."""
     methods = pooled(runs)
-    total = max(row["questions"] for row in methods.values())
-    solved = "; ".join(f"{look(name).label} {row['solved']:,}" for name, row in methods.items())
-    said: list[Child] = [f"Solved of {total:,}, plain prompt: {solved}."]
-    if "interventional" in methods and "observational" in methods:
-        said += _two_arms(methods["interventional"], methods["observational"])
+    total = max(row.questions for row in methods.values())
+    solved = "; ".join(f"{look(name).label} {row.solved:,}" for name, row in methods.items())
+    sentences: list[Child] = [f"Solved of {total:,}, plain prompt: {solved}."]
+    if claims.MASK.method in methods and claims.MASK.other in methods:
+        sentences += _two_arms(methods[claims.MASK.method], methods[claims.MASK.other])
     if second := unanswered(runs):
-        said.append(second)
-    if len(runs) > 1 and (found := _outcomes(runs)):
-        said.append(
-            f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in found)}."
+        sentences.append(second)
+    if len(runs) > 1 and (outcomes := _outcomes(runs)):
+        sentences.append(
+            f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in outcomes)}."
         )
     if len(runs) < claims.ENOUGH:
         who = "One seed decides" if len(runs) == 1 else f"{len(runs)} seeds decide"
-        said.append(
+        sentences.append(
             f"{who} nothing: a claim needs {claims.ENOUGH} replicates. "
             "Until then this page describes what happened here, and no more."
         )
-    return said
+    return sentences
 
 
 def unanswered(runs: Sequence[FinishedRun]) -> str | None:
     """Why the second answers say nothing, where no method gives any: hardly a failure repaired and nearly all
     right answers harmed."""
     for row in pooled(runs).values():
-        failed, right = row["repair_questions"], row["questions"] - row["repair_questions"]
-        if not right or row["repair_solved"] > MOST_REPAIRED * failed or row["harmed"] < LEAST_HARMED * right:
+        failed, right = row.repair_questions, row.right_first
+        if not right or row.repair_solved > MOST_REPAIRED * failed or row.harmed < LEAST_HARMED * right:
             return None
     return f"{NEVER_ANSWERED}; {WHY_EMBEDDED}." if on_embedded_base(runs[0]) else f"{NEVER_ANSWERED}."
 
 
-def _two_arms(interventional: Row, observational: Row) -> list[Child]:
-    failed, right = (
-        interventional["repair_questions"],
-        interventional["questions"] - interventional["repair_questions"],
-    )
-    said: list[Child] = [
+def _two_arms(interventional: MethodResult, observational: MethodResult) -> list[Child]:
+    failed, right = interventional.repair_questions, interventional.right_first
+    sentences: list[Child] = [
         "Given SFT-1's failed attempts, the interventional stream repairs "
-        f"{interventional['repair_solved']:,} of {failed:,} and the "
-        f"observational one {observational['repair_solved']:,}; given its correct attempts, "
-        f"they spoil {interventional['harmed']:,} and "
-        f"{observational['harmed']:,} of {right:,}."
+        f"{interventional.repair_solved:,} of {failed:,} and the "
+        f"observational one {observational.repair_solved:,}; given its correct attempts, "
+        f"they spoil {interventional.harmed:,} and "
+        f"{observational.harmed:,} of {right:,}."
     ]
-    if interventional["truth_gain"] is not None and observational["truth_gain"] is not None:
-        mistakes = [signed(arm["self_confirmation"], 3) for arm in (interventional, observational)]
-        truths = [signed(arm["truth_gain"], 3) for arm in (interventional, observational)]
-        said.append(
+    gains = [arm.gains for arm in (interventional, observational) if arm.gains is not None]
+    if len(gains) == 2:
+        mistakes, truths = ([signed(pair[n], 3) for pair in gains] for n in (0, 1))
+        sentences.append(
             f"The log-probability of SFT-1's own mistakes moved by {mistakes[0]} nats a token under the "
             "interventional loss and by "
             f"{mistakes[1]} under the observational one; that of their corrections by {truths[0]} and "
             f"{truths[1]}."
         )
-    return said
+    return sentences
 
 
 def results(runs: Sequence[FinishedRun]) -> Section:
@@ -190,9 +173,16 @@ def results(runs: Sequence[FinishedRun]) -> Section:
     return "results", "Results", [*parts, *_paper(runs[0], beside=len(runs) == 1)]
 
 
-def glossary() -> Html:
+def words(names: Iterable[str]) -> dict[str, str]:
+    """What the page's words mean: its methods by their short names, and the words that are always the
+    same."""
+    known = [look(name) for name in names]
+    return {method.heading: method.described for method in known} | WORDS
+
+
+def glossary(names: Iterable[str]) -> Html:
     """The words of the tables, one line each."""
-    lines = [tag("div", tag("dt", word), tag("dd", meaning)) for word, meaning in GLOSSARY.items()]
+    lines = [tag("div", tag("dt", word), tag("dd", meaning)) for word, meaning in words(names).items()]
     return folded("What the words mean", tag("dl", *lines, class_="words"), kind="tables glossary")
 
 
@@ -200,14 +190,14 @@ def _one_seed(run: FinishedRun) -> list[Child]:
     parts: list[Child] = [
         tables.methods_table(run.methods, paper=of_paper(run)),
         tag("p", PROTOCOLS, class_="note"),
-        glossary(),
+        glossary(run.methods),
     ]
-    answered = {name: given["direct"] for name, given in run.answers.items() if "direct" in given}
-    same_questions = len({tuple(row["id"] for row in rows) for rows in answered.values()}) == 1
+    answered = {name: answers["direct"] for name, answers in run.answers.items() if "direct" in answers}
+    same_questions = len({tuple(row.id for row in rows) for rows in answered.values()}) == 1
     if same_questions and (
-        found := claims.pairs({name: [row["solved"] for row in rows] for name, rows in answered.items()})
+        contrasts := claims.pairs({name: [row.solved for row in rows] for name, rows in answered.items()})
     ):
-        parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(found)]
+        parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(contrasts)]
     if (squares := transcripts.outcome_map(run)) is not None:
         parts += [tag("h3", "Question by question"), squares]
     return [*parts, tag("h3", "By skill"), tables.skills_table(run.methods)]
@@ -215,17 +205,17 @@ def _one_seed(run: FinishedRun) -> list[Child]:
 
 def _several_seeds(runs: Sequence[FinishedRun]) -> list[Child]:
     methods = pooled(runs)
-    parts: list[Child] = [tables.seeds_table(runs, list(methods)), glossary()]
+    parts: list[Child] = [tables.seeds_table(runs, list(methods)), glossary(methods)]
     if left_out := sorted({name for run in runs for name in run.methods} - set(methods)):
         parts.append(
             tag("p", f"Left out, since not every seed has them: {', '.join(left_out)}.", class_="note")
         )
     parts.append(tag("h3", "The paper's claims"))
-    if found := _outcomes(runs):
-        parts += [tag("p", _how_decided(len(runs))), tables.claims_table(found)]
+    if outcomes := _outcomes(runs):
+        parts += [tag("p", _how_decided(len(runs))), tables.claims_table(outcomes)]
     if missing := [claim for claim in claims.CLAIMS if claim not in claims.possible(methods)]:
         named = "; ".join(
-            f"{claim.text} ({look(claim.method).short} − {look(claim.other).short})" for claim in missing
+            f"{claim.text} ({look(claim.method).heading} − {look(claim.other).heading})" for claim in missing
         )
         parts.append(tag("p", f"Not to be judged here, for want of a row: {named}.", class_="note"))
     parts += [
@@ -237,7 +227,7 @@ def _several_seeds(runs: Sequence[FinishedRun]) -> list[Child]:
 
 
 def _outcomes(runs: Sequence[FinishedRun]) -> list[claims.Outcome]:
-    return claims.outcomes([{name: row["accuracy"] for name, row in run.methods.items()} for run in runs])
+    return claims.outcomes([{name: row.accuracy for name, row in run.methods.items()} for run in runs])
 
 
 def _how_decided(seeds: int) -> str:
@@ -259,15 +249,15 @@ def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
     """The paper's numbers: a sentence where they stand beside ours, else tables of their own with what
     differs."""
     if of_paper(run) and beside:
-        said = (
+        sentence = (
             "The paper's numbers stand beside ours because the weights go by the name of its base, "
             f"{weights_name(run)}."
         )
-        return [tag("p", f"{said} {_what_differs(run)}", class_="note")]
-    said = f"The paper's base is Qwen2.5-0.5B, one run; the weights here are {weights_name(run)}."
+        return [tag("p", f"{sentence} {_what_differs(run)}", class_="note")]
+    sentence = f"The paper's base is Qwen2.5-0.5B, one run; the weights here are {weights_name(run)}."
     title = "The paper's own tables"
     if not of_paper(run):
-        said += " Other weights can confirm or refute a pattern, never a number: its tables stand apart."
+        sentence += " Other weights can confirm or refute a pattern, never a number: its tables stand apart."
         title += ", on other weights"
     papers = [tables.paper_table()]
     if not of_paper(run):
@@ -275,7 +265,7 @@ def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
     return [
         folded(
             title,
-            tag("p", f"{said} {_what_differs(run)}"),
+            tag("p", f"{sentence} {_what_differs(run)}"),
             *papers,
             opened=not of_paper(run),
             kind="tables paper",
@@ -284,10 +274,10 @@ def _paper(run: FinishedRun, *, beside: bool) -> list[Child]:
 
 
 def _what_differs(run: FinishedRun) -> str:
-    ours = run.results["settings"].get("counts", {})
+    ours = run.results.settings.get("counts", {})
     other = [
         f"{name.replace('_', ' ')} {ours[name]} for {count}"
-        for name, count in PAPER_COUNTS.items()
+        for name, count in numbers.COUNTS.items()
         if ours.get(name, count) != count
     ]
     counts = f"The counts differ: {', '.join(other)}." if other else "The counts are the paper's."
@@ -318,13 +308,13 @@ def browsing(runs: Sequence[FinishedRun]) -> list[Section]:
     if run.stream:
         sections.append(("stream", "Rows of the stream", [*of_which, *transcripts.stream_rows(run)]))
     if answers := transcripts.answers(run):
-        said = (
+        sentence = (
             "Greedy answers of every method to the same questions, of each skill the most disputed; "
             "below each the answer after SFT-1's "
             "attempt. Right is what the verifier calls so: within the problem's tolerance, equation (6)."
         )
         why = [] if second is None else [tag("p", second, class_="note")]
-        sections.append(("answers", "Answers side by side", [*of_which, tag("p", said), *why, *answers]))
+        sections.append(("answers", "Answers side by side", [*of_which, tag("p", sentence), *why, *answers]))
     return sections
 
 
@@ -335,19 +325,19 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
         [tag("p", f"Counts of {len(runs)} seeds added up.", class_="note")] if len(runs) > 1 else []
     )
     parts.append(accounts.budget_table(methods))
-    if any(run.results["ledger"] for run in runs):
+    if any(run.results.ledger is not None for run in runs):
         parts += [tag("h3", "The stream's ledger"), accounts.ledgers_table(runs, paper=paper)]
     beside: list[Child] = []
-    if any(run.results.get(name) for run in runs for name in ("rest", "grpo")):
+    if any(facts for run in runs for facts in run.results.facts.values()):
         beside.append(accounts.facts_table(runs, paper=paper))
-    if any(row["truth_gain"] is not None for row in methods.values()):
+    if any(row.gains is not None for row in methods.values()):
         beside.append(tables.confirmation_table(methods))
     return "budgets", "Budgets and ledger", [*parts, tag("div", *beside, class_="columns")]
 
 
 def choices(run: FinishedRun) -> Section:
     """What was chosen where the paper is silent."""
-    every = folded("Every setting", accounts.settings_table(run.results["settings"]), kind="tables")
+    every = folded("Every setting", accounts.settings_table(run.results.settings), kind="tables")
     return "choices", "What was chosen", [tag("p", CHOICES), every]
 
 
@@ -368,7 +358,7 @@ def _origin(run: FinishedRun) -> list[Child]:
         parts.append(tag("pre", " ".join(shlex.quote(word) for word in words), class_="command"))
     identity = {
         "seed": run.seed,
-        "model": run.results["model"],
+        "model": run.results.model,
         "model name": weights_name(run),
         "folder": run.folder.resolve().name,
     }

@@ -2,29 +2,19 @@
 `accounts` has the other tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from cicjax.experiments.paper.records import MethodResult
+from cicjax.methods import START
 from cicjax.report import claims
+from cicjax.report import paper as numbers
 from cicjax.report.claims import Outcome, Pair
 from cicjax.report.drawing import look, signed
 from cicjax.report.runs import FinishedRun
 from cicjax.statistics import t_interval, wilson
 from cicjax.views.html import Child, Html, join, table, tag
 
-Methods = Mapping[str, Mapping[str, Any]]
+Methods = Mapping[str, MethodResult]
 
-# Section 2.4 on 100 test questions, and section 2.5 on the 37 that SFT-1 failed there.
-PAPER_SOLVED = {
-    "base": 42,
-    "sft": 63,
-    "rest": 84,
-    "grpo": 75,
-    "oracle": 81,
-    "observational": 61,
-    "interventional": 85,
-}
-PAPER_REPAIR = {"oracle": 18, "interventional": 22}
-PAPER_QUESTIONS, PAPER_FAILED = 100, 37
 CONTRAST = tag("th", "contrast", scope="col", class_="words")
 PROTOCOLS = ("repair", "two-step", "kept", "lost", "gained", "harmed", "with marker", "cut")
 
@@ -47,7 +37,7 @@ def percent(share: float, digits: int = 1) -> str:
 def methods_table(methods: Methods, *, paper: bool) -> Html:
     """One row a method: the three protocols, the change against SFT-1, format and truncation; the paper's
     solved beside ours if asked."""
-    questions = max(row["questions"] for row in methods.values())
+    questions = max(row.questions for row in methods.values())
     header = [
         "method",
         f"direct, of {questions}",
@@ -58,9 +48,9 @@ def methods_table(methods: Methods, *, paper: bool) -> Html:
     rows = [
         [
             name_of(method),
-            tag("b", row["solved"]),
-            join([f"{100 * row['wilson_low']:.1f}–{percent(row['wilson_high'])}", _strip(method, row)]),
-            *([PAPER_SOLVED.get(method, "–")] if paper else []),
+            tag("b", row.solved),
+            join([f"{100 * row.wilson_low:.1f}–{percent(row.wilson_high)}", _strip(method, row)]),
+            *([numbers.SOLVED.get(method, "–")] if paper else []),
             *_protocol_cells(row),
         ]
         for method, row in methods.items()
@@ -68,14 +58,14 @@ def methods_table(methods: Methods, *, paper: bool) -> Html:
     return table(header, rows, caption="Every method on the same questions, from the same SFT-1.")
 
 
-def _strip(method: str, row: Mapping[str, Any]) -> Html:
+def _strip(method: str, row: MethodResult) -> Html:
     """A small picture of the interval, from 0 to all questions."""
-    low, high, colour = 100 * row["wilson_low"], 100 * row["wilson_high"], look(method).colour
+    low, high, colour = 100 * row.wilson_low, 100 * row.wilson_high, look(method).colour
     interval = tag("i", style=f"left:{low:.1f}%;width:{high - low:.1f}%;background:{colour}")
     return tag(
         "span",
         interval,
-        tag("b", style=f"left:{100 * row['accuracy']:.1f}%;background:{colour}"),
+        tag("b", style=f"left:{100 * row.accuracy:.1f}%;background:{colour}"),
         class_="strip",
         aria_hidden="true",
     )
@@ -84,9 +74,11 @@ def _strip(method: str, row: Mapping[str, Any]) -> Html:
 def paper_table() -> Html:
     """The paper's own numbers, with Wilson's intervals made from its counts."""
     rows = []
-    for method, solved in PAPER_SOLVED.items():
-        low, high = wilson(solved, PAPER_QUESTIONS)
-        repair = f"{PAPER_REPAIR[method]}/{PAPER_FAILED}" if method in PAPER_REPAIR else "not stated"
+    for method, solved in numbers.SOLVED.items():
+        low, high = wilson(solved, numbers.QUESTIONS)
+        repair = (
+            f"{numbers.REPAIRED[method]}/{numbers.FAILED}" if method in numbers.REPAIRED else "not stated"
+        )
         rows.append([name_of(method), solved, f"{100 * low:.1f}–{percent(high)}", repair])
     return table(
         ["method", "solved, of 100", "95 % Wilson", "repair"],
@@ -97,11 +89,8 @@ def paper_table() -> Html:
 
 def confirmation_table(methods: Methods) -> Html:
     """Self-confirmation and truth gain in nats a token."""
-    given = [(method, row) for method, row in methods.items() if row["truth_gain"] is not None]
-    rows = [
-        [name_of(method), signed(row["self_confirmation"], 4), signed(row["truth_gain"], 4)]
-        for method, row in given
-    ]
+    gains = [(method, row.gains) for method, row in methods.items() if row.gains is not None]
+    rows = [[name_of(method), signed(mistakes, 4), signed(truths, 4)] for method, (mistakes, truths) in gains]
     return table(
         ["method", "self-confirmation", "truth gain"],
         rows,
@@ -111,13 +100,13 @@ def confirmation_table(methods: Methods) -> Html:
 
 def skills_table(methods: Methods) -> Html:
     """Solved by skill, with the difference to SFT-1 beside it."""
-    skills = sorted({skill for row in methods.values() for skill in row["by_skill"]})
-    start = methods.get("sft", {}).get("by_skill", {})
+    skills = sorted({skill for row in methods.values() for skill in row.by_skill})
+    start = methods[START].by_skill if START in methods else {}
     rows: list[list[Child]] = []
     for skill in skills:
-        asked = max(row["by_skill"].get(skill, [0, 0])[1] for row in methods.values())
+        asked = max(row.by_skill.get(skill, [0, 0])[1] for row in methods.values())
         cells = [
-            _skill_cell(row["by_skill"].get(skill), None if method == "sft" else start.get(skill))
+            _skill_cell(row.by_skill.get(skill), None if method == START else start.get(skill))
             for method, row in methods.items()
         ]
         rows.append([skill.replace("_", " "), asked, *cells])
@@ -125,7 +114,7 @@ def skills_table(methods: Methods) -> Html:
         "Solved by skill, direct protocol, with the difference to SFT-1. Of few questions a skill, "
         "a difference of one or two is noise."
     )
-    return table(["skill", "asked", *(look(method).short for method in methods)], rows, caption=caption)
+    return table(["skill", "asked", *(look(method).heading for method in methods)], rows, caption=caption)
 
 
 def _skill_cell(counted: Sequence[int] | None, start: Sequence[int] | None) -> Html:
@@ -136,7 +125,7 @@ def _skill_cell(counted: Sequence[int] | None, start: Sequence[int] | None) -> H
     return tag("td", shown, class_="up" if difference > 0 else "down" if difference < 0 else None)
 
 
-def pairs_table(found: Sequence[Pair]) -> Html:
+def pairs_table(pairs: Sequence[Pair]) -> Html:
     """The claims' contrasts within one seed, question by question."""
     rows = [
         [
@@ -147,7 +136,7 @@ def pairs_table(found: Sequence[Pair]) -> Html:
             pair.lost,
             _p(pair.p),
         ]
-        for pair in found
+        for pair in pairs
     ]
     header = ["claim", CONTRAST, "difference, points", "only the first", "only the second", "McNemar p"]
     return table(
@@ -157,7 +146,7 @@ def pairs_table(found: Sequence[Pair]) -> Html:
     )
 
 
-def claims_table(found: Sequence[Outcome]) -> Html:
+def claims_table(outcomes: Sequence[Outcome]) -> Html:
     """The claims over the seeds, with the word for each."""
     header = [
         "claim",
@@ -186,7 +175,7 @@ def claims_table(found: Sequence[Outcome]) -> Html:
             if each.needed is None
             else f"about {each.needed:,}",
         ]
-        for each in found
+        for each in outcomes
     ]
     return table(header, rows, caption="Paired differences in direct accuracy over seeds.")
 
@@ -202,7 +191,7 @@ def _word(outcome: Outcome) -> Html:
 
 
 def _contrast(claim: claims.Claim) -> Html:
-    return tag("td", f"{look(claim.method).short} − {look(claim.other).short}", class_="words")
+    return tag("td", f"{look(claim.method).heading} − {look(claim.other).heading}", class_="words")
 
 
 def _p(p: float) -> str:
@@ -212,11 +201,11 @@ def _p(p: float) -> str:
 def seeds_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> Html:
     """Direct accuracy: the mean over seeds, its paired difference to SFT-1 with the t-interval, and every
     seed's own value."""
-    start = [run.methods["sft"]["accuracy"] for run in runs] if "sft" in names else None
+    start = [run.methods[START].accuracy for run in runs] if START in names else None
     rows: list[list[Child]] = []
     for name in names:
-        values = [run.methods[name]["accuracy"] for run in runs]
-        if start is None or name == "sft":
+        values = [run.methods[name].accuracy for run in runs]
+        if start is None or name == START:
             difference = "–"
         else:
             mean, low, high = t_interval([value - first for value, first in zip(values, start, strict=True)])
@@ -230,14 +219,14 @@ def seeds_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> Html:
             ]
         )
     header = ["method", "mean", "minus SFT-1, points (95 % t)", *(f"seed {run.seed}" for run in runs)]
-    questions = ", ".join(sorted({f"{row['questions']:,}" for run in runs for row in run.methods.values()}))
+    questions = ", ".join(sorted({f"{row.questions:,}" for run in runs for row in run.methods.values()}))
     return table(header, rows, caption=f"Direct accuracy over {len(runs)} seeds, {questions} questions each.")
 
 
 def protocols_table(methods: Methods, seeds: int) -> Html:
     """All protocols, counts added up over the seeds."""
     rows = [
-        [name_of(method), f"{row['solved']}/{row['questions']}", *_protocol_cells(row)]
+        [name_of(method), f"{row.solved}/{row.questions}", *_protocol_cells(row)]
         for method, row in methods.items()
     ]
     return table(
@@ -245,15 +234,14 @@ def protocols_table(methods: Methods, seeds: int) -> Html:
     )
 
 
-def _protocol_cells(row: Mapping[str, Any]) -> list[Child]:
-    right = row["questions"] - row["repair_questions"]
-    repaired, harmed = f"{row['repair_solved']}/{row['repair_questions']}", f"{row['harmed']}/{right}"
-    change = [row[name] for name in ("kept", "lost", "gained")]
+def _protocol_cells(row: MethodResult) -> list[Child]:
     return [
-        repaired,
-        row["two_step_solved"],
-        *change,
-        harmed,
-        percent(row["marker_share"], 0),
-        row["truncated"],
+        f"{row.repair_solved}/{row.repair_questions}",
+        row.two_step_solved,
+        row.kept,
+        row.lost,
+        row.gained,
+        f"{row.harmed}/{row.right_first}",
+        percent(row.marker_share, 0),
+        row.truncated,
     ]

@@ -11,50 +11,50 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from cicjax import methods
 from cicjax.assets import default_model_folder
 from cicjax.errors import BadInput
-from cicjax.provenance import encode, render, weights
+from cicjax.experiments.answers import Answer
+from cicjax.methods import Method
+from cicjax.provenance import encode, protocol, render
 from cicjax.provenance import tokenizer as tokenizers
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Author, Episode
 from cicjax.report.drawing import look
-from cicjax.report.runs import FinishedRun, Row
+from cicjax.report.runs import FinishedRun
 from cicjax.views import boxes
-from cicjax.views.boxes import Line
-from cicjax.views.html import Child, Html, bullets, folded, join, table, tag
+from cicjax.views.boxes import LOSS, MASK, Line
+from cicjax.views.html import Child, Html, folded, join, table, tag
+from cicjax.views.transcript import legend_html, lines_html
 
-ARMS = {"interventional": weights.interventional, "observational": weights.observational}
 SHOWN_RIGHT, SHOWN_CORRECTED, SHOWN_QUESTIONS = 2, 4, 12
 MOST_SQUARES = 200
-LOSS, MASK = "[LOSS]", "[MASK]"
 
 
 def stream_rows(run: FinishedRun) -> list[Child]:
-    """A handful of rows, right ones and corrected ones of different skills, each as both arms see it."""
-    chosen = choose_rows(run.stream)
+    """A handful of rows, right ones and corrected ones of different skills, each as every arm of the stream
+    sees it."""
+    chosen, arms = choose_rows(run.stream), arms_of(run)
     tokenizer = tokenizer_of(run, chosen)
-    said = (
+    how = (
         "Shown line by line, as the run's tokenizer encoded them."
         if tokenizer
         else "The run's tokenizer is not here any more: shown from the messages."
     )
-    legend = [
-        tag("li", author.label, class_=author.label)
-        for author in (Author.USER, Author.AGENT, Author.ENVIRONMENT, Author.TEACHER)
-    ]
+    legend = legend_html([Author.USER, Author.AGENT, Author.ENVIRONMENT, Author.TEACHER], controls=False)
     parts: list[Child] = [
         tag(
             "p",
-            "What the two stream arms see of the same rows. The edge says who wrote a line; a marked, "
+            "What the arms of the stream see of the same rows. The colour says who wrote a line; an "
             "underlined line bears loss. ",
-            said,
+            how,
         ),
-        bullets([*legend, tag("li", "bears loss", class_="loss")], "key"),
+        legend,
     ]
     for n, episode in enumerate(chosen):
         views = [
-            tag("div", tag("h3", look(arm).label), _box(lines))
-            for arm, lines in arm_views(episode, tokenizer).items()
+            tag("div", tag("h3", look(arm).label), lines_html(lines))
+            for arm, lines in arm_views(episode, tokenizer, arms).items()
         ]
         verdict = "right at the first attempt" if episode.messages[1].solved == 1 else "wrong, then corrected"
         title = join(
@@ -94,8 +94,8 @@ def tokenizer_of(run: FinishedRun, rows: Sequence[Episode]) -> Tokenizer | None:
         folder = default_model_folder() if named is None else Path(str(named)).expanduser()
         if not folder.is_dir():
             return None
-        found = tokenizers.load(folder)
-        return found if all(_made_with(found, episode) for episode in rows) else None
+        tokenizer = tokenizers.load(folder)
+        return tokenizer if all(_made_with(tokenizer, episode) for episode in rows) else None
     except BadInput:
         return None
 
@@ -109,41 +109,37 @@ def _made_with(tokenizer: Tokenizer, episode: Episode) -> bool:
     return same_length and tokenizer.decode(attempt.tokens or (), skip_controls=True) == attempt.content
 
 
-def arm_views(episode: Episode, tokenizer: Tokenizer | None) -> dict[str, list[Line]]:
+def arms_of(run: FinishedRun) -> list[Method]:
+    """The arms of the run that take the stream as it is; where it has none, those that there are."""
+    arms = [look(name) for name in run.methods if look(name).takes_stream_whole]
+    return arms or [method for method in methods.METHODS if method.takes_stream_whole]
+
+
+def arm_views(episode: Episode, tokenizer: Tokenizer | None, arms: Sequence[Method]) -> dict[str, list[Line]]:
     """The row's lines as each arm sees them."""
     if tokenizer is None:
-        return {arm: list(_lines_of_messages(episode, arm)) for arm in ARMS}
-    encoded = encode(render.plain(episode.messages, id=episode.id), tokenizer)
-    return {
-        arm: boxes.lines(encoded, tokenizer, weigh(encoded.gamma, encoded.is_target))
-        for arm, weigh in ARMS.items()
-    }
+        return {arm.name: list(_lines_of_messages(episode, arm)) for arm in arms}
+    views = {}
+    for arm in arms:
+        assert arm.weighting is not None
+        transcript = render.plain(
+            episode.messages, targets=protocol.target_authors(arm.evidence), id=episode.id
+        )
+        encoded = encode(transcript, tokenizer)
+        views[arm.name] = boxes.lines(encoded, tokenizer, arm.weighting(encoded))
+    return views
 
 
-def _lines_of_messages(episode: Episode, arm: str) -> Iterator[Line]:
-    """Lines without a tokenizer, segment by segment of the same renderer: its targets, less the agent's for
-    the interventional arm."""
-    for segment in render.plain(
-        [replace(message, tokens=None, logprobs=None) for message in episode.messages]
-    ).segments:
-        bears_loss = segment.is_target and (arm == "observational" or segment.author != Author.AGENT)
+def _lines_of_messages(episode: Episode, arm: Method) -> Iterator[Line]:
+    """Lines without a tokenizer, segment by segment of the same renderer: a target bears loss where the arm
+    gives its author's words in that turn a weight."""
+    messages = [replace(message, tokens=None, logprobs=None) for message in episode.messages]
+    for segment in render.plain(messages, targets=protocol.target_authors(arm.evidence)).segments:
+        bears_loss = segment.is_target and arm.turn_weight(segment.author, solved=segment.solved) > 0
         content = segment.content if isinstance(segment.content, str) else boxes.EOS
         for line in content.split("\n"):
             if line.strip():
                 yield Line(LOSS if bears_loss else MASK, line, segment.author)
-
-
-def _box(lines: Sequence[Line]) -> Html:
-    items = [
-        tag(
-            "li",
-            tag("span", line.label, class_="label"),
-            tag("span", line.text, class_="said"),
-            class_=f"{line.author.label}{'' if line.label == MASK else ' loss'}",
-        )
-        for line in lines
-    ]
-    return bullets(items, "row")
 
 
 def answers(run: FinishedRun) -> list[Child]:
@@ -152,14 +148,14 @@ def answers(run: FinishedRun) -> list[Child]:
     direct, second = _by_id(run, "direct"), _by_id(run, "second")
     parts: list[Child] = []
     for n, id in enumerate(choose_questions(list(direct.values()))):
-        given = [rows[id] for rows in direct.values()]
+        asked = [rows[id] for rows in direct.values()]
         cards = [_answer(method, rows[id], second.get(method, {}).get(id)) for method, rows in direct.items()]
         right = (
-            f"{given[0]['skill'].replace('_', ' ')}: {sum(row['solved'] for row in given)} of "
-            f"{len(given)} methods right "
+            f"{asked[0].skill.replace('_', ' ')}: {sum(row.solved for row in asked)} of "
+            f"{len(asked)} methods right "
         )
-        title = join([right, tag("span", _question(given[0]["prompt"]), class_="soft")])
-        prompt = tag("pre", given[0]["prompt"], class_="prompt")
+        title = join([right, tag("span", _question(asked[0].prompt), class_="soft")])
+        prompt = tag("pre", asked[0].prompt, class_="prompt")
         parts.append(folded(title, prompt, tag("div", *cards, class_="answers"), opened=n < 1))
     return parts
 
@@ -169,22 +165,22 @@ def _question(prompt: str) -> str:
     return prompt.removeprefix(head).removesuffix(tail)
 
 
-def _by_id(run: FinishedRun, protocol: str) -> dict[str, dict[str, Row]]:
+def _by_id(run: FinishedRun, protocol: str) -> dict[str, dict[str, Answer]]:
     return {
-        method: {row["id"]: row for row in given[protocol]}
-        for method, given in run.answers.items()
-        if protocol in given
+        method: {row.id: row for row in protocols[protocol]}
+        for method, protocols in run.answers.items()
+        if protocol in protocols
     }
 
 
-def choose_questions(direct: Sequence[dict[str, Row]]) -> list[str]:
+def choose_questions(direct: Sequence[dict[str, Answer]]) -> list[str]:
     """Ids that all methods answered: skill after skill in turn, in each those first on which the methods are
     most divided."""
     asked: dict[str, list[tuple[float, int, str]]] = {}
     common = [id for id in direct[0] if all(id in rows for rows in direct)] if direct else []
     for place, id in enumerate(common):
-        right = sum(rows[id]["solved"] for rows in direct)
-        asked.setdefault(direct[0][id]["skill"], []).append((abs(right - len(direct) / 2), place, id))
+        right = sum(rows[id].solved for rows in direct)
+        asked.setdefault(direct[0][id].skill, []).append((abs(right - len(direct) / 2), place, id))
     ranked = [
         (turn, *divided_place_id)
         for ones in asked.values()
@@ -193,29 +189,29 @@ def choose_questions(direct: Sequence[dict[str, Row]]) -> list[str]:
     return [id for _, _, _, id in sorted(ranked)[:SHOWN_QUESTIONS]]
 
 
-def _answer(method: str, direct: Row, second: Row | None) -> Html:
-    given: list[Child] = [
+def _answer(method: str, direct: Answer, second: Answer | None) -> Html:
+    parts: list[Child] = [
         tag("b", look(method).label),
         " ",
         _verdict(direct),
-        tag("pre", direct["completion"]),
+        tag("pre", direct.completion),
     ]
     if second is not None:
-        given += [
+        parts += [
             tag("span", "after SFT-1's attempt", class_="soft"),
             " ",
             _verdict(second),
-            tag("pre", second["completion"]),
+            tag("pre", second.completion),
         ]
-    return tag("div", *given, class_="answer", style=f"border-top:3px solid {look(method).colour}")
+    return tag("div", *parts, class_="answer", style=f"border-top:3px solid {look(method).colour}")
 
 
-def _verdict(row: Row) -> Html:
-    cut = "" if row["finish_reason"] == "stop" else ", cut"
+def _verdict(answer: Answer) -> Html:
+    cut = ", cut" if answer.cut else ""
     return tag(
         "span",
-        f"✓ right{cut}" if row["solved"] else f"✗ {row['reason']}{cut}",
-        class_="right" if row["solved"] else "wrong",
+        f"✓ right{cut}" if answer.solved else f"✗ {answer.reason}{cut}",
+        class_="right" if answer.solved else "wrong",
     )
 
 
@@ -225,18 +221,18 @@ def outcome_map(run: FinishedRun) -> Html | None:
     direct = _by_id(run, "direct")
     if not direct or len({frozenset(rows) for rows in direct.values()}) > 1:
         return None
-    solved = {id: sum(rows[id]["solved"] for rows in direct.values()) for id in next(iter(direct.values()))}
+    solved = {id: sum(rows[id].solved for rows in direct.values()) for id in next(iter(direct.values()))}
     if len(solved) > MOST_SQUARES:
         return None
-    skill_of = {id: row["skill"] for id, row in next(iter(direct.values())).items()}
+    skill_of = {id: row.skill for id, row in next(iter(direct.values())).items()}
     order = sorted(solved, key=lambda id: (skill_of[id], -solved[id], id))
     starts = {id for before, id in pairwise(order) if skill_of[before] != skill_of[id]}
     rows = []
-    for method, given in direct.items():
+    for method, rows_by_id in direct.items():
         squares = [
             tag(
                 "i",
-                class_=f"{'on' if given[id]['solved'] else 'off'}{' gap' if id in starts else ''}",
+                class_=f"{'on' if rows_by_id[id].solved else 'off'}{' gap' if id in starts else ''}",
                 title=f"{skill_of[id]} {id}",
             )
             for id in order

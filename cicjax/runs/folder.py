@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import reprlib
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from cicjax.errors import BadInput, Corrupted, Locked
+from cicjax.errors import BadInput, Corrupted, Locked, shorten
+from cicjax.files import strict
 from cicjax.files.whole import (
     TEMPORARY,
     json_lines,
@@ -89,17 +89,17 @@ class RunFolder:
             write_json(path, self._config)
             return
         differences = [
-            f"{name} is {_short(there)} there and {_short(here)} here"
+            f"{name} is {_shown(there)} there and {_shown(here)} here"
             for name, there, here in _differences(read_json(path), self._config)
             if not any(
                 name == outside or name.startswith(f"{outside}.") for outside in self._outside_identity
             )
         ]
         # What a flag resolves to differs with the flag; one of the two says enough.
-        told = [each for each in differences if not each.startswith("resolved.")] or differences
-        if told:
-            more = f"; and {len(told) - 4} more" if len(told) > 4 else ""
-            what = "; ".join(told[:4])
+        reasons = [line for line in differences if not line.startswith("resolved.")] or differences
+        if reasons:
+            more = f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+            what = "; ".join(reasons[:4])
             raise BadInput(
                 f"{path}: the folder holds another configuration, choose another --output_dir: {what}{more}"
             )
@@ -170,8 +170,8 @@ def _read_part(path: Path) -> list[Row]:
     head, _, body = path.read_bytes().partition(b"\n")
     if head + b"\n" != json_lines([{"sha256": hashlib.sha256(body).hexdigest()}]).encode():
         raise Corrupted(
-            f"{path}: not the bytes that were written; delete it and repeat the command to compute this "
-            "chunk again"
+            f"{path}: not the bytes that were written; "
+            "delete it and repeat the command to compute this chunk again"
         )
     return parse_json_lines(body)
 
@@ -193,8 +193,8 @@ def _take_lock(path: Path) -> int:
         content = os.pread(descriptor, 4096, 0)
         os.close(descriptor)
         raise Locked(
-            f"{path}: in use by {_describe_holder(content)}; wait until it ends or choose another "
-            "--output_dir"
+            f"{path}: in use by {_describe_holder(content)}; "
+            "wait until it ends or choose another --output_dir"
         ) from None
     except BaseException:
         os.close(descriptor)
@@ -204,9 +204,9 @@ def _take_lock(path: Path) -> int:
 
 def _describe_holder(content: bytes) -> str:
     try:
-        holder = json.loads(content)
+        holder = strict.load(content)
         return f"process {holder['pid']} on {holder['host']} since {holder['started']}"
-    except (ValueError, KeyError, TypeError):
+    except (BadInput, KeyError, TypeError):
         return "another process"  # It has the lock and has not yet said who it is.
 
 
@@ -224,5 +224,5 @@ def _differences(there: Any, here: Any, *, name: str = "") -> Iterator[tuple[str
 _ABSENT = object()
 
 
-def _short(value: Any) -> str:
-    return "absent" if value is _ABSENT else reprlib.repr(value)
+def _shown(value: Any) -> str:
+    return "absent" if value is _ABSENT else shorten(value)

@@ -123,19 +123,18 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
         TextColumn("{task.fields[note]}"),
     )
     # A long window for the speed: a chunk of work may take minutes. What is printed meanwhile goes above the
-    # bar on a terminal, and
-    # must not where standard output is a file.
+    # bar on a terminal, and must not where standard output is a file.
     shared = sys.stdout.isatty()
     with Progress(
         *columns, console=Console(file=out), speed_estimate_period=600, redirect_stdout=shared
-    ) as shown:
+    ) as progress:
         task = None
 
         def report(done: int, total: int, note: str = "") -> None:
             nonlocal task
             if task is None:
-                task = shown.add_task(description, total=total, completed=done, note=note)
-            shown.update(task, total=total, completed=done, note=note)
+                task = progress.add_task(description, total=total, completed=done, note=note)
+            progress.update(task, total=total, completed=done, note=note)
 
         yield report
 

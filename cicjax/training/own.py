@@ -1,4 +1,5 @@
-"""Training on anyone's own transcripts: a file in, an adapter and what it cost out. `cicjax train` is this."""
+"""Training on anyone's own transcripts: a file in, an adapter and what it cost out. `cicjax train` is
+this."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,8 +46,8 @@ def read_rows(
     max_length: int | None = None,
     overflow: Overflow = "refuse",
 ) -> Rows:
-    """The episodes of a native file with their arrays, none longer than `max_length` tokens; what became of longer
-    ones is printed. Raises BadInput with file:line for what cannot be read, rendered or cut."""
+    """The episodes of a native file with their arrays, none longer than `max_length` tokens; what became of
+    longer ones is printed. Raises BadInput with file:line for what cannot be read, rendered or cut."""
     episodes = native.read_native(path)
     render = protocol.renderer(format, targets, episodes, tokenizer)
     rows = list(protocol.encode_all(episodes, tokenizer, render=render, path=path))
@@ -71,8 +72,8 @@ def check_held_out(rows: Rows, held_out: Rows, *, path: Path | None) -> None:
     again = [episode for episode, encoded in held_out if encoded.tokens.tobytes() in trained]
     if again:
         raise BadInput(
-            f"{path}:{again[0].line}: {len(again)} of {len(held_out)} held-out rows are trained on too, this one "
-            "first; hold out others (`cicjax mask FILE --audit --test FILE` lists them)"
+            f"{path}:{again[0].line}: {len(again)} of {len(held_out)} held-out rows are trained on too, "
+            "this one first; hold out others (`cicjax mask FILE --audit --test FILE` lists them)"
         )
 
 
@@ -86,8 +87,8 @@ def train_rows(
 ) -> dict[str, Any]:
     """Train FOLDER/adapter on from its last checkpoint, from `start`, or from a fresh adapter.
 
-    Gives the budget, and the negative log-likelihood of the held-out rows by author, in nats a token, before and
-    after. Raises Corrupted after several non-finite updates in a row.
+    Gives the budget, and the negative log-likelihood of the held-out rows by author, in nats a token, before
+    and after. Raises Corrupted after several non-finite updates in a row.
     """
     held = [encoded for _, encoded in held_out]
     model, base = trainer.model, trainer.base

@@ -16,6 +16,7 @@ from cicjax.provenance.transcript import Author, Transcript
 
 IGNORED = -100
 EOS = "<eos>"
+LOSS, MASK = "[LOSS]", "[MASK]"
 COLOURS = {
     Author.AGENT: "magenta",
     Author.TEACHER: "green",
@@ -49,8 +50,8 @@ def boxes(
     as the paper does; long ones go on indented. Text that looks like a control token is shown behind a
     backslash, unprintable characters as escapes.
     """
-    shown = lines(subject, tokenizer, loss_weights)
-    return "\n".join(part for line in shown for part in wrapped(line, width=width))
+    drawn = lines(subject, tokenizer, loss_weights)
+    return "\n".join(part for line in drawn for part in wrapped(line, width=width))
 
 
 def lines(
@@ -61,19 +62,19 @@ def lines(
     names = re.compile(
         "|".join(re.escape(name) for name in sorted([EOS, *tokenizer.controls], key=len, reverse=True))
     )
-    found = []
+    drawn = []
     for start, stop in _runs(encoded, tokenizer, loss_weights):
         label, author = _label(float(loss_weights[start])), Author(int(encoded.author[start]))
         ids = encoded.tokens[start:stop].tolist()
         if tokenizer.is_control(ids[0]):
-            found.append(
+            drawn.append(
                 Line(label, EOS if ids[0] == tokenizer.end_of_text else tokenizer.decode(ids), author)
             )
             continue
         for text in tokenizer.decode(ids).split("\n"):
             if text.strip():
-                found.append(Line(label, names.sub(r"\\\g<0>", printable(text)), author))
-    return found
+                drawn.append(Line(label, names.sub(r"\\\g<0>", printable(text)), author))
+    return drawn
 
 
 def wrapped(line: Line, *, width: int) -> list[str]:
@@ -92,15 +93,15 @@ def print_coloured(
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    shown = lines(subject, tokenizer, loss_weights)
+    drawn = lines(subject, tokenizer, loss_weights)
     legend = [
         (f" {author.label} ", COLOURS[author])
         for author in Author
-        if any(line.author == author for line in shown)
+        if any(line.author == author for line in drawn)
     ]
     console.print(Text(title, style="bold"), Text.assemble(*legend))
-    for line in shown:
-        underline = "" if line.label == "[MASK]" else " underline"
+    for line in drawn:
+        underline = "" if line.label == MASK else " underline"
         for part in wrapped(line, width=console.width):
             body = part[len(line.label) + 1 :]
             console.print(
@@ -159,5 +160,5 @@ def _differ(encoded: Encoded, tokenizer: Tokenizer, loss_weights: Float[np.ndarr
 
 def _label(weight: float) -> str:
     if weight in (0.0, 1.0):
-        return "[LOSS]" if weight else "[MASK]"
+        return LOSS if weight else MASK
     return f"[{weight:.2f}]"

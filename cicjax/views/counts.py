@@ -12,7 +12,7 @@ from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.transcript import Author
 
 
-class Counts(NamedTuple):
+class TokenCounts(NamedTuple):
     """Tokens of a file by author's code; `supervised` has those of positive weight, one array a weighting, by
     its name."""
 
@@ -25,7 +25,7 @@ class Counts(NamedTuple):
         return int(self.supervised[name].sum())
 
 
-def count(rows: Iterable[Encoded], weightings: Mapping[str, Weighting]) -> Counts:
+def count(rows: Iterable[Encoded], weightings: Mapping[str, Weighting]) -> TokenCounts:
     """The counts of all rows under each weighting."""
     transcripts, size = 0, max(Author) + 1
     tokens = np.zeros(size, np.int64)
@@ -35,10 +35,10 @@ def count(rows: Iterable[Encoded], weightings: Mapping[str, Weighting]) -> Count
         tokens += np.bincount(encoded.author, minlength=size)
         for name, weigh in weightings.items():
             supervised[name] += np.bincount(encoded.author[weigh(encoded) > 0], minlength=size)
-    return Counts(transcripts, tokens, supervised)
+    return TokenCounts(transcripts, tokens, supervised)
 
 
-def own_words(counts: Counts) -> str:
+def own_words(counts: TokenCounts) -> str:
     """One sentence: how many of the supervised tokens are the agent's own words, under each weighting."""
     first, *others = (
         _clause(name, counts, full=number == 0) for number, name in enumerate(counts.supervised)
@@ -46,7 +46,7 @@ def own_words(counts: Counts) -> str:
     return first[0].upper() + "; ".join([first, *others])[1:] + "."
 
 
-def _clause(name: str, counts: Counts, *, full: bool) -> str:
+def _clause(name: str, counts: TokenCounts, *, full: bool) -> str:
     total, own = counts.total(name), int(counts.supervised[name][Author.AGENT])
     what, whose = ("supervised tokens ", " the agent's own words") if full else ("", "")
     place = f"under the {name} {'objective' if full else 'one'}"
@@ -57,7 +57,7 @@ def _clause(name: str, counts: Counts, *, full: bool) -> str:
     return f"{place} {own:,} of {total:,} {what}({own / total:.1%}) {'is' if own == 1 else 'are'}{whose}"
 
 
-def table(counts: Counts) -> list[tuple[str, ...]]:
+def table(counts: TokenCounts) -> list[tuple[str, ...]]:
     """Rows of text: a head, one row an author who wrote something, and all."""
     head = (
         "author",

@@ -1,17 +1,22 @@
 """A page of HTML from small pieces: everything that is not `Html` already is escaped, nothing comes from
 outside the file.
 
-A policy in the page's head forbids the browser to fetch anything and to run any script but the page's own few
-lines.
+`document` is every page's frame. The policy in its head forbids the browser to fetch anything, and to obey
+any style or script but the page's own few lines, even should an escape be missing.
 """
 
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 from cicjax.errors import printable
-from cicjax.views.report_style import SCRIPT, STYLE
+from cicjax.views import report_style, transcript_style
+
+VOID = {"input", "meta"}
+_ELEMENT = re.compile(r"<([A-Za-z][\w:-]*)([^<>]*)>")
+_ATTRIBUTE = re.compile(r'\s+([\w:-]+)(?:="([^"]*)")?')
 
 
 class Html(str):
@@ -23,16 +28,16 @@ class Html(str):
 Child = str | int | None
 
 
-def tag(name: str, *children: Child, **attributes: str | int | bool | None) -> Html:
+def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -> Html:
     """An element. Attribute names lose a trailing underscore, inner ones become hyphens; None and False leave
-    an attribute out."""
+    an attribute out. `style` is for what is computed, and becomes a rule of the page's style sheet."""
     written = "".join(
         f" {key.rstrip('_').replace('_', '-')}"
         + ("" if value is True else f'="{html.escape(printable(str(value)))}"')
         for key, value in attributes.items()
         if value is not None and value is not False
     )
-    return Html(f"<{name}{written}>{join(children)}</{name}>")
+    return Html(f"<{name}{written}>" + ("" if name in VOID else f"{join(children)}</{name}>"))
 
 
 def join(children: Iterable[Child], between: str = "") -> Html:
@@ -84,39 +89,66 @@ def section(id: str, title: str, *children: Child) -> Html:
 def page(
     title: str, *, header: Child, sections: Sequence[tuple[str, str, Sequence[Child]]], footer: Child
 ) -> str:
-    """The whole file; `sections` are (id, title, children), and the list of contents follows from them."""
+    """The report's whole file; `sections` are (id, title, children), and the list of contents follows from
+    them."""
     contents = tag("nav", *(tag("a", name, href=f"#{id}") for id, name, _ in sections), aria_label="contents")
-    body = [section(id, name, *children) for id, name, children in sections]
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    head = [
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        tag("title", title),
-        f"<style>{STYLE}</style>",
-    ]
     parts = [
         tag("header", header, contents),
-        tag("main", *body),
+        tag("main", *(section(id, name, *children) for id, name, children in sections)),
         tag("footer", footer),
-        f"<script>{SCRIPT}</script>",
     ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            *head,
-            "</head>",
-            "<body>",
-            *parts,
-            "</body>",
-            "</html>",
-            "",
-        ]
+    style = transcript_style.STYLE + report_style.STYLE
+    return document(title, parts, style=style, script=report_style.SCRIPT) + "\n"
+
+
+def document(title: str, body: Iterable[Html], *, style: str, script: str) -> str:
+    """A whole file: `body` under a policy that lets nothing act but these bytes of style and script.
+
+    Style attributes, which such a policy forbids, become classes with a rule each at the end of the style.
+    Raises ValueError for a style attribute that would be more than declarations.
+    """
+    markup, rules = _without_style_attributes("\n".join(body))
+    style += rules
+    head = [
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy(style=style, script=script)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        f"<style>{style}</style>",
+    ]
+    frame = ["<!DOCTYPE html>", '<html lang="en">', "<head>", *head, "</head>", "<body>"]
+    return "\n".join([*frame, markup, f"<script>{script}</script>", "</body>", "</html>"])
+
+
+def policy(*, style: str, script: str) -> str:
+    """The Content-Security-Policy of a page that has one style sheet and one script and asks for nothing."""
+    return (
+        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; "
+        "base-uri 'none'; form-action 'none'"
     )
+
+
+def _source(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _without_style_attributes(markup: str) -> tuple[str, str]:
+    """The markup with a class in place of every style attribute, and the rules of these classes."""
+    names: dict[str, str] = {}
+
+    def element(match: re.Match[str]) -> str:
+        # Read one after another: a value may well end in ` style=`.
+        attributes = dict(_ATTRIBUTE.findall(match[2]))
+        style = attributes.pop("style", None)
+        if style is None:
+            return match[0]
+        name = names.setdefault(html.unescape(style), f"s{len(names)}")
+        attributes["class"] = f"{attributes.get('class', '')} {name}".strip()
+        written = "".join(f' {key}="{value}"' for key, value in attributes.items())
+        return f"<{match[1]}{written}{'/' if match[2].endswith('/') else ''}>"
+
+    markup = _ELEMENT.sub(element, markup)
+    if unfit := [style for style in names if re.search(r"[{}<>@]", style)]:
+        raise ValueError(f"a style attribute holds declarations alone, not {unfit[0]!r}")
+    return markup, "".join(f".{name} {{ {style} }}\n" for style, name in names.items())

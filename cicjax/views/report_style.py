@@ -6,21 +6,22 @@ Folded transcripts stay as the reader left them: all of them would be a book.
 
 STYLE = """
 :root {
-  --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --paper: #ffffff; --page: #f6f7f9; --tint: #e9edf1; --link: #1f5f99;
-  --shade: rgba(20, 26, 32, .16); --good: #13795b; --bad: #b3382c; --loss: #fff1c9;
-  --agent: #8a3b8f; --teacher: #13795b; --user: #1f5f99; --environment: #6b7480;
+  --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --paper: #ffffff; --page: #f6f7f9; --tint: #e9edf1;
+  --link: #1f5f99; --shade: rgba(20, 26, 32, .16); --good: #13795b; --bad: #b3382c;
   --mono: .82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --ink: #e4e7eb; --soft: #a3acb6; --line: #3a424b; --paper: #1a1e23; --page: #121518; --tint: #2a3138; --link: #7db7ea;
-    --shade: rgba(0, 0, 0, .6); --good: #5cc9a2; --bad: #f08f83; --loss: #3d3412;
-    --agent: #d99be0; --teacher: #5cc9a2; --user: #7db7ea; --environment: #98a2ad;
+    --ink: #e4e7eb; --soft: #a3acb6; --line: #3a424b; --paper: #1a1e23; --page: #121518; --tint: #2a3138;
+    --link: #7db7ea; --shade: rgba(0, 0, 0, .6); --good: #5cc9a2; --bad: #f08f83;
   }
 }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+body {
+  margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+}
 main, header, footer { max-width: 1180px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 28px; }
 footer { padding-top: 2rem; padding-bottom: 3rem; }
@@ -33,10 +34,13 @@ a { color: var(--link); }
 pre { margin: .25rem 0 .45rem; white-space: pre-wrap; overflow-wrap: anywhere; font: var(--mono); }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .92rem; margin: .8rem 0; }
 .soft, .note, .caption, figcaption { color: var(--soft); font-size: .88rem; }
-.lead { background: var(--paper); border: 1px solid var(--line); border-left: 4px solid #0f9a70; border-radius: 6px; padding: .5rem 1rem; }
+.lead {
+  background: var(--paper); border: 1px solid var(--line); border-left: 4px solid #0f9a70; border-radius: 6px;
+  padding: .5rem 1rem;
+}
 .lead ul { max-width: none; }
 .facts { display: flex; flex-wrap: wrap; gap: .3rem .5rem; margin: .6rem 0; font-size: .86rem; }
-.facts, .row, .key { padding: 0; list-style: none; max-width: none; }
+.facts { padding: 0; list-style: none; max-width: none; }
 .facts li { background: var(--tint); border-radius: 4px; padding: .1rem .5rem; overflow-wrap: anywhere; }
 
 .panel, figure, details { background: var(--paper); border: 1px solid var(--line); border-radius: 6px; }
@@ -49,10 +53,18 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .92rem; margin
     linear-gradient(to left, var(--shade), transparent) right / 14px 100% no-repeat scroll;
 }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .34rem .6rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); vertical-align: middle; }
-thead th { border-top: 0; color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; line-height: 1.25; }
+th, td {
+  padding: .34rem .6rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line);
+  vertical-align: middle;
+}
+thead th {
+  border-top: 0; color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal;
+  line-height: 1.25;
+}
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--paper); z-index: 1; }
-th:first-child, th.words, td.words, table.text td, table.text th, table.map td, table.map th { text-align: left; }
+th:first-child, th.words, td.words, table.text td, table.text th, table.map td, table.map th {
+  text-align: left;
+}
 table.map th { width: 1%; min-width: 3.4rem; }
 thead th { min-width: 4.2rem; }
 td.words, table.text td { white-space: normal; min-width: 13rem; }
@@ -61,7 +73,10 @@ td.up { color: var(--good); }
 td.down { color: var(--bad); }
 .name { display: flex; align-items: baseline; }
 .chip { flex: none; width: .7em; height: .7em; border-radius: 2px; margin-right: .45em; }
-.strip { position: relative; display: inline-block; width: 84px; height: .8em; margin-left: .6em; background: var(--tint); }
+.strip {
+  position: relative; display: inline-block; width: 84px; height: .8em; margin-left: .6em;
+  background: var(--tint);
+}
 .strip i, .strip b { position: absolute; top: 0; bottom: 0; }
 .strip i { opacity: .38; border-radius: 2px; }
 .strip b { width: 3px; margin-left: -1px; }
@@ -79,13 +94,21 @@ dl.words div { break-inside: avoid; margin-bottom: .25rem; }
 dl.words dt { display: inline; font-weight: 600; }
 dl.words dt::after { content: ": "; }
 dl.words dd { display: inline; margin: 0; color: var(--soft); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 0 16px; align-items: start; }
+.columns {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 0 16px;
+  align-items: start;
+}
 @media (min-width: 901px) { .columns.uneven { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); } }
 
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; }
 figure { margin: 0; break-inside: avoid; padding: 14px 14px 10px; }
-figure svg { display: block; width: 100%; max-width: 540px; height: auto; margin: 0 auto; stroke-linejoin: round; stroke-linecap: butt; }
-figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif !important; fill: currentColor; }
+figure svg {
+  display: block; width: 100%; max-width: 540px; height: auto; margin: 0 auto;
+  stroke-linejoin: round; stroke-linecap: butt;
+}
+figure svg text {
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif !important; fill: currentColor;
+}
 figcaption { margin-top: .5rem; line-height: 1.45; }
 
 details { margin: .5rem 0; padding: 0 .9rem; }
@@ -95,26 +118,20 @@ summary { cursor: pointer; padding: .5rem 0; font-weight: 600; overflow-wrap: an
 summary .soft { font-weight: 400; }
 .views { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 0 12px; }
 .views h3 { margin-top: .4rem; }
-.row { margin: 0; font: var(--mono); }
-.row li { display: flex; gap: .7em; padding: .1rem .4rem; border-left: 4px solid; overflow-wrap: anywhere; white-space: pre-wrap; }
-.row .label { color: var(--soft); flex: none; }
-.row .said { min-width: 0; }
-.row .loss { background: var(--loss); }
-.row .loss .label { font-weight: 700; color: var(--ink); }
-.row .loss .said { text-decoration: underline; text-decoration-thickness: 1px; text-underline-offset: 3px; }
-.key { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: .86rem; }
-.key li { border-left: 4px solid; padding-left: .4rem; }
-.key .loss { background: var(--loss); border: 0; padding: 0 .3rem; }
-.row .agent, .key .agent { border-color: var(--agent); }
-.row .teacher, .key .teacher { border-color: var(--teacher); }
-.row .user, .key .user { border-color: var(--user); }
-.row .environment, .key .environment, .row .verifier, .row .tool, .row .system { border-color: var(--environment); }
-.answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 10px; align-items: start; }
-.answer { border: 1px solid var(--line); border-radius: 5px; padding: .45rem .6rem; min-width: 0; font-size: .88rem; }
+.legend { margin: .5rem 0 .8rem; max-width: none; }
+.answers {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 10px;
+  align-items: start;
+}
+.answer {
+  border: 1px solid var(--line); border-radius: 5px; padding: .45rem .6rem; min-width: 0; font-size: .88rem;
+}
 .answer pre { max-height: 12.5em; overflow: auto; }
 .right { color: var(--good); font-weight: 600; }
 .wrong { color: var(--bad); font-weight: 600; }
-.word { border: 1px solid; border-radius: 999px; padding: .05rem .6rem; font-weight: 600; white-space: nowrap; }
+.word {
+  border: 1px solid; border-radius: 999px; padding: .05rem .6rem; font-weight: 600; white-space: nowrap;
+}
 .word.holds { color: var(--good); }
 .word.fails { color: var(--bad); }
 .word.open { color: var(--soft); }
@@ -142,7 +159,7 @@ summary .soft { font-weight: 400; }
   h2, h3, .caption { break-after: avoid; }
   .panel, .wide { overflow: visible; background: none; }
   .panel { border: 0; }
-  figure, tr, .answer, .row, .lead { break-inside: avoid; }
+  figure, tr, .answer, .lead { break-inside: avoid; }
   .answer pre { max-height: none; }
   th, td { padding: .15rem .3rem; font-size: 7.5pt; white-space: normal; }
   .strip { width: 40px; }

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cicjax.errors import Corrupted, OutOfResources
+from cicjax.errors import BadInput, Corrupted, OutOfResources
 from cicjax.files import whole
 
 ROWS = [{"id": 0, "text": "λ = 2d sin θ\u2028"}, {"id": 1, "text": "", "values": [1.5, None, True]}]
@@ -17,6 +17,10 @@ ROWS = [{"id": 0, "text": "λ = 2d sin θ\u2028"}, {"id": 1, "text": "", "values
 
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_files_and_folders_are_private_whatever_the_umask(tmp_path):
@@ -35,11 +39,7 @@ def test_files_and_folders_are_private_whatever_the_umask(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     whole.write_json(path, {"solved": 63})
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OutOfResources, match=r"results\.json: no space"):
         whole.write_json(path, {"solved": 85})
     assert whole.read_json(path) == {"solved": 63} and list(tmp_path.iterdir()) == [path]
@@ -144,3 +144,38 @@ def test_array_digest_is_of_the_values_not_of_their_layout(dtype):
 def test_rows_are_one_line_each(tmp_path):
     assert whole.json_lines(ROWS).count("\n") == 2
     assert [json.loads(line) for line in whole.json_lines(ROWS).split("\n")[:-1]] == ROWS
+
+
+def test_lines_go_where_a_link_leads_with_the_modes_of_any_new_file(tmp_path):
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there.txt")
+    before = os.umask(0o027)
+    try:
+        whole.write_lines(tmp_path / "link.txt", iter(["é", "b"]))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "there.txt").read_bytes() == "é\nb\n".encode()
+    assert mode(tmp_path / "there.txt") == 0o640 and (tmp_path / "link.txt").is_symlink()
+
+
+def test_lines_end_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "out.jsonl"
+    whole.write_lines(path, ["old"])
+
+    def lines():
+        yield "new"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        whole.write_lines(path, lines())
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OutOfResources, match=r"out\.jsonl: no space"):
+        whole.write_lines(path, ["new"])
+    assert path.read_text() == "old\n" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["absent/out.jsonl", "file/out.jsonl", "folder"])
+def test_lines_that_have_no_place_are_refused_in_one_line(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadInput, match=rf"{name}: (cannot be written|is no ordinary file)"):
+        whole.write_lines(tmp_path / name, ["x"])

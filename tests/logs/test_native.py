@@ -83,6 +83,8 @@ def test_an_episode_comes_back_as_it_was(episode):
     line = native.format_episode(episode)
     assert "\n" not in line
     assert native.parse_episode(line.encode(), where="x:1") == episode
+    record = native.record_of(episode)
+    assert record == json.loads(line) and native.episode_of(record, where="x:1") == episode
 
 
 def test_a_file_comes_back_with_its_line_numbers(tmp_path):

@@ -258,15 +258,16 @@ def test_reads_the_hub_cache_where_files_are_links(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ["not valid JSON"]),
-        (b"{", ["not valid JSON"]),
-        (b"[]", ["not a JSON object"]),
-        (b"\xff\xfe{}", ["not valid JSON"]),
-        (b'\xef\xbb\xbf{"model_type": "qwen2"}', ["not valid JSON"]),
+        (b"", ["not JSON", "fetch it again"]),
+        (b"{", ["not JSON"]),
+        (b'{\n"hidden_size": }', ["not JSON", "line 2, column 16"]),
+        (b"[]", ["is a JSON object, not []"]),
+        (b"\xff\xfe{}", ["not UTF-8"]),
+        (b'\xef\xbb\xbf{"model_type": "qwen2"}', ["not JSON"]),
         (b'{"hidden_size": 32, "hidden_size": 64}', ["twice"]),
         (b'{"rms_norm_eps": NaN}', ["NaN"]),
-        (b'{"hidden_size": ' + b"9" * 5000 + b"}", ["not valid JSON"]),
-        (b'{"a": ' * 100_000, ["not valid JSON"]),
+        (b'{"hidden_size": ' + b"9" * 5000 + b"}", ["too many digits"]),
+        (b'{"a": ' * 100_000, ["nested too deeply"]),
         (b" " * (1 << 20) + b"{}", ["larger than"]),
     ],
 )

@@ -459,13 +459,13 @@ def test_any_value_of_any_setting_is_taken_or_refused_in_one_line(folder, config
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ["not valid JSON"]),
-        (b"[]", ["not a JSON object"]),
-        (b"\xef\xbb\xbf{}", ["not valid JSON"]),
+        (b"", ["not JSON"]),
+        (b"[]", ["is a JSON object, not []"]),
+        (b"\xef\xbb\xbf{}", ["not JSON"]),
         (b'{"r": 4, "r": 8}', ["twice"]),
         (b'{"lora_alpha": NaN}', ["NaN"]),
-        (b'{"r": ' + b"9" * 10_000 + b"}", ["not valid JSON"]),
-        (b'{"a": ' * 100_000, ["not valid JSON"]),
+        (b'{"r": ' + b"9" * 10_000 + b"}", ["too many digits"]),
+        (b'{"a": ' * 100_000, ["nested too deeply"]),
         (b'{"peft_type": "\\ud800"}', ["peft_type", "\\ud800"]),
         (b" " * (1 << 20) + b"{}", ["larger than"]),
     ],

@@ -177,11 +177,11 @@ def test_qwen25_segment_by_segment():
     assert list(row.segments) == [
         *_announcement([Segment("system\n", ENV, False), Segment("Be brief.\n\n", SYSTEM, False)]),
         *_opened("user"), Segment("What?", USER, False), Segment(END, USER, False), Segment("\n", ENV, False),
-        *_opened("assistant"), Segment(CALL, AGENT, True, 0), Segment('\n{"name": "ohm", "arguments": '
-        '{"V": 6}}\n', AGENT, True, 0),
+        *_opened("assistant"), Segment(CALL, AGENT, True, 0),
+        Segment('\n{"name": "ohm", "arguments": {"V": 6}}\n', AGENT, True, 0),
         Segment(CALLED, AGENT, True, 0), Segment(END, AGENT, True, 0), Segment("\n", ENV, False),
-        *_opened("user", "<tool_response>\n"), Segment("2 A\n", RESULT, False), Segment("</tool_response>", ENV, False),
-        Segment(END, ENV, False), Segment("\n", ENV, False),
+        *_opened("user", "<tool_response>\n"), Segment("2 A\n", RESULT, False),
+        Segment("</tool_response>", ENV, False), Segment(END, ENV, False), Segment("\n", ENV, False),
         *_opened("assistant"), Segment("2 A.", TEACHER), Segment(END, TEACHER), Segment("\n", ENV, False),
     ]  # fmt: skip
 
@@ -196,8 +196,8 @@ def test_qwen3_segment_by_segment():
         *_announcement([Segment("system\n", ENV, False)]),
         *_opened("user"), Segment("What?", USER, False), Segment(END, USER, False), Segment("\n", ENV, False),
         *_opened("assistant"), Segment("So:\n", TEACHER), Segment(CALL, TEACHER),
-        Segment('\n{"name": "ohm", "arguments": {"V": 6}}\n', TEACHER), Segment(CALLED, TEACHER), Segment(END, TEACHER),
-        Segment("\n", ENV, False),
+        Segment('\n{"name": "ohm", "arguments": {"V": 6}}\n', TEACHER), Segment(CALLED, TEACHER),
+        Segment(END, TEACHER), Segment("\n", ENV, False),
         *_opened("user", Control("<tool_response>"), "\n"), Segment("2 A\n", RESULT, False),
         *(Segment(piece, ENV, False) for piece in (Control("</tool_response>"), END, "\n")),
         *_opened("assistant", Control("<think>"), "\n\n", Control("</think>"), "\n\n"),
@@ -212,30 +212,31 @@ def test_qwen3_segment_by_segment():
          "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. "
          "You are a helpful assistant.<|im_end|>\n"
          "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"),
-        ([_asks()], QWEN3, (), True, "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        ([_asks()], QWEN3, (), True,
+         "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
         ([_asks(), _says(TEACHER)], QWEN3, (), False,
          "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n4<|im_end|>\n"),
         ([_asks(), _says(AGENT, "5"), _asks("No."), _says(TEACHER)], QWEN3, (), False,
          "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n5<|im_end|>\n"
          "<|im_start|>user\nNo.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n4<|im_end|>\n"),
-        (
-            [Message(role="verifier", content="wrong", author=Author.VERIFIER), _says(TEACHER)],
-            QWEN3,
-            (),
-            False,
-            "<|im_start|>user\nwrong<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n4<|im_end|>\n",
-        ),
+        ([Message(role="verifier", content="wrong", author=Author.VERIFIER), _says(TEACHER)],
+         QWEN3, (), False,
+         "<|im_start|>user\nwrong<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n4<|im_end|>\n"),
         # Nobody asked, so nothing is thought about; a later turn of the system is a turn like others.
         ([_system("x"), _says(TEACHER), _system("")], QWEN3, (), False,
-         "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n<|im_start|>system\n<|im_end|>\n"),
-        ([_system("x"), _says(TEACHER)], QWEN3, (), False, "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"),
-        ([_system("x"), _says(TEACHER, "", tool_calls=(ToolCall(name="f"), ToolCall(name="g", arguments='{"é":[1,2.0,null]}')))],
+         "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+         "<|im_start|>system\n<|im_end|>\n"),
+        ([_system("x"), _says(TEACHER)], QWEN3, (), False,
+         "<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"),
+        ([_system("x"), _says(TEACHER, "", tool_calls=(
+            ToolCall(name="f"), ToolCall(name="g", arguments='{"é":[1,2.0,null]}')))],
          QWEN25, (), False,
-         '<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": '
-         '{}}\n</tool_call>\n'
+         '<|im_start|>system\nx<|im_end|>\n<|im_start|>assistant\n'
+         '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
          '<tool_call>\n{"name": "g", "arguments": {"é": [1, 2.0, null]}}\n</tool_call><|im_end|>\n'),
         ([_system("x"), _returns("1"), _returns(""), _returns("3"), _asks()], QWEN25, (), False,
-         "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n\n</tool_response>\n"
+         "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n"
+         "<tool_response>\n1\n</tool_response>\n<tool_response>\n\n</tool_response>\n"
          "<tool_response>\n3\n</tool_response><|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n"),
         ([_system("x"), Message(role="verifier", content="wrong", author=Author.VERIFIER)], QWEN25, (), False,
          "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\nwrong<|im_end|>\n"),
@@ -303,7 +304,8 @@ def test_context_only_has_no_targets(protocol, author):
     between = [_system("x"), _returns("1"), _returns("2", context_only=True), _returns("3")]
     learned = _learned(render.chat(between, protocol=protocol, targets=WORLD))
     assert learned == (
-        "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n3\n</tool_response><|im_end|>\n"
+        "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n"
+        "<tool_response>\n3\n</tool_response><|im_end|>\n"
     )
 
 
@@ -590,10 +592,11 @@ def _assert_prompt(before, row, tokenizer, *, tools, targets, protocol) -> None:
         ([Message(role="system", content="", author=SYSTEM, tokens=(65,))], "message 1: sampled ids are a "
         "whole turn"),
         *(
-            ([_asks(), _says(AGENT, tool_calls=(ToolCall(name="f", arguments=arguments),))], "message 2: the arguments of the call of 'f'")
+            ([_asks(), _says(AGENT, tool_calls=(ToolCall(name="f", arguments=arguments),))],
+             "message 2: the arguments of the call of 'f'")
             for arguments in (
-                "", "[]", "1", "null", '"{}"', "{", "{} {}", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": 1, "a": 1}',
-                '{"a": ' + "9" * 10_000 + "}", '{"a": ' * 100_000,
+                "", "[]", "1", "null", '"{}"', "{", "{} {}", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}',
+                '{"a": 1, "a": 1}', '{"a": ' + "9" * 10_000 + "}", '{"a": ' * 100_000,
             )
         ),
     ],

@@ -117,7 +117,8 @@ def test_grid_teacher_row_and_verdict(tokenizer):
     )
     _check(
         encoded, tokenizer,
-        pieces=[*PROMPT, "5", END, "Verdict", ":\n", "n", "o", "\n", "Proposed", " solution", ":\n", "4", END],
+        pieces=[*PROMPT, "5", END, "Verdict", ":\n", "n", "o", "\n",
+                "Proposed", " solution", ":\n", "4", END],
         gamma="    000000000 11 00 000 000 00",
         is_target="000000000 11 00 000 000 11",
         solved=[-1] * 9 + [0, 0] + [-1] * 10,

@@ -18,8 +18,9 @@ from cicjax.provenance.render import PROTOCOLS
 CASES = {"plain": 11_000, "chatml": 6_000, "qwen3": 3_000}
 QWEN3_ADDED = ("<tool_response>", "</tool_response>", "<think>", "</think>")
 MARKERS = (
-    "Question:", "Question:\n", "\n\nProposed solution:\n", "Final answer: 42", "Verdict:\n", "\nassistant\n", "assistant\n", "system\n",
-    "<tools>", "</tools>", "{question}", '\n{"name": "f", "arguments": {}}\n', "<eos>", "</s>", "[MASK]",
+    "Question:", "Question:\n", "\n\nProposed solution:\n", "Final answer: 42", "Verdict:\n",
+    "\nassistant\n", "assistant\n", "system\n", "<tools>", "</tools>", "{question}",
+    '\n{"name": "f", "arguments": {}}\n', "<eos>", "</s>", "[MASK]",
 )  # fmt: skip
 ORDINARY = (
     "",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -16,13 +17,15 @@ import pytest
 import tiny_qwen2
 
 from cicjax.errors import BadInput, Corrupted
+from cicjax.experiments.answers import Answer
 from cicjax.experiments.paper.evaluate import direct_summary, second_summary
+from cicjax.experiments.paper.records import Results
 from cicjax.files.whole import write_json, write_jsonl
 from cicjax.logs.native import format_episode
 from cicjax.methods.rows import attempted, question
 from cicjax.provenance import Author, Message, encode, render, weights
 from cicjax.provenance import tokenizer as tokenizers
-from cicjax.report import accounts, claims, document, drawing, figures, runs, sections, tables, transcripts
+from cicjax.report import accounts, claims, document, drawing, figures, paper, runs, sections, transcripts
 from cicjax.statistics import t_interval
 from cicjax.tasks import stem
 
@@ -78,7 +81,8 @@ def write_run(
             "budget": _budget(name, ledger),
         }
         for protocol, given in (("direct", answers[name]), ("second", second[name])):
-            write_jsonl(folder / "evaluations" / f"{name}-{protocol}.jsonl", given)
+            lines = [answer.to_json() for answer in given]
+            write_jsonl(folder / "evaluations" / f"{name}-{protocol}.jsonl", lines)
     write_jsonl(
         folder / "rollouts" / "stream.jsonl",
         [json.loads(format_episode(episode)) | {"meta": meta} for episode, meta in stream],
@@ -116,18 +120,22 @@ def write_run(
     write_jsonl(folder / "metrics.jsonl", [line for name in methods[1:] for line in _metrics(name, rng)])
 
 
-def _answers(problems, rng, *, share: float, text: str) -> list[dict[str, Any]]:
+def _answers(problems, rng, *, share: float, text: str) -> list[Answer]:
     return [
-        {
-            "id": problem.id,
-            "skill": problem.skill,
-            "prompt": render.PROMPT.replace("{question}", problem.question),
-            "completion": f"{text} Final answer: {n}",
-            "solved": bool(rng.random() < share),
-            "reason": "wrong value",
-            "finish_reason": "stop" if n % 7 else "length",
-            "marker": True,
-        }
+        Answer(
+            id=problem.id,
+            sample=0,
+            skill=problem.skill,
+            prompt=render.PROMPT.replace("{question}", problem.question),
+            completion=f"{text} Final answer: {n}",
+            solved=bool(rng.random() < share),
+            reason="wrong value",
+            finish_reason="stop" if n % 7 else "length",
+            marker=True,
+            prompt_tokens=9,
+            tokens=(1, 0),
+            logprobs=(-0.5, -0.5),
+        )
         for n, problem in enumerate(problems)
     ]
 
@@ -176,6 +184,7 @@ def _budget(name: str, ledger: dict[str, int]) -> dict[str, Any]:
     supervised = ledger.get(f"positions_{'oracle' if name.startswith('oracle') else name}", 7)
     spent = {
         "updates": 5,
+        "empty_updates": 0,
         "rows": 36,
         "supervised_tokens": supervised,
         "processed_tokens": supervised + 321,
@@ -255,6 +264,10 @@ def results_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
+def records_of(folder: Path) -> Results:
+    return Results.from_json(results_of(folder), where=folder)
+
+
 def change(folder: Path, **changes: Any) -> None:
     """Write results.json again with other values, by dotted name; `__` stands for the dot."""
     results = results_of(folder)
@@ -289,17 +302,18 @@ def test_every_method_has_its_row_with_the_numbers_and_intervals_of_results_json
 
 
 def test_figure_2_adds_up_to_the_ledger(run):
-    results = results_of(run)
-    ledger, bars = results["ledger"], figures.position_bars(results["ledger"], results["methods"])
+    results = records_of(run)
+    assert results.ledger is not None
+    ledger, bars = results.ledger, figures.position_bars(results.ledger, results.methods)
     for arm in ("observational", "interventional"):
         corrections, attempts, context = bars[arm]
         assert (
-            corrections + attempts == ledger[f"positions_{arm}"]
-            and corrections + attempts + context == ledger["positions_total"]
+            corrections + attempts == ledger.positions[arm]
+            and corrections + attempts + context == ledger.positions["total"]
         )
-    assert bars["observational"][1] == ledger["positions_attempts"] and bars["interventional"][1] == 0
-    assert bars["oracle"][0] == ledger["positions_oracle"] == bars["interventional"][0]
-    drawn = figures.positions(ledger, results["methods"])
+    assert bars["observational"][1] == ledger.positions["attempts"] and bars["interventional"][1] == 0
+    assert bars["oracle"][0] == ledger.positions["oracle"] == bars["interventional"][0]
+    drawn = figures.positions(ledger, results.methods)
     for corrections, attempts, context in bars.values():
         assert f"{corrections + attempts:,} of {corrections + attempts + context:,}" in drawn.svg
         assert f"{context:,} context only" in drawn.alt
@@ -309,40 +323,43 @@ def test_figure_3_counts_every_attempt_of_the_stream(run):
     read = runs.read_run(run)
     drawn = figures.composition(document._attempts(read))
     counted = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) wrong, (\d+) right", drawn.svg)]
-    ledger = read.results["ledger"]
+    ledger = read.results.ledger
+    assert ledger is not None
     assert (sum(w for w, _ in counted), sum(r for _, r in counted)) == (
-        ledger["wrong_attempts"],
-        ledger["first_attempts_correct"],
+        ledger.wrong_attempts,
+        ledger.first_attempts_correct,
     )
-    assert f"on {ledger['unique_corrected_questions']} of 12 questions" in drawn.caption
+    assert f"on {ledger.unique_corrected_questions} of 12 questions" in drawn.caption
 
 
 def test_figures_4_and_5_say_what_was_solved(run):
-    methods = results_of(run)["methods"]
+    methods = records_of(run).methods
     solved, matched = figures.protocols(methods), figures.stream_matched(methods)
     for name, row in methods.items():
         assert (
-            f"{drawing.look(name).label}: direct {row['solved']} of 20, two-step {row['two_step_solved']}"
+            f"{drawing.look(name).label}: direct {row.solved} of 20, two-step {row.two_step_solved}"
             in solved.alt
         )
         assert (
-            f">{row['solved']}/20<" in solved.svg
-            and f">{row['repair_solved']}/{row['repair_questions']}<" in solved.svg
+            f">{row.solved}/20<" in solved.svg
+            and f">{row.repair_solved}/{row.repair_questions}<" in solved.svg
         )
-    for name in figures.STREAM_ARMS:
+    arms = ["oracle", "oracle_shared", "observational", "interventional"]
+    assert figures.stream_arms(methods) == arms
+    for name in arms:
         row = methods[name]
-        assert row["two_step_solved"] == row["questions"] - row["repair_questions"] + row["repair_solved"]
+        assert row.two_step_solved == row.right_first + row.repair_solved
         assert (
-            f"repaired {row['repair_solved']} of {row['repair_questions']}, two-step {row['two_step_solved']}"
+            f"repaired {row.repair_solved} of {row.repair_questions}, two-step {row.two_step_solved}"
             in matched.alt
         )
     assert "ReST" not in matched.alt
 
 
 def test_the_base_is_told_and_not_drawn_where_it_would_hide_the_others(run):
-    methods = results_of(run)["methods"]
+    methods = records_of(run).methods
     near = figures.self_confirmation(methods, {})
-    methods["base"] |= {"self_confirmation": -9.0, "truth_gain": -8.0}
+    methods["base"] = replace(methods["base"], self_confirmation=-9.0, truth_gain=-8.0)
     far = figures.self_confirmation(methods, {})
     assert "Base lies outside, at (−9.00, −8.00)" in far.caption and ">Base (" not in far.svg
     assert "outside" not in near.caption and ">Base (" in near.svg
@@ -527,7 +544,7 @@ def test_the_words_are_explained_once_beside_the_results(copy, tmp_path):
     assert content.count("What the words mean") == 1 and content.index("What the words mean") < content.index(
         'id="figures"'
     )
-    assert [text for tag, text in outline.texts if tag == "dt"] == list(sections.GLOSSARY)
+    assert [text for tag, text in outline.texts if tag == "dt"] == list(sections.words(METHODS))
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     change(other, seed=9)
     assert page_of(copy, other)[0].count("What the words mean") == 1
@@ -568,7 +585,7 @@ def test_skills_show_the_difference_to_sft_1(copy):
     for row in rows:
         skill = row[0].replace(" ", "_")
         for label, cell in zip(header[2:], row[2:], strict=True):
-            name = next(name for name in METHODS if drawing.look(name).short == label)
+            name = next(name for name in METHODS if drawing.look(name).heading == label)
             solved, start = methods[name]["by_skill"][skill][0], methods["sft"]["by_skill"][skill][0]
             assert cell == (
                 f"{solved} ({drawing.signed(solved - start, 0)})" if solved != start else str(solved)
@@ -582,13 +599,15 @@ def test_stream_rows_are_shown_as_they_are_trained_on(run):
     tokenizer = transcripts.tokenizer_of(read, chosen)
     assert tokenizer is not None
     wrong = next(episode for episode in chosen if len(episode.messages) == 3)
-    views = transcripts.arm_views(wrong, tokenizer)
+    arms = transcripts.arms_of(read)
+    assert [arm.name for arm in arms] == ["observational", "interventional"]
+    views = transcripts.arm_views(wrong, tokenizer, arms)
     assert [line.label for line in views["interventional"]] == ["[MASK]"] * 6 + ["[LOSS]"] * 2
     assert [line.label for line in views["observational"]] == ["[MASK]"] * 3 + ["[LOSS]"] * 2 + ["[MASK]"] + [
         "[LOSS]"
     ] * 2
     # By roles the same, where no content looks like a control token.
-    assert transcripts.arm_views(wrong, None) == views
+    assert transcripts.arm_views(wrong, None, arms) == views
 
 
 def test_without_its_tokenizer_rows_are_shown_from_their_messages(copy, tmp_path):
@@ -614,21 +633,21 @@ def test_without_its_tokenizer_rows_are_shown_from_their_messages(copy, tmp_path
 def test_answers_are_beside_each_other(copy):
     read = runs.read_run(copy)
     content, outline = page_of(copy)
-    direct = [{row["id"]: row for row in read.answers[name]["direct"]} for name in METHODS]
+    direct = [{row.id: row for row in read.answers[name]["direct"]} for name in METHODS]
     chosen = transcripts.choose_questions(direct)
     assert len(chosen) == len(set(chosen)) == transcripts.SHOWN_QUESTIONS
-    assert len({direct[0][id]["skill"] for id in chosen[:10]}) == 10
-    right = sum(row["solved"] for row in (answers[chosen[0]] for answers in direct))
+    assert len({direct[0][id].skill for id in chosen[:10]}) == 10
+    right = sum(answers[chosen[0]].solved for answers in direct)
     assert f"{right} of {len(METHODS)} methods right" in outline.text
-    same_skill = [id for id, row in direct[0].items() if row["skill"] == direct[0][chosen[0]]["skill"]]
-    assert abs(right - 4) == min(abs(sum(rows[id]["solved"] for rows in direct) - 4) for id in same_skill)
-    assert content.count('class="answer"') == len(chosen) * len(METHODS)
+    same_skill = [id for id, row in direct[0].items() if row.skill == direct[0][chosen[0]].skill]
+    assert abs(right - 4) == min(abs(sum(rows[id].solved for rows in direct) - 4) for id in same_skill)
+    assert content.count('class="answer ') == len(chosen) * len(METHODS)
     squares = [
         a for tag, a in outline.tags if tag == "i" and (a.get("class") or "").startswith(("on", "off"))
     ]
     assert len(squares) == 20 * len(METHODS)
     assert sum((a["class"] or "").startswith("on") for a in squares) == sum(
-        row["solved"] for row in read.methods.values()
+        row.solved for row in read.methods.values()
     )
 
 
@@ -857,4 +876,4 @@ def test_weights_have_the_name_that_the_user_gave(run):
     for given, shown in names.items():
         read.config["model_name_or_path"] = given
         assert sections.weights_name(read) == shown
-    assert set(tables.PAPER_SOLVED) == set(METHODS) - {"oracle_shared"}
+    assert set(paper.SOLVED) == set(METHODS) - {"oracle_shared"}

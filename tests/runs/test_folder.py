@@ -193,7 +193,6 @@ def test_only_missing_chunks_are_computed_again(tmp_path, failing):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from cicjax.runs import files
 from cicjax.runs.folder import write_in_chunks
 real, calls = os.replace, 0
 def replace(*args):
@@ -202,8 +201,10 @@ def replace(*args):
     if calls == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
+def work(i, chunk):
+    return [{"chunk": i, "n": n, "square": n * n} for n in chunk]
 os.replace = replace
-write_in_chunks(Path(sys.argv[1]), [[0, 1], [2, 3, 4], [], [5]], work=lambda i, c: [{"chunk": i, "n": n, "square": n * n} for n in c])
+write_in_chunks(Path(sys.argv[1]), [[0, 1], [2, 3, 4], [], [5]], work=work)
 """
 
 

@@ -298,7 +298,8 @@ for step in (1, 2, 3):
     if step == 3:
         at = int(count * float(sys.argv[2]))
     count = 0
-    checkpoints.save(sys.argv[1], step, tree={"adapter": {"a": jnp.full((50,), step)}}, metadata={"update": step}, keep=1)
+    tree = {"adapter": {"a": jnp.full((50,), step)}}
+    checkpoints.save(sys.argv[1], step, tree=tree, metadata={"update": step}, keep=1)
 """
 
 

@@ -116,7 +116,8 @@ def test_a_checkpoint_is_never_written_past_the_fifth(policy, trainer):
 
 
 class Preference(NamedTuple):
-    """-log sigmoid of beta times the gain of the first row of each pair over the second, against a reference."""
+    """-log sigmoid of beta times the gain of the first row of each pair over the second, against a
+    reference."""
 
     beta: float
 

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cicjax.errors import printable
 from cicjax.provenance import Author, Encoded, Message, Segment, Transcript, encode, render
 from cicjax.provenance.protocol import weighting
 from cicjax.provenance.transcript import Episode
 from cicjax.views import demo, page
+from cicjax.views.transcript import transcript_html
+from cicjax.views.transcript_style import STYLE
 
 VIEWS = {"observational": weighting("observational"), "interventional": weighting("interventional")}
 VOID = {"meta", "input"}
@@ -116,7 +119,7 @@ def test_the_page_is_well_formed_and_opens_with_the_sentence(tokenizer):
     text = _page(demo.EPISODES, tokenizer)
     reader = Reader(text)
     words = "".join(reader.visible)
-    assert text.startswith("<!doctype html>\n")
+    assert text.startswith("<!DOCTYPE html>\n")
     sentence = re.search(r"Under the observational objective ([\d,]+) of ([\d,]+) supervised tokens", words)
     assert sentence is not None
     encoded = [encode(render.plain(episode.messages), tokenizer) for episode in demo.EPISODES]
@@ -135,7 +138,7 @@ def test_the_page_is_well_formed_and_opens_with_the_sentence(tokenizer):
 
 def test_no_outside_host_and_one_script(tokenizer):
     text = _page(demo.EPISODES, tokenizer)
-    assert not re.search(r"https?:|//|@import|url\(|\bsrc=|\bhref=", text.replace("<!doctype html>", ""))
+    assert not re.search(r"https?:|//|@import|url\(|\bsrc=|\bhref=", text.replace("<!DOCTYPE html>", ""))
     assert [tag for tag, _ in Reader(text).elements if tag in ("script", "style")] == ["style", "script"]
 
 
@@ -164,7 +167,7 @@ def test_content_stays_content(tokenizer, content):
     episodes = [Episode(id=content, messages=episode.messages, line=1) for episode in _episodes(content)]
     reader = Reader(_page(episodes, tokenizer, title=content))
     normal = tokenizer.decode(tokenizer.encode(content))
-    assert page.printable(normal) in "".join(reader.drawn)
+    assert printable(normal) in "".join(reader.drawn)
     shown = "".join(reader.visible)
     assert all(c.isprintable() or c in "\n\t" for c in shown)
     assert [tag for tag, _ in reader.elements if tag in ("script", "style", "img")] == ["style", "script"]
@@ -175,9 +178,9 @@ def test_the_drawn_text_is_the_transcript_whatever_it_says(tokenizer, content):
     encoded = encode(
         Transcript([Segment(content, Author.USER), Segment.end(Author.TEACHER)], id=content), tokenizer
     )
-    section = page.transcript_html(encoded, tokenizer, title=content, weightings=VIEWS)
+    section = transcript_html(encoded, tokenizer, title=content, weightings=VIEWS)
     reader = Reader(section)
-    assert "".join(reader.drawn) == page.printable(tokenizer.decode(encoded.tokens))
+    assert "".join(reader.drawn) == printable(tokenizer.decode(encoded.tokens))
     assert len(reader.tokens()) == len(encoded.tokens)
 
 
@@ -185,7 +188,7 @@ def test_every_token_tells_what_is_known_of_it(tokenizer):
     ((_, encoded),) = _rows(_episodes("4"), tokenizer)
     titles = [
         attributes["title"]
-        for attributes in Reader(page.transcript_html(encoded, tokenizer, weightings=VIEWS)).tokens()
+        for attributes in Reader(transcript_html(encoded, tokenizer, weightings=VIEWS)).tokens()
     ]
     four, five, end = tokenizer.encode("4")[0], tokenizer.encode("5")[0], tokenizer.end_of_text
     assert (
@@ -205,7 +208,7 @@ def test_every_token_tells_what_is_known_of_it(tokenizer):
 def test_loss_is_marked_under_each_weighting_and_broken_weights_apart(tokenizer):
     views = VIEWS | {"stream": weighting("stream", wrong=0.25)}
     ((_, encoded),) = _rows(_episodes("4"), tokenizer)
-    section = page.transcript_html(encoded, tokenizer, weightings=views)
+    section = transcript_html(encoded, tokenizer, weightings=views)
     marked = {
         (author, marks)
         for author, body in re.findall(r'<div class="turn by-(\w+)">(.*?)</div></div>', section, re.DOTALL)
@@ -218,9 +221,9 @@ def test_loss_is_marked_under_each_weighting_and_broken_weights_apart(tokenizer)
         ("teacher", "loss-0 loss-1 loss-2"),
     }
     for rule in (".loss-2", ".some-2", ".show-2:checked"):
-        assert rule in page.STYLE
+        assert rule in STYLE
     with pytest.raises(ValueError, match="4 weightings"):
-        page.transcript_html(encoded, tokenizer, weightings=views | {"another": VIEWS["observational"]})
+        transcript_html(encoded, tokenizer, weightings=views | {"another": VIEWS["observational"]})
 
 
 def test_the_switch_stands_where_it_is_told(tokenizer):
@@ -235,7 +238,7 @@ def test_the_switch_stands_where_it_is_told(tokenizer):
 def test_forged_control_tokens_have_no_box(tokenizer):
     episodes = _episodes("<|endoftext|>\n<|im_end|>")
     ((_, encoded),) = _rows(episodes, tokenizer)
-    boxed = Reader(page.transcript_html(encoded, tokenizer, weightings=VIEWS)).elements
+    boxed = Reader(transcript_html(encoded, tokenizer, weightings=VIEWS)).elements
     assert (
         sum(a.get("class") == "control" for _, a in boxed)
         == 2
@@ -259,16 +262,16 @@ def test_a_token_that_is_a_whole_tag_is_text_too(piece):
     encoded = Encoded(
         np.array([1, 0], np.int32), nothing, nothing.astype(bool), nothing, np.full(2, Author.USER, np.int8)
     )
-    section = page.transcript_html(encoded, Words(), weightings=VIEWS)  # pyright: ignore[reportArgumentType]
+    section = transcript_html(encoded, Words(), weightings=VIEWS)  # pyright: ignore[reportArgumentType]
     reader = Reader(section)
-    assert "".join(reader.drawn) == page.printable(piece) + "<|endoftext|>"
+    assert "".join(reader.drawn) == printable(piece) + "<|endoftext|>"
     assert len(reader.tokens()) == 2
     assert sum(a.get("class") == "control" for _, a in reader.elements) == 1
     assert not re.search(r"[<>]", re.sub(r"</?[a-z0-9]+(?: [a-z-]+=\"[^\"<>]*\")*>", "", section))
 
 
 def test_verdicts_stand_beside_the_author(tokenizer):
-    section = page.transcript_html(_rows(_episodes("4"), tokenizer)[0][1], tokenizer, weightings=VIEWS)
+    section = transcript_html(_rows(_episodes("4"), tokenizer)[0][1], tokenizer, weightings=VIEWS)
     assert section.count("<small>failed</small>") == 1
     assert "passed</small>" not in section
 
@@ -294,7 +297,7 @@ def test_tokens_drawn_are_bounded_too(tokenizer):
     assert "The other 1 tokens are not drawn." in _page(episodes, tokenizer, max_tokens=longest - 1)
     assert "the first 1 of 3 transcripts" in text
     encoded = encode(Transcript([Segment("word " * 100, Author.USER)]), tokenizer)
-    section = page.transcript_html(encoded, tokenizer, weightings=VIEWS, max_tokens=100)
+    section = transcript_html(encoded, tokenizer, weightings=VIEWS, max_tokens=100)
     assert len(Reader(section).tokens()) == 100
     assert f"The other {len(encoded.tokens) - 100} tokens are not drawn." in section
 
@@ -306,11 +309,11 @@ def test_a_small_file_has_no_such_note(tokenizer):
 
 def test_an_empty_transcript_is_no_error(tokenizer):
     encoded = encode(Transcript([]), tokenizer)
-    assert not Reader(page.transcript_html(encoded, tokenizer, weightings=VIEWS)).tokens()
+    assert not Reader(transcript_html(encoded, tokenizer, weightings=VIEWS)).tokens()
     assert not np.size(encoded.tokens)
 
 
 def test_every_author_has_a_colour(tokenizer):
     for author in Author:
-        assert page.STYLE.count(f"--{author.label}:") == 3  # by day, by night, on paper
-        assert f".by-{author.label} {{" in page.STYLE
+        assert STYLE.count(f"--{author.label}:") == 3  # by day, by night, on paper
+        assert f".by-{author.label} {{" in STYLE

@@ -15,7 +15,7 @@ import numpy as np
 from cicjax.experiments.paper.run import Run
 from cicjax.methods import oracle
 from cicjax.model import qwen2
-from cicjax.provenance import Encoded, encode, render
+from cicjax.provenance import Encoded
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.folder import write_in_chunks
 from cicjax.runs.metrics import bar
@@ -26,7 +26,7 @@ ROWS_PER_CHUNK = 64
 
 
 def confirmation_stage(
-    run: Run, method: str, adapter: qwen2.Tree | None, stream: Sequence[Episode]
+    run: Run, name: str, adapter: qwen2.Tree | None, stream: Sequence[Episode]
 ) -> dict[str, list[float]]:
     """Mean log-probability a token of every failed attempt and of its correction, in
     evaluations/METHOD-logprobs-*.jsonl."""
@@ -36,8 +36,8 @@ def confirmation_stage(
         "corrections": oracle.corrections(failed),
     }
     return {
-        name: _means(run, adapter, episodes, name=f"{method}-logprobs-{name}")
-        for name, episodes in rows.items()
+        column: _means(run, adapter, episodes, name=f"{name}-logprobs-{column}")
+        for column, episodes in rows.items()
     }
 
 
@@ -50,8 +50,8 @@ def _means(run: Run, adapter: qwen2.Tree | None, episodes: Sequence[Episode], *,
         for episode in episodes
     ]
     first = {place: episode for place, episode in zip(reversed(places), reversed(episodes), strict=True)}
-    encoded = [encode(render.plain(first[place].messages), run.tokenizer) for place in range(len(distinct))]
-    shape = fit_shape((len(each.tokens) for each in encoded), rows=run.settings.lines_per_batch)
+    encoded = [run.encode(first[place]) for place in range(len(distinct))]
+    shape = fit_shape((len(each.tokens) for each in encoded), rows=run.model.kind.lines_per_batch)
 
     def work(_: int, chunk: list[Encoded]) -> list[dict[str, float]]:
         scores = scoring.token_logprobs(

@@ -1,121 +1,95 @@
 """GRPO's stage: group after group from the current policy, an update after every group that is not flat."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cicjax.experiments.paper import evaluate
-from cicjax.experiments.paper.rollouts import stream_row
+from cicjax.experiments.attempts import answer_chunk, plainly
+from cicjax.experiments.paper.rollouts import attempt_row, meta
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import json_lines, read_json, read_jsonl, write_json, write_jsonl
-from cicjax.logs.native import parse_episode
-from cicjax.methods import grpo
+from cicjax.files.whole import read_json, read_jsonl, write_json, write_jsonl
+from cicjax.logs.native import episode_of, record_of
+from cicjax.methods import Method, grpo
 from cicjax.model import cost, qwen2
 from cicjax.objectives import policy_gradient
-from cicjax.provenance import Encoded, encode, render
+from cicjax.provenance import Encoded
 from cicjax.provenance.transcript import Episode
-from cicjax.runs.metrics import MetricsLog, bar
+from cicjax.runs.metrics import bar
 from cicjax.sampling.sampler import Sampler
-from cicjax.training import checkpoints, scoring, steps
+from cicjax.training import scoring, steps
 from cicjax.training.batches import Row, fit_shape
-from cicjax.training.finetune import metrics_of, resume_or_start, save, show_example
-from cicjax.training.loop import count_nonfinite, one_update
-
-NAME = "grpo"
+from cicjax.training.finetune import shape_for, show_example
+from cicjax.training.learner import BUDGET, Learner, finished_adapter
 
 
-def grpo_stage(run: Run, sft_adapter: qwen2.Tree) -> qwen2.Tree:
+def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
     """Train SFT-1 by equations (10)-(11). A flat group is an update without targets: it moves nothing and is
     counted.
 
     The update's index is the position: resumed from a checkpoint, later groups are drawn again, by the same
     policy with the same keys.
     """
-    directory, record = run.folder / NAME, run.folder / NAME / "budget.json"
-    if record.exists() and checkpoints.latest(directory) == read_json(record)["updates"]:
-        return checkpoints.load_adapter(directory)[0]
-    settings, policy = run.settings, run.settings.policy
-    total = settings.counts.groups * policy.num_iterations
-    state, done = resume_or_start(directory, steps.start_state(sft_adapter, settings.policy_optimization))
-    log, shown, nonfinite = (
-        MetricsLog(run.folder / "metrics.jsonl", stage=NAME, resume_after=done),
-        done is not None,
-        0,
-    )
-    with run.timed("train grpo"), log, bar("train grpo: groups") as report:
-        for group in range(int(state.step) // policy.num_iterations, settings.counts.groups):
-            report(group, settings.counts.groups)
-            rows, facts = _group(run, state.adapter, sft_adapter, group)
+    name, groups = method.name, run.settings.counts.groups
+    finished = finished_adapter(run.folder / name)
+    if finished is not None:
+        return finished
+    iterations = run.settings.policy.num_iterations
+    trainer, total = run.trainer(run.settings.policy_optimization), groups * iterations
+    learner = Learner(trainer, name, start=sft_adapter, total=total)
+    with run.timed(f"train {name}"), learner, bar(f"train {name}: groups") as report:
+        shown = learner.resumed
+        for group in range(learner.step // iterations, groups):
+            report(group, groups)
+            rows, facts = _group(run, name, group, adapter=learner.adapter, sft_adapter=sft_adapter)
             if rows and not shown:
                 shown = True
-                show_example(
-                    run.tokenizer,
-                    "grpo, its first live group",
-                    [row.encoded for row in rows],
-                    grpo.loss_weights,
-                )
-            state, nonfinite = _train_group(run, state, rows, facts, log=log, nonfinite=nonfinite)
-            last = group + 1 == settings.counts.groups
-            if last or (group + 1) * policy.num_iterations % run.save_steps < policy.num_iterations:
-                save(run.trainer(settings.policy_optimization), directory, state, name=NAME, total=total)
-        report(settings.counts.groups, settings.counts.groups)
-    _join(run)
-    write_json(record, _budget(run, state))
-    return state.adapter
+                show_example(run.tokenizer, f"{name}, its first live group", rows)
+            _train_group(run, learner, rows, facts, total=total)
+            last = group + 1 == groups
+            if last or (group + 1) * iterations % run.save_steps < iterations:
+                learner.save(final=last)
+        report(groups, groups)
+    _join(run, name)
+    write_json(run.folder / name / BUDGET, _budget(run, name, learner.state))
+    return learner.adapter
 
 
 def _train_group(
-    run: Run,
-    state: steps.TrainState,
-    rows: list[Row],
-    facts: dict[str, Any],
-    *,
-    log: MetricsLog,
-    nonfinite: int,
-) -> tuple[steps.TrainState, int]:
-    """A group's updates, each of them in the log; the new state, and how many updates in a row were not
-    finite up to it.
-
-    Raises Corrupted after several such in a row.
-    """
-    settings, policy = run.settings, run.settings.policy
-    for iteration in range(policy.num_iterations):
-        facts |= _clipped(run, state.adapter, rows) if iteration and rows else {}
-        state, progress = one_update(
-            state,
-            rows,
-            total=settings.counts.groups * policy.num_iterations,
-            model=run.model,
-            base=run.base,
-            shape=fit_shape((len(row.loss_weights) for row in rows), rows=settings.lines_per_batch),
-            optimization=settings.policy_optimization,
-            loss=grpo.Loss(epsilon=policy.epsilon, beta=policy.beta),
-        )
-        nonfinite = count_nonfinite(progress, nonfinite)
-        log.write(progress.update, metrics_of(progress) | facts)
-    return state, nonfinite
+    run: Run, learner: Learner, rows: Sequence[Row], facts: dict[str, Any], *, total: int
+) -> None:
+    """A group's updates, each of them in the log. Raises Corrupted after several in a row that are not
+    finite."""
+    constants, optimization = run.settings.policy, run.settings.policy_optimization
+    loss = grpo.Loss(epsilon=constants.epsilon, beta=constants.beta)
+    for iteration in range(constants.num_iterations):
+        again = _clipped(run, learner.adapter, rows) if iteration and rows else {}
+        rate = steps.learning_rate_at(learner.step, total, optimization)
+        shape = shape_for(run.model, rows)
+        learner.update(rows, rate=rate, shape=shape, loss=loss, facts=facts | again)
 
 
 def _group(
-    run: Run, adapter: qwen2.Tree, sft_adapter: qwen2.Tree, group: int
+    run: Run, name: str, group: int, *, adapter: qwen2.Tree, sft_adapter: qwen2.Tree
 ) -> tuple[list[Row], dict[str, Any]]:
     """Draw, grade and score one group; its rows (none where it is flat) and what metrics.jsonl says of it."""
     problem = run.splits.agent[group]
-    answers = evaluate.answer_chunk(
-        [evaluate.plainly(problem)],
+    answers = answer_chunk(
+        [plainly(problem)],
+        task=run.task,
         sampler=Sampler(run.model, run.base, adapter),
         tokenizer=run.tokenizer,
         decoding=run.sampled,
         seed=run.settings.seed,
-        stage=NAME,
+        stage=name,
         first_problem=group,
         samples=range(run.settings.policy.num_generations),
     )
-    lines = [stream_row(NAME, problem, answer, False) for answer in answers]
-    write_jsonl(_group_file(run, group), lines)
-    encoded = [encode(render.plain(_episode(line).messages), run.tokenizer) for line in lines]
-    rewards = [float(answer["solved"]) for answer in answers]
+    episodes = [attempt_row(name, problem, answer) for answer in answers]
+    write_jsonl(_group_file(run, name, group), [record_of(episode) for episode in episodes])
+    encoded = [run.encode(episode) for episode in episodes]
+    rewards = [float(answer.solved) for answer in answers]
     facts = {
         "reward": float(np.mean(rewards)),
         "reward_std": float(np.std(rewards)),
@@ -124,66 +98,73 @@ def _group(
     if facts["frac_reward_zero_std"]:
         return [], facts
     old, ref = (_scored(run, encoded, each) for each in (adapter, sft_adapter))
+    sampled = [np.asarray(answer.logprobs) for answer in answers]
+    return grpo.group_rows(encoded, rewards, old, ref), facts | _distances(encoded, sampled, old, ref)
+
+
+def _distances(
+    encoded: Sequence[Encoded],
+    sampled: Sequence[np.ndarray],
+    old_logprobs: Sequence[np.ndarray],
+    ref_logprobs: Sequence[np.ndarray],
+) -> dict[str, float]:
+    """Over the sampled tokens: mean KL to SFT-1, and how far scoring is from the log-probabilities of
+    sampling."""
     drawn = [each.gamma == 1 for each in encoded]
-    gap = np.concatenate(
-        [np.abs(o[d] - np.asarray(a["logprobs"])) for o, d, a in zip(old, drawn, answers, strict=True)]
-    )
-    divergence = np.concatenate(
-        [np.asarray(policy_gradient.kl(o[d], r[d])) for o, r, d in zip(old, ref, drawn, strict=True)]
-    )
-    facts |= {
+    old = np.concatenate([each[here] for each, here in zip(old_logprobs, drawn, strict=True)])
+    ref = np.concatenate([each[here] for each, here in zip(ref_logprobs, drawn, strict=True)])
+    gap = np.abs(old - np.concatenate(list(sampled)))
+    divergence = np.asarray(policy_gradient.kl(old, ref))
+    return {
         "kl": float(divergence.mean()),
         "logprob_gap_mean": float(gap.mean()),
         "logprob_gap_max": float(gap.max()),
     }
-    return grpo.group_rows(encoded, rewards, old, ref), facts
 
 
-def _clipped(run: Run, adapter: qwen2.Tree, rows: list[Row]) -> dict[str, float]:
+def _clipped(run: Run, adapter: qwen2.Tree, rows: Sequence[Row]) -> dict[str, float]:
     """Share of a group's tokens whose ratio the clip cuts: not from the first update, where every ratio is
     1."""
-    logprobs, epsilon = _scored(run, [row.encoded for row in rows], adapter), run.settings.policy.epsilon
+    epsilon = run.settings.policy.epsilon
     cut = []
-    for row, policy in zip(rows, logprobs, strict=True):
+    for row, policy_logprobs in zip(rows, _scored(run, [row.encoded for row in rows], adapter), strict=True):
         here = row.loss_weights > 0
-        ratio = np.exp(policy - row.extras["old_logprobs"])[here]
+        ratio = np.exp(policy_logprobs - row.extras["old_logprobs"])[here]
         gains = row.extras["advantages"][here] > 0
         cut.append(np.where(gains, ratio > 1 + epsilon, ratio < 1 - epsilon))
     return {"clip_ratio": float(np.concatenate(cut).mean())}
 
 
 def _scored(run: Run, encoded: list[Encoded], adapter: qwen2.Tree) -> list[np.ndarray]:
-    shape = fit_shape((len(each.tokens) for each in encoded), rows=run.settings.lines_per_batch)
+    shape = fit_shape((len(each.tokens) for each in encoded), rows=run.model.kind.lines_per_batch)
     return scoring.token_logprobs(
         encoded, model=run.model, base=run.base, adapter=adapter, shape=shape, targets_only=True
     )
 
 
-def _episode(line: dict[str, Any]) -> Episode:
-    return parse_episode(json_lines([line]), where="a rollout")
+def _group_file(run: Run, name: str, group: int) -> Path:
+    return run.folder / name / "groups" / f"{group:05d}.jsonl"
 
 
-def _group_file(run: Run, group: int) -> Path:
-    return run.folder / NAME / "groups" / f"{group:05d}.jsonl"
+def _join(run: Run, name: str) -> None:
+    """Every group in one file of RUN/rollouts."""
+    rows = [
+        row
+        for group in range(run.settings.counts.groups)
+        for row in read_jsonl(_group_file(run, name, group))
+    ]
+    write_jsonl(run.folder / "rollouts" / f"{name}.jsonl", rows)
 
 
-def _join(run: Run) -> None:
-    groups = range(run.settings.counts.groups)
-    write_jsonl(
-        run.folder / "rollouts" / f"{NAME}.jsonl",
-        [row for group in groups for row in read_jsonl(_group_file(run, group))],
-    )
-
-
-def _budget(run: Run, state: steps.TrainState) -> dict[str, Any]:
+def _budget(run: Run, name: str, state: steps.TrainState) -> dict[str, Any]:
     """What the run of groups spent. Three passes a live group: the old policy's and the reference's forward,
     the update's."""
-    groups = [read_jsonl(_group_file(run, group)) for group in range(run.settings.counts.groups)]
-    live = [group for group in groups if len({row["messages"][1]["solved"] for row in group}) > 1]
+    groups = [_read_group(run, name, group) for group in range(run.settings.counts.groups)]
+    live = [group for group in groups if len({row.messages[1].solved for row in group}) > 1]
     rows = [row for group in live for row in group]
-    supervised = sum(len(row["messages"][1]["tokens"]) for row in rows)
-    ends = sum(row["messages"][1].get("truncated", False) for row in rows)
-    processed = supervised + ends + sum(row["meta"]["prompt_tokens"] for row in rows)
+    supervised = sum(len(row.messages[1].tokens or ()) for row in rows)
+    ends = sum(row.messages[1].truncated for row in rows)
+    processed = supervised + ends + sum(meta(row)["prompt_tokens"] for row in rows)
     config, iterations = run.model.config, run.settings.policy.num_iterations
     scoring_flop = 2 * (processed * cost.body_flop(config) + supervised * cost.head_flop(config))
     training = cost.training_flop(config, run.settings.lora, tokens=processed, supervised=supervised)
@@ -201,8 +182,13 @@ def _budget(run: Run, state: steps.TrainState) -> dict[str, Any]:
     }
 
 
+def _read_group(run: Run, name: str, group: int) -> list[Episode]:
+    path = _group_file(run, name, group)
+    return [episode_of(record, where=str(path)) for record in read_jsonl(path)]
+
+
 def summary(run: Run) -> dict[str, int]:
     """The numbers of section 2.3: groups, flat ones, and updates that moved something."""
-    record = read_json(run.folder / NAME / "budget.json")
+    record = read_json(run.folder / grpo.METHOD.name / BUDGET)
     moved = record["updates"] - record["empty_updates"] - record["nonfinite_updates"]
     return {"groups": record["groups"], "flat_groups": record["flat_groups"], "update_steps": moved}

@@ -1,52 +1,133 @@
-"""The transcripts that methods train on: teacher rows, the stream of attempts and corrections, ReST's pairs,
-the oracle's rows.
+"""The transcripts that methods train on: teacher rows, the stream of attempts and corrections, ReST's
+candidates, and every method's own rows.
 
 All are native transcript files in RUN/rollouts, so that what the paper trains on can be read, shown and
 trained on like anyone's own.
 """
 
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cicjax.experiments.paper import evaluate
+from cicjax.experiments.answers import Answer
+from cicjax.experiments.attempts import answer_chunk, attempt_message, plainly
 from cicjax.experiments.paper.run import Run
 from cicjax.files.whole import read_jsonl, write_jsonl
-from cicjax.logs.native import format_episode, read_native
-from cicjax.methods import oracle, rest
+from cicjax.logs.native import episode_of, record_of
+from cicjax.methods import Method
 from cicjax.methods.rows import attempted, demonstration, question
 from cicjax.model import qwen2
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.folder import write_in_chunks
 from cicjax.runs.metrics import bar
-from cicjax.tasks import stem
+from cicjax.tasks.task import Problem, Task
 
 PROBLEMS_PER_CHUNK = 16
 ROUNDS = 4
 
 
-def sft_rows(run: Run) -> Path:
-    """The teacher's rows of equation (7)."""
-    return _once(run, "sft", lambda: teacher_episodes(run.splits.sft))
+class Rollouts:
+    """What this run has for methods to train on, a `methods.method.Rollouts`. The frozen SFT-1 samples it:
+    before that is trained there are only the teacher's rows.
+
+    Raises Corrupted where a byte of a file has changed.
+    """
+
+    def __init__(self, run: Run, sft_adapter: qwen2.Tree | None = None) -> None:
+        self._run, self._adapter = run, sft_adapter
+
+    def teacher(self) -> list[Episode]:
+        """The teacher's rows of equation (7)."""
+        return [
+            demonstration(problem.id, question_text=problem.question, solution=problem.solution)
+            for problem in self._run.splits.sft
+        ]
+
+    def stream(self) -> list[Episode]:
+        """Attempts at the agent problems until enough are wrong; a failure is followed by the oracle's
+        correction."""
+        return self._stream
+
+    @cached_property
+    def _stream(self) -> list[Episode]:
+        return _stream(self._run, self._adapter)
+
+    def candidates(self) -> list[list[Episode]]:
+        """Groups of K candidates, equation (8): graded attempts, nobody corrected."""
+        groups: dict[str, list[Episode]] = {}
+        for episode in _candidates(self._run, self._adapter):
+            groups.setdefault(meta(episode)["problem"], []).append(episode)
+        return list(groups.values())
+
+    def rows_of(self, method: Method) -> list[Episode]:
+        """The rows of a method, which RUN/rollouts keeps in a file of its name; the stream as it is stays in
+        the stream's file."""
+        make = method.rows
+        assert make is not None
+        if method.takes_stream_whole:
+            return self.stream()
+        return _kept(self._run, method.name, lambda: make(self))
+
+    def samples_of(self, method: Method) -> list[Episode]:
+        """The agent's samples that a method learns from, as far as they were drawn."""
+        if method.sample_file is None:
+            return []
+        return self.stream() if method.samples == "stream" else read(self._run, method.sample_file)
 
 
-def teacher_episodes(problems: Sequence[stem.Problem]) -> list[Episode]:
-    """(x, y*) for every problem."""
+def _kept(run: Run, name: str, make: Callable[[], Sequence[Episode]]) -> list[Episode]:
+    """The episodes of RUN/rollouts/NAME.jsonl, made where they are not there yet."""
+    path = _path(run, name)
+    if not path.exists():
+        write_jsonl(path, [record_of(episode) for episode in make()])
+    return read(run, name)
+
+
+def read(run: Run, name: str) -> list[Episode]:
+    """The episodes of RUN/rollouts/NAME.jsonl. Raises Corrupted where a byte of them has changed."""
+    path = _path(run, name)
     return [
-        demonstration(problem.id, question_text=problem.question, solution=problem.solution)
-        for problem in problems
+        episode_of(record, where=f"{path}:{line}", line=line)
+        for line, record in enumerate(read_jsonl(path), start=1)
     ]
 
 
-def stream(run: Run, sft_adapter: qwen2.Tree) -> Path:
-    """The frozen SFT-1 attempts the agent problems until enough attempts are wrong; failures are followed by
-    the oracle's correction.
+def meta(episode: Episode) -> dict[str, Any]:
+    """The facts beside a row."""
+    return episode.meta or {}
 
-    Problem after problem, several attempts each, and round after round over all of them should one pass not
-    suffice. Ends after four rounds whatever was found.
-    """
-    per_problem = run.settings.attempts_per_problem
+
+def attempt_row(source: str, problem: Problem, answer: Answer, *, task: Task | None = None) -> Episode:
+    """A graded attempt as a row, with the facts of its grading beside it; where it failed, followed by the
+    correction of the `task` that is given."""
+    attempt, id = attempt_message(answer), f"{problem.id}#{answer.sample}"
+    facts = {
+        "skill": answer.skill,
+        **answer.facts,
+        "reason": answer.reason,
+        "finish_reason": answer.finish_reason,
+        "marker": answer.marker,
+        "prompt_tokens": answer.prompt_tokens,
+        "problem": problem.id,
+    }
+    if task is None:
+        return Episode(id=id, source=source, messages=(question(problem.question), attempt), meta=facts)
+    row = attempted(
+        id,
+        question_text=problem.question,
+        attempt=attempt,
+        correction="" if answer.solved else task.correct(problem, answer.completion),
+        source=source,
+    )
+    return replace(row, meta=facts)
+
+
+def _stream(run: Run, adapter: qwen2.Tree | None) -> list[Episode]:
+    """Problem after problem, several attempts each, and round after round over all of them should one pass
+    not suffice. Ends after four rounds whatever was found."""
+    per_problem, wanted = run.settings.attempts_per_problem, run.settings.counts.wrong_attempts
     chunks = [
         (first, range(turn * per_problem, (turn + 1) * per_problem))
         for turn in range(ROUNDS)
@@ -54,92 +135,43 @@ def stream(run: Run, sft_adapter: qwen2.Tree) -> Path:
     ]
 
     def enough(rows: list[dict[str, Any]]) -> bool:
-        return sum(row["messages"][1]["solved"] == 0 for row in rows) >= run.settings.counts.wrong_attempts
+        return sum(row["messages"][1]["solved"] == 0 for row in rows) >= wanted
 
-    path = _sampled(run, "stream", sft_adapter, chunks, correction=True, stop=enough)
-    found = sum(episode.messages[1].solved == 0 for episode in read_native(path))
-    if found < run.settings.counts.wrong_attempts:
-        print(
-            f"stream: only {found} wrong attempts in {ROUNDS} rounds, "
-            f"not {run.settings.counts.wrong_attempts}; going on with those"
-        )
-    return path
+    _sample(run, "stream", adapter, chunks, task=run.task, stop=enough)
+    episodes = read(run, "stream")
+    wrong = sum(episode.messages[1].solved == 0 for episode in episodes)
+    if wrong < wanted:
+        print(f"stream: only {wrong} wrong attempts in {ROUNDS} rounds, not {wanted}; going on with those")
+    return episodes
 
 
-def candidates(run: Run, sft_adapter: qwen2.Tree) -> Path:
-    """Groups of K candidates from SFT-1, equation (8): graded attempts, nobody corrected."""
-    groups = run.settings.counts.groups
-    chunks = [
-        (first, range(run.settings.policy.num_generations)) for first in range(0, groups, PROBLEMS_PER_CHUNK)
-    ]
-    return _sampled(run, "candidates", sft_adapter, chunks, correction=False, last_problem=groups)
+def _candidates(run: Run, adapter: qwen2.Tree | None) -> list[Episode]:
+    groups, samples = run.settings.counts.groups, range(run.settings.policy.num_generations)
+    chunks = [(first, samples) for first in range(0, groups, PROBLEMS_PER_CHUNK)]
+    _sample(run, "candidates", adapter, chunks, last_problem=groups)
+    return read(run, "candidates")
 
 
-def rest_pairs(run: Run, sft_adapter: qwen2.Tree) -> Path:
-    """Equation (9): at most one clean passing candidate a group, and the teacher's rows again."""
-
-    def pairs() -> list[Episode]:
-        groups: dict[str, list[Episode]] = {}
-        for episode in read_native(candidates(run, sft_adapter)):
-            groups.setdefault(_meta(episode)["problem"], []).append(episode)
-        chosen = [rest.select([_graded(episode) for episode in group]) for group in groups.values()]
-        return [each["episode"] for each in chosen if each is not None] + teacher_episodes(run.splits.sft)
-
-    return _once(run, "rest", pairs)
-
-
-def oracle_rows(run: Run, stream_file: Path) -> Path:
-    """The stream's corrections alone, equation (12)."""
-    return _once(run, "oracle", lambda: oracle.corrections(read_native(stream_file)))
-
-
-def oracle_shared_rows(run: Run, stream_file: Path) -> Path:
-    """Every row of the stream with its attempt taken out, in the stream's order."""
-    return _once(
-        run,
-        "oracle_shared",
-        lambda: [oracle.without_attempt(episode) for episode in read_native(stream_file)],
-    )
-
-
-def read(run: Run, name: str) -> list[Episode]:
-    """The episodes of RUN/rollouts/NAME.jsonl. Raises Corrupted where a byte of them has changed."""
-    path = _path(run, name)
-    read_jsonl(path)
-    return read_native(path)
-
-
-def _path(run: Run, name: str) -> Path:
-    return run.folder / "rollouts" / f"{name}.jsonl"
-
-
-def _once(run: Run, name: str, make: Callable[[], list[Episode]]) -> Path:
-    path = _path(run, name)
-    if path.exists():
-        read_jsonl(path)  # its digest is checked: a changed byte would be trained on without a word
-    else:
-        write_jsonl(path, [json.loads(format_episode(episode)) for episode in make()])
-    return path
-
-
-def _sampled(
+def _sample(
     run: Run,
     name: str,
-    adapter: qwen2.Tree,
+    adapter: qwen2.Tree | None,
     chunks: list[tuple[int, range]],
     *,
-    correction: bool,
+    task: Task | None = None,
     stop: Callable[[list[dict[str, Any]]], bool] | None = None,
     last_problem: int | None = None,
-) -> Path:
-    path = _path(run, name)
+) -> None:
+    """RUN/rollouts/NAME.jsonl, chunk by chunk: (first problem, numbers of the samples of each problem)."""
+    assert adapter is not None
     sampler = run.sampler(adapter)
 
     def work(_: int, chunk: tuple[int, range]) -> list[dict[str, Any]]:
         first, samples = chunk
         batch = run.splits.agent[:last_problem][first : first + PROBLEMS_PER_CHUNK]
-        answers = evaluate.answer_chunk(
-            [evaluate.plainly(problem) for problem in batch],
+        answers = answer_chunk(
+            [plainly(problem) for problem in batch],
+            task=run.task,
             sampler=sampler(),
             tokenizer=run.tokenizer,
             decoding=run.sampled,
@@ -150,39 +182,15 @@ def _sampled(
         )
         owners = [problem for problem in batch for _ in samples]
         return [
-            stream_row(name, problem, answer, correction)
+            record_of(attempt_row(name, problem, answer, task=task))
             for problem, answer in zip(owners, answers, strict=True)
         ]
 
     at_most = ", at most" if stop else ""
     with run.timed(name), bar(f"{name}: chunks of attempts{at_most}") as report:
-        rows = write_in_chunks(path, chunks, work=work, progress=report, stop=stop)
+        rows = write_in_chunks(_path(run, name), chunks, work=work, progress=report, stop=stop)
         report(len(chunks), len(chunks), f"{len(rows)} attempts")
-    return path
 
 
-def stream_row(
-    source: str, problem: stem.Problem, answer: dict[str, Any], correction: bool
-) -> dict[str, Any]:
-    """A graded attempt as a line of a native file, with the facts of its grading beside it."""
-    attempt, id = evaluate.attempt_message(answer), f"{problem.id}#{answer['sample']}"
-    if correction:
-        episode = attempted(
-            id, question_text=problem.question, attempt=attempt, correction=problem.solution, source=source
-        )
-    else:
-        episode = Episode(id=id, source=source, messages=(question(problem.question), attempt))
-    facts = {
-        key: answer[key]
-        for key in ("skill", "value", "unit", "reason", "finish_reason", "marker", "prompt_tokens")
-    }
-    return json.loads(format_episode(episode)) | {"meta": facts | {"problem": problem.id}}
-
-
-def _graded(episode: Episode) -> dict[str, Any]:
-    attempt = episode.messages[1]
-    return _meta(episode) | {"completion": attempt.content, "solved": attempt.solved == 1, "episode": episode}
-
-
-def _meta(episode: Episode) -> dict[str, Any]:
-    return episode.meta or {}
+def _path(run: Run, name: str) -> Path:
+    return run.folder / "rollouts" / f"{name}.jsonl"

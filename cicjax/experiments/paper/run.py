@@ -1,39 +1,47 @@
 """What every stage of an experiment needs, and the clock that stages share."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from cicjax.errors import BadInput
 from cicjax.experiments.paper.settings import Settings
 from cicjax.files.whole import read_json, write_json
+from cicjax.methods import METHODS, Method
 from cicjax.model import qwen2
+from cicjax.provenance import Encoded, encode, render
 from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.provenance.transcript import Author, Episode
 from cicjax.sampling.sampler import Decoding, Sampler
-from cicjax.tasks import stem
-from cicjax.training.finetune import Trainer
+from cicjax.tasks.task import Problem, Splits, Task
+from cicjax.training.learner import Trainer
 from cicjax.training.policy import decoding, load_policy
 from cicjax.training.steps import Optimization
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where to write, what was decided, the frozen base and the problems."""
+    """Where to write, what was decided, the methods in the order of the table, the frozen base, the task and
+    its problems."""
 
     folder: Path
     settings: Settings
+    methods: tuple[Method, ...]
     model: qwen2.Model
     base: qwen2.Tree
     base_fingerprint: str
     model_name: str
     tokenizer: Tokenizer
-    splits: stem.Splits
+    task: Task
+    splits: Splits[Problem]
     save_steps: int = 25
 
     @property
-    def questions(self) -> tuple[stem.Problem, ...]:
+    def questions(self) -> tuple[Problem, ...]:
         """The problems that methods are compared on."""
         return self.splits.test if self.settings.split == "test" else self.splits.dev
 
@@ -72,9 +80,12 @@ class Run:
             optimization=optimization,
             seed=self.settings.seed,
             rows_per_update=self.settings.rows_per_update,
-            lines_per_batch=self.settings.lines_per_batch,
             save_steps=self.save_steps,
         )
+
+    def encode(self, episode: Episode, targets: AbstractSet[Author] = render.TEACHER_ONLY) -> Encoded:
+        """A row in the plain protocol; `targets` are those beside the agent whose words may bear loss."""
+        return encode(render.plain(episode.messages, targets=targets, id=episode.id), self.tokenizer)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -89,26 +100,46 @@ class Run:
             write_json(path, timings)
 
 
-def load_run(folder: Path, settings: Settings, *, model_folder: str, save_steps: int = 25) -> Run:
-    """Read base and tokenizer and draw the problems; touches nothing. Raises BadInput for a model that cannot
-    be used."""
-    policy = load_policy(model_folder, dtype=settings.dtype, lora=settings.lora, training=True)
-    counts = settings.counts
+def load_run(
+    folder: Path,
+    settings: Settings,
+    *,
+    model: str | None,
+    task: Task,
+    methods: Sequence[Method] = METHODS,
+    save_steps: int = 25,
+) -> Run:
+    """Read base and tokenizer and draw the problems; touches nothing. `model` is a folder or hub id, None the
+    embedded base. Raises BadInput for a model that cannot be used, or a task without enough problems."""
+    policy = load_policy(model, dtype=settings.dtype, lora=settings.lora, training=True)
     return Run(
         folder=folder,
         settings=settings,
+        methods=tuple(method for method in methods if method.name in settings.methods),
         model=policy.model,
         base=policy.base,
         base_fingerprint=policy.fingerprint,
         model_name=policy.location.resolve().name,
         tokenizer=policy.tokenizer,
-        splits=stem.make_splits(
-            seed=settings.seed,
-            sft=counts.sft_rows,
-            agent=counts.agent_problems,
-            test=counts.test_problems,
-            dev=counts.dev_problems,
-            numbers=settings.numbers,
-        ),
+        task=task,
+        splits=draw_problems(task, settings),
         save_steps=save_steps,
     )
+
+
+def draw_problems(task: Task, settings: Settings) -> Splits[Problem]:
+    """The task's problems, as many as were asked for. Raises BadInput where it gives another number."""
+    counts = settings.counts
+    wanted = {
+        "sft": counts.sft_rows,
+        "agent": counts.agent_problems,
+        "dev": counts.dev_problems,
+        "test": counts.test_problems,
+    }
+    splits = task.splits(settings.seed, **wanted)
+    for name, count in wanted.items():
+        if (drawn := len(getattr(splits, name))) != count:
+            raise BadInput(
+                f"task {task.name}: its split {name} has {drawn} problems where {count} were asked for"
+            )
+    return splits

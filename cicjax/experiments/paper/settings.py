@@ -5,14 +5,17 @@ paper leaves open stands as defaults here, one choice for every method, on real 
 base alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from cicjax.errors import BadInput
-from cicjax.methods import Method
-from cicjax.methods.grpo import Policy
-from cicjax.model.config import LoRAConfig
+from cicjax.experiments.paper.flags import Flags
+from cicjax.methods import Method, grpo
+from cicjax.model.config import PROJECTIONS, LoRAConfig
+from cicjax.runs import checks
+from cicjax.tasks.task import Task, record_of
+from cicjax.training.policy import precision
 from cicjax.training.steps import Optimization
 
 
@@ -43,17 +46,17 @@ POLICY_RATE = 0.25
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """One experiment at one seed. Together with the model's fingerprint this decides every number in
-    results.json."""
+    results.json. `task` is the task's name with whatever decides its problems."""
 
     seed: int
-    methods: tuple[Method, ...]
+    methods: tuple[str, ...]
     counts: Counts
-    numbers: Literal["paper", "tiny"] = "paper"
+    task: Mapping[str, Any]
     split: Literal["test", "dev"] = "test"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimization: Optimization = field(default_factory=Optimization)
-    policy: Policy = field(default_factory=Policy)
+    policy: grpo.Constants = field(default_factory=grpo.Constants)
     policy_optimization: Optimization = field(default_factory=lambda: Optimization(learning_rate=5e-5))
     rows_per_update: int = 8
     attempts_per_problem: int = 8
@@ -61,15 +64,62 @@ class Settings:
     attempt_temperature: float = 1.0
     max_answer_tokens: int = 256
     answer_stop_strings: tuple[str, ...] = ("\nQuestion:",)
-    lines_per_batch: int = 1
 
     def record(self) -> dict[str, Any]:
-        """Plain values, as they go into config.json and results.json."""
-        return asdict(self)
+        """Plain values, as they go into config.json and results.json; the pool of operands, where the task
+        has one, stands beside the task too."""
+        pool = {name: self.task[name] for name in ("numbers",) if name in self.task}
+        return asdict(self) | pool
+
+
+def settings_of(flags: Flags, task: Task, methods: Sequence[Method]) -> Settings:
+    """Every value of the experiment; `methods` are those that there are. Raises BadInput for names that do
+    not exist and for numbers that cannot be."""
+    known = [method.name for method in methods]
+    _check(flags, known)
+    counts = SCALES[flags.scale]
+    if flags.split == "dev" and flags.num_test not in (None, counts.test_problems):
+        raise BadInput(
+            f"--num_test {flags.num_test} is for --split test; the dev split has {counts.dev_problems} "
+            "questions at this scale"
+        )
+    wanted = {"test_problems": flags.num_test, "sft_rows": flags.num_sft}
+    counts = replace(counts, **{name: value for name, value in wanted.items() if value is not None})
+    rate = flags.learning_rate
+    optimization = Optimization() if rate is None else Optimization(learning_rate=rate)
+    return Settings(
+        seed=flags.seed,
+        methods=tuple(name for name in known if name in flags.methods),
+        counts=counts,
+        task=record_of(task),
+        split=flags.split,
+        dtype=precision(flags.dtype, embedded=flags.embedded),
+        lora=LoRAConfig(
+            rank=flags.lora_r, alpha=flags.lora_alpha, target_modules=tuple(flags.lora_target_modules)
+        ),
+        optimization=optimization,
+        policy=grpo.Constants(
+            num_generations=flags.num_generations,
+            epsilon=flags.epsilon,
+            beta=flags.beta,
+            num_iterations=flags.num_iterations,
+        ),
+        policy_optimization=replace(optimization, learning_rate=optimization.learning_rate * POLICY_RATE),
+    )
+
+
+def _check(flags: Flags, known: Sequence[str]) -> None:
+    checks.check_names("method", flags.methods, known)
+    checks.check_names("projection", flags.lora_target_modules, PROJECTIONS)
+    checks.check_counts(
+        flags, "lora_r", "save_steps", "num_generations", "num_iterations", "num_test", "num_sft"
+    )
+    checks.check_finite(flags, "learning_rate", "lora_alpha", "beta", "epsilon")
+    checks.check_seed(flags.seed)
 
 
 def asked_in(config: Mapping[str, Any], *, where: object) -> Settings | None:
-    """What decides the questions and answers of the run whose config.json this is: seed, counts, numbers and
+    """What decides the questions and answers of the run whose config.json this is: seed, counts, task and
     limits of an answer.
 
     None for the configuration of anything but `cicjax repro`. Raises BadInput, naming `where`, for one that
@@ -80,7 +130,7 @@ def asked_in(config: Mapping[str, Any], *, where: object) -> Settings | None:
         return None
     try:
         record = resolved["settings"]
-        names = ("seed", "numbers", "max_answer_tokens")
+        names = ("seed", "task", "max_answer_tokens")
         return Settings(
             methods=(),
             counts=Counts(**record["counts"]),

@@ -1,9 +1,9 @@
 """What the embedded base learns from: documents of a small world, drawn from (seed, part) and never stored.
 
-worked      two to four problems in the plain protocol, all by one author of `authors`. Nobody is corrected: a question stands once in a
-            document and has one solution.
+worked      two to four problems in the plain protocol, all by one author of `authors`. Nobody is corrected: a
+            question stands once in a document and has one solution.
 arithmetic  the steps of the solutions by themselves, right ones and those that careless authors need,
-Zipf-like in frequency.
+            Zipf-like in frequency.
 reference   formulas, symbols, units and conversions.
 chat        short exchanges in ChatML.
 
@@ -166,8 +166,9 @@ _FORMULAS: tuple[tuple[_Quantity, str, tuple[_Quantity, ...]], ...] = (
 )
 # one of the first is so many of the second
 _CONVERSIONS = (
-    ("kV", "V", 1000), ("A", "mA", 1000), ("kW", "W", 1000), ("kg", "g", 1000), ("L", "mL", 1000), ("L", "cm^3", 1000), ("kJ", "J", 1000),
-    ("kN", "N", 1000), ("GPa", "MPa", 1000), ("mol", "mmol", 1000), ("cm", "mm", 10), ("cm^2", "mm^2", 100), ("m", "cm", 100),
+    ("kV", "V", 1000), ("A", "mA", 1000), ("kW", "W", 1000), ("kg", "g", 1000), ("L", "mL", 1000),
+    ("L", "cm^3", 1000), ("kJ", "J", 1000), ("kN", "N", 1000), ("GPa", "MPa", 1000), ("mol", "mmol", 1000),
+    ("cm", "mm", 10), ("cm^2", "mm^2", 100), ("m", "cm", 100),
 )  # fmt: skip
 _EQUAL_UNITS = (
     "1 V = 1 A*ohm",

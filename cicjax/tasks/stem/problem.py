@@ -31,14 +31,3 @@ class Problem:
     def id(self) -> str:
         """`skill:operand,operand`: the same problem has the same id in every split, seed and phrasing."""
         return f"{self.skill}:{','.join(self.operands)}"
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Equation (5) and a development split. No (skill, operands) occurs twice, within a split or across
-    them."""
-
-    sft: tuple[Problem, ...]
-    agent: tuple[Problem, ...]
-    dev: tuple[Problem, ...]
-    test: tuple[Problem, ...]

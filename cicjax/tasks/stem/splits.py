@@ -8,8 +8,9 @@ import numpy as np
 
 from cicjax.errors import BadInput
 from cicjax.tasks.stem.pools import operand_tuples
-from cicjax.tasks.stem.problem import Problem, Splits
+from cicjax.tasks.stem.problem import Problem
 from cicjax.tasks.stem.skills import SKILLS
+from cicjax.tasks.task import Splits
 
 # first words of the random streams, so that no two draws share one
 _DECK, _SHARES, _ORDER = range(3)
@@ -36,7 +37,7 @@ def make_problem(
 
 def make_splits(
     seed: int = 0, sft: int = 200, agent: int = 200, test: int = 100, dev: int = 200, numbers: str = "paper"
-) -> Splits:
+) -> Splits[Problem]:
     """Disjoint splits with as many problems of each skill as the counts allow, in a shuffled order; a
     function of the arguments alone.
 

@@ -77,7 +77,8 @@ _PREFIX_SYMBOLS = {
     "p": 1e-12,
 }
 _PREFIX_NAMES = {
-    "": 1.0, "giga": 1e9, "mega": 1e6, "kilo": 1e3, "deci": 1e-1, "centi": 1e-2, "milli": 1e-3, "micro": 1e-6, "nano": 1e-9, "pico": 1e-12,
+    "": 1.0, "giga": 1e9, "mega": 1e6, "kilo": 1e3, "deci": 1e-1, "centi": 1e-2, "milli": 1e-3,
+    "micro": 1e-6, "nano": 1e-9, "pico": 1e-12,
 }  # fmt: skip
 
 

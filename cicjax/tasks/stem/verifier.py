@@ -31,7 +31,8 @@ _NUMBER = re.compile(
     rf"""(?<![0-9A-Za-z_^.])
     (?:10(?P<bare>{_POWER})[)}}]?
       |(?P<mantissa>(?:[1-9][0-9]{{0,2}}+(?:,[0-9]{{3}}(?![0-9]))++|[0-9]++)(?:\.[0-9]++)?|\.[0-9]++)
-       (?:[eE](?P<e>[{_MINUS}+]?[0-9]++)|[ ]?(?:[xX\u00d7*\u00b7\u22c5]|\\times|\\cdot)[ ]?10(?P<power>{_POWER})[)}}]?)?
+       (?:[eE](?P<e>[{_MINUS}+]?[0-9]++)
+         |[ ]?(?:[xX\u00d7*\u00b7\u22c5]|\\times|\\cdot)[ ]?10(?P<power>{_POWER})[)}}]?)?
     )""",
     re.VERBOSE,
 )
@@ -69,6 +70,11 @@ class Verdict(NamedTuple):
     value: float | None
     unit: str | None
     reason: str
+
+    @property
+    def facts(self) -> dict[str, float | str | None]:
+        """What only this task says of a completion."""
+        return {"value": self.value, "unit": self.unit}
 
 
 def verify(problem: Problem, completion: str) -> Verdict:

@@ -2,6 +2,10 @@
 
 from itertools import product
 
+import pytest
+
+from cicjax.errors import BadInput, Corrupted
+from cicjax.experiments.answers import Answer, read_answers
 from cicjax.experiments.paper import evaluate
 
 # SFT-1's first answer, the method's direct answer, its second answer: every combination, number n of them n +
@@ -9,8 +13,26 @@ from cicjax.experiments.paper import evaluate
 GRID = [outcome for n, outcome in enumerate(product((False, True), repeat=3)) for _ in range(n + 1)]
 
 
+def answer(**changes):
+    given = {
+        "id": "sum:1,2",
+        "sample": 0,
+        "skill": "sum",
+        "prompt": "1+2?",
+        "completion": "3",
+        "solved": True,
+        "reason": "solved",
+        "finish_reason": "stop",
+        "marker": True,
+        "prompt_tokens": 4,
+        "tokens": (7, 0),
+        "logprobs": (-0.5, -0.25),
+    }
+    return Answer(**(given | changes))
+
+
 def answers(column):
-    return [{"solved": outcome[column]} for outcome in GRID]
+    return [answer(solved=outcome[column]) for outcome in GRID]
 
 
 def test_counts_against_sft_1():
@@ -28,7 +50,7 @@ def test_counts_against_sft_1():
 
 def test_the_headline_by_skill():
     rows = [
-        {"solved": solved, "skill": skill, "marker": marker, "finish_reason": reason}
+        answer(solved=solved, skill=skill, marker=marker, finish_reason=reason)
         for solved, skill, marker, reason in (
             (True, "b", True, "stop"),
             (False, "a", True, "length"),
@@ -40,3 +62,34 @@ def test_the_headline_by_skill():
     assert (summary["solved"], summary["questions"], summary["accuracy"]) == (2, 4, 0.5)
     assert summary["by_skill"] == {"a": [1, 2], "b": [1, 2]}
     assert (summary["marker_share"], summary["truncated"]) == (0.5, 2)
+
+
+def test_an_answer_and_its_line_are_one_thing():
+    """The verifier's own facts stand beside the other keys, and come back as they were."""
+    given = answer(facts={"value": 3.0, "unit": None})
+    line = given.to_json()
+    assert line["value"] == 3.0 and line["unit"] is None and "facts" not in line
+    assert read_answers([line], path="x.jsonl") == [given]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"completion": 3}, "x.jsonl:2: completion is missing or no str"),
+        ({"solved": 1}, "x.jsonl:2: solved is missing or no bool"),
+        ({"sample": True}, "x.jsonl:2: sample is missing or no int"),
+        ({"tokens": "7"}, "x.jsonl:2: tokens is missing or no list"),
+    ],
+)
+def test_a_line_that_is_no_answer_is_named(changes, told):
+    line = answer().to_json()
+    with pytest.raises(Corrupted, match=told):
+        read_answers([line, line | changes], path="x.jsonl")
+    del line["reason"]
+    with pytest.raises(Corrupted, match="reason is missing"):
+        read_answers([line], path="x.jsonl")
+
+
+def test_a_fact_takes_no_key_that_every_answer_has():
+    with pytest.raises(BadInput, match="'reason'"):
+        answer(facts={"reason": "too long"})

@@ -16,29 +16,31 @@ import tiny_qwen2
 
 from cicjax import cli
 from cicjax.errors import BadInput, Corrupted, Locked
-from cicjax.experiments.paper import evaluate, repro, stages
+from cicjax.experiments.paper import repro, stages
+from cicjax.experiments.paper.flags import Flags
 from cicjax.experiments.paper.run import load_run
 from cicjax.experiments.paper.settings import Counts, Settings
-from cicjax.methods import METHODS, rest
-from cicjax.methods.grpo import Policy
+from cicjax.methods import METHODS, grpo, rest
 from cicjax.model.config import LoRAConfig
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks import stem
+from cicjax.tasks.task import record_of
 from cicjax.training.checkpoints import leaf_digests, load_adapter
 from cicjax.training.steps import Optimization
 
+NAMES = tuple(method.name for method in METHODS)
 SETTINGS = Settings(
     seed=3,
-    methods=METHODS,
+    methods=NAMES,
     counts=Counts(
         sft_rows=12, agent_problems=10, dev_problems=10, test_problems=20, wrong_attempts=12, groups=4
     ),
-    numbers="tiny",
+    task=record_of(stem.task("tiny")),
     dtype="float32",
     lora=LoRAConfig(rank=2, alpha=4.0),
     attempts_per_problem=2,
     rows_per_update=4,
-    policy=Policy(num_generations=3),
+    policy=grpo.Constants(num_generations=3),
     max_attempt_tokens=12,
     max_answer_tokens=12,
 )
@@ -51,21 +53,45 @@ def toy(tmp_path_factory):
     return folder
 
 
-def scripted(problem, completion):
-    """A verdict that has nothing to do with the answer but is a function of it: half of a toy's babble
-    passes, half fails."""
-    return stem.Verdict(zlib.crc32((problem.id + completion).encode()) % 2 == 0, 1.0, None, "scripted")
+@dataclasses.dataclass(frozen=True)
+class Scripted(stem.Stem):
+    """Verdicts that have nothing to do with the answer but are a function of it: half of a toy's babble
+    passes, half fails; or, if asked, all of it does the one."""
+
+    always: bool | None = None
+
+    def verify(self, problem, completion):
+        passes = zlib.crc32((problem.id + completion).encode()) % 2 == 0
+        return stem.Verdict(passes if self.always is None else self.always, 1.0, None, "scripted")
 
 
-def run_all(folder: Path, toy: Path, settings: Settings = SETTINGS, verify=scripted) -> dict:
-    with pytest.MonkeyPatch.context() as patch, RunFolder(folder, settings.record()):
-        patch.setattr(evaluate.stem, "verify", verify)
-        patch.setattr(rest, "is_clean", lambda answer: answer["solved"])
-        run = load_run(folder, settings, model_folder=str(toy), save_steps=1)
+def first_pass(rollouts):
+    """ReST's rows from babble, which no marker and no end of text makes clean."""
+    groups = rollouts.candidates()
+    passed = [next((each for each in group if each.messages[1].solved == 1), None) for group in groups]
+    return [each for each in passed if each is not None] + rollouts.teacher()
+
+
+def with_rows(method):
+    return dataclasses.replace(rest.METHOD, rows=first_pass) if method is rest.METHOD else method
+
+
+def run_all(
+    folder: Path, toy: Path, settings: Settings = SETTINGS, *, always: bool | None = None, methods=METHODS
+) -> dict:
+    with RunFolder(folder, settings.record()):
+        run = load_run(
+            folder,
+            settings,
+            model=str(toy),
+            task=Scripted("tiny", always=always),
+            methods=[with_rows(method) for method in methods],
+            save_steps=1,
+        )
         before = leaf_digests(run.base)
         results = stages.run_stages(run)
         assert leaf_digests(run.base) == before  # no method touches the base
-        return results
+        return results.to_json()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +118,7 @@ def test_the_ledgers_identities_hold(finished):
 
 def test_protocols_add_up(finished):
     folder, results = finished
-    assert list(results["methods"]) == list(METHODS)
+    assert tuple(results["methods"]) == NAMES
     sft = results["methods"]["sft"]
     for name, row in results["methods"].items():
         assert row["questions"] == 20 == sum(asked for _, asked in row["by_skill"].values())
@@ -208,7 +234,7 @@ def test_grpo_is_anchored_at_sft_1_and_samples_what_it_trains_on(finished):
 
 
 def test_with_several_updates_a_group_the_clip_is_live_and_counted(toy, tmp_path):
-    policy = Policy(num_generations=3, num_iterations=3, epsilon=1e-4)
+    policy = grpo.Constants(num_generations=3, num_iterations=3, epsilon=1e-4)
     settings = dataclasses.replace(
         SETTINGS, methods=("grpo",), policy=policy, policy_optimization=Optimization(learning_rate=1e-2)
     )
@@ -267,9 +293,8 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, toy, tmp_path, stage):
     folder, results = finished
     tests = str(Path(__file__).parent)
     program = KILLED.format(tests=tests, stage=stage, folder=str(tmp_path / "killed"), toy=str(toy))
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(tests).parent / "model"), os.environ.get("PYTHONPATH", "")])
-    }
+    helpers = str(Path(tests).parents[1] / "model")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])}
     assert (
         subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, cwd=Path(tests).parents[1]
@@ -287,9 +312,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, toy, tmp_path, stage):
 
 @pytest.mark.parametrize("solved", [False, True])
 def test_it_ends_well_when_nothing_or_everything_is_solved(toy, tmp_path, solved):
-    results = run_all(
-        tmp_path / "run", toy, verify=lambda problem, completion: stem.Verdict(solved, 1.0, None, "scripted")
-    )
+    results = run_all(tmp_path / "run", toy, always=solved)
     ledger = results["ledger"]
     assert ledger["wrong_attempts"] == (0 if solved else 12)
     assert results["grpo"] == {"groups": 4, "flat_groups": 4, "update_steps": 0}
@@ -329,17 +352,15 @@ def test_a_changed_byte_in_a_transcript_is_noticed(finished, toy, tmp_path):
             run_all(copy, toy)
 
 
-def options(toy: Path, folder: Path, **changes) -> repro.Options:
-    return repro.Options(
-        **({"model_name_or_path": str(toy), "output_dir": folder, "scale": "smoke"} | changes)
-    )
+def flags(toy: Path, folder: Path, **changes) -> Flags:
+    return Flags(**({"model_name_or_path": str(toy), "output_dir": folder, "scale": "smoke"} | changes))
 
 
 def test_bad_requests_are_one_line(toy, finished, tmp_path):
     with pytest.raises(BadInput, match="unknown method 'dpo'"):
-        repro.reproduce(options(toy, tmp_path / "a", methods=("dpo",)))
+        repro.reproduce(flags(toy, tmp_path / "a", methods=("dpo",)))
     with pytest.raises(BadInput, match="no such folder"):
-        repro.reproduce(options(tmp_path / "nowhere", tmp_path / "a"))
+        repro.reproduce(flags(tmp_path / "nowhere", tmp_path / "a"))
     for wrong in (
         {"num_test": 0},
         {"methods": ()},
@@ -348,10 +369,10 @@ def test_bad_requests_are_one_line(toy, finished, tmp_path):
         {"lora_target_modules": ()},
     ):
         with pytest.raises(BadInput, match=r"1 or more|is named|from 0 on"):
-            repro.reproduce(options(toy, tmp_path / "a", **wrong))
+            repro.reproduce(flags(toy, tmp_path / "a", **wrong))
     assert not (tmp_path / "a").exists()
     folder, _ = finished
     with pytest.raises(BadInput, match="another configuration"):
-        repro.reproduce(options(toy, folder))
+        repro.reproduce(flags(toy, folder))
     with RunFolder(tmp_path / "b", {}), pytest.raises(Locked, match=f"process {os.getpid()}"):
-        repro.reproduce(options(toy, tmp_path / "b"))
+        repro.reproduce(flags(toy, tmp_path / "b"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cicjax.runs import process
+from cicjax.devices import process
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_large_pages_are_asked_for_unless_the_environment_decides(monkeypatch, p
 PROGRAM = """
 import os, resource, sys
 before = os.getpid()
-from cicjax.runs import process
+from cicjax.devices import process
 process.prepare()
 import numpy as np
 for _ in range(3):
@@ -73,7 +73,8 @@ for _ in range(3):
 start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     np.ones(8_000_000)
-print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], faults)
 """
 PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -6,35 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from cicjax import methods
+from cicjax.files.hub import HUB_ID
 from cicjax.files.whole import read_object
 from cicjax.model.config import LoRAConfig
-from cicjax.model.huggingface import HUB_ID
 from cicjax.provenance import render
 from cicjax.training.adapters import run_config
 
-OBJECTIVES = {
-    "sft": "SFT, equation (7): a teacher's solutions",
-    "rest": "ReST, equations (8)-(9): own samples that the verifier passed, and the teacher's solutions",
-    "grpo": "GRPO, equations (10)-(11): own samples by their reward within a group",
-    "oracle": "SFT on corrections alone, equation (12), without the attempts that they correct",
-    "oracle_shared": "SFT on corrections alone, equation (12), on the rows and the order of the stream",
-    "observational": "observational stream, equation (13): every assistant turn is trained, "
-    "the agent's own too",
-    "interventional": "interventional stream, equation (14): the agent's own turns stay in the context and "
-    "out of the loss",
-    "stream": "between the interventional and the observational stream: "
-    "the agent's judged turns by their own weights",
-}
-# Whose words an experiment's methods are trained on; a training on one's own transcripts says so itself.
-TARGETS = {
-    "sft": "teacher",
-    "rest": "agent, teacher",
-    "grpo": "agent",
-    "oracle": "teacher",
-    "oracle_shared": "teacher",
-    "observational": "agent, teacher",
-    "interventional": "teacher",
-}
+# What lies between the streams is an objective of `cicjax train`, and no row of the paper's table.
+BETWEEN = (
+    "between the interventional and the observational stream: the agent's judged turns by their own weights"
+)
 T = TypeVar("T")
 Facts = Iterator[tuple[str, str]]
 
@@ -136,8 +118,8 @@ def _base_and_adapter(run: _Run, base_name: str, lora: LoRAConfig, merged_dtype:
 def _training(run: _Run) -> Facts:
     config, objective = run.config, run.objective
     if objective:
-        yield "objective", OBJECTIVES.get(objective, _code(objective))
-    targets = TARGETS.get(objective) if run.paper else _targets(config)
+        yield "objective", _objective(objective)
+    targets = ", ".join(methods.named(objective).targets) if run.paper else _targets(config)
     if targets:
         yield "targets", targets
     if "file" in config:
@@ -147,10 +129,18 @@ def _training(run: _Run) -> Facts:
         )
     if config.get("start_adapter"):
         yield "started from", _code(config["start_adapter"])
-    elif run.paper and objective != "sft":
+    elif run.paper and objective != methods.START:
         yield "started from", "SFT-1, the same run's adapter `sft`"
     if "seed" in config:
         yield "seed", str(config["seed"])
+
+
+def _objective(name: str) -> str:
+    """What was trained, in words, for a row of the table and for what `cicjax train` calls so."""
+    method = methods.named(name)
+    if method.weighting is None:
+        return BETWEEN if name == "stream" else _code(name)
+    return f"{method.label}, {method.equation}: {method.described}"
 
 
 def _targets(config: Mapping[str, Any]) -> str:
@@ -196,7 +186,7 @@ def _authors(run: _Run) -> Facts:
     ledger = run.results.get("ledger")
     if (
         run.paper
-        and run.method in ("observational", "interventional")
+        and methods.named(run.method).takes_stream_whole
         and isinstance(ledger, dict)
         and "positions_total" in ledger
     ):
@@ -211,10 +201,10 @@ def _authors(run: _Run) -> Facts:
 def _accuracies(run: _Run) -> Iterator[str]:
     """The method's line of the paper's table, with those of the bare base and of SFT-1 where the run has
     them."""
-    methods = run.results.get("methods", {})
-    if run.method not in methods:
+    rows = run.results.get("methods", {})
+    if run.method not in rows:
         return
-    questions, split = methods[run.method]["questions"], run.config["split"]
+    questions, split = rows[run.method]["questions"], run.config["split"]
     yield from [
         "",
         "## Results",
@@ -226,11 +216,12 @@ def _accuracies(run: _Run) -> Iterator[str]:
         "| method | solved | 95 % (Wilson) | solved where SFT-1 failed, after its attempt |",
         "|---|---|---|---|",
     ]
-    for name in dict.fromkeys(("base", "sft", run.method)):
-        if name in methods:
-            row = methods[name]
+    for name in dict.fromkeys((methods.UNTRAINED, methods.START, run.method)):
+        if name in rows:
+            row = rows[name]
             interval = f"{100 * row['wilson_low']:.1f} to {100 * row['wilson_high']:.1f} %"
-            yield f"| {name} | {row['solved']} of {row['questions']} | {interval} | {row['repair_solved']} of {row['repair_questions']} |"
+            repaired = f"{row['repair_solved']} of {row['repair_questions']}"
+            yield f"| {name} | {row['solved']} of {row['questions']} | {interval} | {repaired} |"
 
 
 def _held_out(run: _Run) -> Iterator[str]:
@@ -245,11 +236,13 @@ def _held_out(run: _Run) -> Iterator[str]:
         "|---|---|---|---|",
     ]
     for author, before in held_out["before"].items():
-        yield f"| {_code(author)} | {before['tokens']:,} | {before['nll']:.4f} | {held_out['after'][author]['nll']:.4f} |"
+        after = held_out["after"][author]
+        nats = f"{before['nll']:.4f} | {after['nll']:.4f}"
+        yield f"| {_code(author)} | {before['tokens']:,} | {nats} |"
 
 
 def _prompt(run: _Run) -> Iterator[str]:
-    if run.config.get("format") == "plain" or (run.paper and run.config.get("experiment", "stem") == "stem"):
+    if run.config.get("format") == "plain" or run.paper:
         yield from [
             "",
             "## Prompt",

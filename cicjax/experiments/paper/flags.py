@@ -1,0 +1,70 @@
+"""The flags of `cicjax repro --experiment paper`, each with its default and its help, once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cicjax.methods import METHODS, grpo
+from cicjax.model.config import PROJECTIONS, LoRAConfig
+
+_LORA, _GRPO = LoRAConfig(), grpo.Constants()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What a user decides; None stands for what scale and base say. `settings_of` makes the experiment's
+    values of it."""
+
+    output_dir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run: config, metrics, rollouts, one adapter a method, evaluations, results.json."""
+    model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
+        None
+    )
+    """A Qwen2 folder (config.json, safetensors, tokenizer.json) or a hub id; without one, the embedded
+    base."""
+    experiment: Literal["paper"] = "paper"
+    """paper: sections 2.1-2.5."""
+    scale: Literal["paper", "small", "smoke"] = "paper"
+    """paper: 400 wrong attempts; small: 100; smoke: a check that everything runs."""
+    seed: int = 0
+    """Problems, adapters, order and samples follow from it."""
+    task: Annotated[str, tyro.conf.arg(metavar="stem|MODULE:ATTRIBUTE")] = "stem"
+    """Problems and verifier: stem, or an object of a Python module of your own, which is imported."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = tuple(
+        method.name for method in METHODS
+    )
+    """Rows of the table. oracle_shared is SFT+oracle on the stream's schedule, which answers whether the
+    context helps."""
+    split: Literal["test", "dev"] = "test"
+    """Questions that methods are compared on; settings are chosen on dev alone."""
+    num_test: int | None = None
+    """Test questions, if not those of the scale."""
+    num_sft: int | None = None
+    """Teacher rows of SFT-1, if not those of the scale."""
+    learning_rate: float | None = None
+    """Peak rate of AdamW; GRPO takes a quarter of it. By default 2e-4."""
+    lora_r: int = _LORA.rank
+    """Rank of the adapter."""
+    lora_alpha: float = _LORA.alpha
+    """The adapter's product is scaled by alpha / rank."""
+    lora_target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = PROJECTIONS
+    """Projections that get an adapter."""
+    num_generations: int = _GRPO.num_generations
+    """Samples a group, K of equations (8) and (10): ReST and GRPO."""
+    num_iterations: int = _GRPO.num_iterations
+    """GRPO's updates a group; above 1 the clip becomes live."""
+    beta: float = _GRPO.beta
+    """Weight of GRPO's KL to SFT-1."""
+    epsilon: float = _GRPO.epsilon
+    """GRPO's clipping range of the ratio."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the frozen base; adapters, gradients and moments are float32."""
+    save_steps: int = 25
+    """Updates between two checkpoints: the most that a kill can cost."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the base is the one that comes with the package, which has numbers of its own."""
+        return self.model_name_or_path is None

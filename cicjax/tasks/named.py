@@ -1,0 +1,74 @@
+"""The task that a command line asks for: `stem`, or MODULE:ATTRIBUTE, which imports the user's own module."""
+
+import importlib
+import json
+import os
+import sys
+from types import ModuleType
+from typing import Any, Literal
+
+from cicjax.errors import BadInput, shorten
+from cicjax.tasks.task import Task, record_of
+
+STEM = "stem"
+METHODS = ("settings", "splits", "verify", "correct", "has_marker")
+
+
+def named(name: str, *, numbers: Literal["paper", "tiny"]) -> Task:
+    """The task of this name; `numbers` is stem's pool of operands.
+
+    Raises BadInput for a module or attribute that is not there, and for an object that is no task.
+    """
+    if name == STEM:
+        from cicjax.tasks import stem
+
+        return stem.task(numbers)
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise BadInput(f"--task {name}: no such task; choose {STEM}, or name your own as MODULE:ATTRIBUTE")
+    task = _attribute(_module(module, name), attribute, name)
+    _check(task, name)
+    return task
+
+
+def _module(module: str, name: str) -> ModuleType:
+    # An installed command does not look into the folder that it is called from; whoever writes a task does.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise BadInput(
+                f"--task {name}: there is no module {error.name}; call from its folder or install it"
+            ) from None
+        raise _broken(name, error) from error
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> BadInput:
+    return BadInput(f"--task {name}: its module cannot be imported ({type(error).__name__}: {error})")
+
+
+def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
+    if not hasattr(module, attribute):
+        raise BadInput(f"--task {name}: {module.__name__} has no attribute {attribute}")
+    return getattr(module, attribute)
+
+
+def _check(task: Any, name: str) -> None:
+    """Raise BadInput unless the object has what a task has."""
+    missing = [method for method in METHODS if not callable(getattr(task, method, None))]
+    if isinstance(task, type):
+        raise BadInput(f"--task {name}: a class, not a task; name an object made of it")
+    if missing:
+        raise BadInput(f"--task {name}: no task, for it has no {', no '.join(missing)}")
+    if not isinstance(getattr(task, "name", None), str) or not task.name:
+        raise BadInput(
+            f"--task {name}: a task has a name, a string; this one has {shorten(getattr(task, 'name', None))}"
+        )
+    try:
+        json.dumps(record_of(task), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"--task {name}: its settings are no JSON object ({error})") from None

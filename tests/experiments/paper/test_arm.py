@@ -1,0 +1,73 @@
+"""An arm beside the paper's is one record: it shows itself in results, ledger, tables, figures, report and
+card."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from cicjax import cli, methods, report
+from cicjax.experiments.paper import repro
+from cicjax.experiments.paper.flags import Flags
+from cicjax.methods import METHODS, interventional
+from cicjax.provenance import protocol
+
+DOSE = replace(
+    interventional.METHOD,
+    name="dose_0.1",
+    label="Dose 0.1",
+    weighting=protocol.weighting("stream", wrong=0.1, correct=0.1),
+)
+CHOSEN = ("sft", "observational", "interventional", DOSE.name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The smoke scale on the embedded base, with the arm behind the paper's methods."""
+    folder = tmp_path_factory.mktemp("runs") / "dose"
+    return folder, repro.reproduce(Flags(output_dir=folder, scale="smoke", methods=CHOSEN), (*METHODS, DOSE))
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """The arm has its place in the tuple of methods."""
+    monkeypatch.setattr(methods, "METHODS", (*METHODS, DOSE))
+
+
+def test_it_has_a_row_and_a_ledger(finished, capsys):
+    folder, results = finished
+    written = json.loads((folder / "results.json").read_text())
+    assert tuple(written["methods"]) == tuple(results.methods) == CHOSEN
+    ledger, row = written["ledger"], written["methods"][DOSE.name]
+    # Attempts and corrections bear loss, those with a tenth of the weight.
+    assert ledger["positions_dose_0.1"] == ledger["positions_observational"] > 0
+    assert row["budget"]["supervised_tokens"] == ledger["positions_dose_0.1"]
+    gains = {name: each["self_confirmation"] for name, each in written["methods"].items()}
+    assert gains["interventional"] < gains[DOSE.name] < gains["observational"]
+    orders = [json.loads((folder / name / "order.json").read_text()) for name in CHOSEN[1:]]
+    assert orders[0] == orders[1] == orders[2]
+    repro.print_table(results)
+    assert DOSE.name in capsys.readouterr().out
+
+
+def test_the_page_draws_and_explains_it(finished, listed):
+    folder, _ = finished
+    page = report.write_report([folder]).read_text()
+    for caption in ("Every method on the same questions", "The methods do not buy the same", "Against SFT-1"):
+        table = page[page.index(caption, page.index("<main>")) :]
+        assert "Dose 0.1" in table[: table.index("</table>")], caption
+    assert "positions: dose 0.1" in page and "<dt>dose 0.1</dt>" in page
+    assert "a failed attempt 0.1 and a right one 0.1" in page and "[0.10]" in page
+    figures = ("figure2-positions", "figure4-solved", "figure5-stream-matched", "self-confirmation")
+    for figure in (*figures, "learning-curves"):
+        assert "Dose 0.1" in (folder / "figures" / f"{figure}.svg").read_text(), figure
+
+
+def test_the_card_says_what_was_trained(finished, listed, tmp_path):
+    folder, results = finished
+    assert cli.main(["export", str(folder / DOSE.name), "--output_dir", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "objective: Dose 0.1, equation (14): the stream, where a correction weighs 1" in card
+    assert "targets: agent, teacher" in card and "tokens of the stream by author: agent" in card
+    row = results.methods[DOSE.name]
+    assert f"| dose_0.1 | {row.solved} of {row.questions} |" in card
