@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Every program of the paper and of `train`, compiled for a TPU or GPU that is not here.
 
-    python scripts/compile_check.py --target v5e:2x2 --json record.json               the embedded base
-    python scripts/compile_check.py --target h100 --model_size 0.5b --json record.json     Qwen2.5-0.5B's sizes
+    python scripts/compile_check.py --target v5e:2x2 --json FILE                    the embedded base
+    python scripts/compile_check.py --target h100 --model_size 0.5b --json FILE     sizes of Qwen2.5-0.5B
 
 Needs the extra aot-tpu (for h100 aot-cuda). Writes what the compiler says of each program and exits with 1 if
 one does not fit a chip's memory. Arguments are abstract: no weights are read. See docs/accelerators.md.
@@ -74,13 +74,13 @@ def compiled(program: Any, target: ahead.Target) -> dict[str, Any]:
     else:
         record |= facts(
             done,
-            tpu=target.kind.name == "tpu",
+            tpu=target.platform == "tpu",
             trips=program.trips,
             length=program.length,
             large=program.large,
         )
         record["fits"] = record["bytes"] <= target.memory
-        if program.tokens and "estimated_cycles" in record:
+        if program.tokens and target.clock:
             seconds = record["estimated_cycles"] / target.clock
             record |= {"tokens": program.tokens, "tokens_per_second": round(program.tokens / seconds)}
     record["compile_seconds"] = round(time.perf_counter() - began, 1)

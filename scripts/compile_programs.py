@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from cicjax.assets import default_model_folder
 from cicjax.devices.ahead import Chips, Target
 from cicjax.methods import grpo
-from cicjax.model import huggingface, layout, lora, qwen2
+from cicjax.model import blocks, huggingface, layout, lora, qwen2
 from cicjax.model.config import LoRAConfig, Qwen2Config
 from cicjax.sampling import decode
 from cicjax.training import scoring, steps
@@ -33,8 +33,8 @@ QWEN_05B = Qwen2Config(
 
 
 class Shapes(NamedTuple):
-    """Lines x tokens of the paper's updates and of one's own transcripts, prompts x tokens, and the numbers of
-    rows that decode."""
+    """Lines x tokens of the paper's updates and of one's own transcripts, prompts x tokens, and the numbers
+    of rows that decode."""
 
     paper: tuple[int, int]
     own: tuple[tuple[int, int], ...]
@@ -45,7 +45,7 @@ class Shapes(NamedTuple):
 # The embedded base has short shapes: the code of eight lines takes seven times as long to compile as that of
 # one, and tests compile it at every commit.
 SHAPES = {
-    "tiny": Shapes(paper=(1, 320), own=((1, 2048),), prompts=(16, 64), rows=(32,)),
+    "tiny": Shapes(paper=(1, 320), own=((1, 2048), (1, 8192)), prompts=(16, 64), rows=(32,)),
     "0.5b": Shapes(
         paper=(8, 320), own=((8, 512), (1, 2048), (1, 8192), (1, 32_768)), prompts=(64, 128), rows=(256, 32)
     ),
@@ -180,7 +180,8 @@ def trips(setting: Setting, lines: int, tokens: int) -> dict[str, list[float]]:
     interventional row, and every line is one row: whole chunks of the head and the half that is left."""
     half = max(setting.model.kind.head_chunk // lines // 2, 1)
     count = -(-tokens // 4 // half)
-    return {"head": [count // 2, count % 2]}
+    block = blocks.block_size(tokens, setting.model.kind.block)
+    return {"head": [count // 2, count % 2], "blocks": [(-(-tokens // block) + 1) / 2]}
 
 
 def sampling(setting: Setting) -> Iterator[Program]:

@@ -8,12 +8,13 @@ own count of cycles: a guide, not a clock.
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cicjax.devices.kind import GPU, TPU, Kind
+from cicjax.devices import kind
+from cicjax.devices.kind import Kind
 from cicjax.errors import BadInput
 
 GIB = 2**30
@@ -21,27 +22,39 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One slice of TPU chips or one GPU, and what one of its chips can do: bytes of memory, and bf16
-    operations and cycles a second."""
+    """One slice of TPU chips or one GPU: its name for XLA, its kind, and of one chip the bytes of memory and,
+    where the compiler counts cycles, how many a second has."""
 
     name: str
-    kind: Kind
+    platform: Literal["tpu", "cuda"]
     topology: str
+    kind: Kind
     memory: float
-    peak_flop: float
-    clock: float
+    clock: float | None
 
 
-V5E = {"kind": TPU, "memory": 15.75 * GIB, "peak_flop": 197e12, "clock": 1.5e9}
-V6E = {"kind": TPU, "memory": 31.25 * GIB, "peak_flop": 918e12, "clock": 1.75e9}
-H100 = {"kind": GPU, "memory": 79.0 * GIB, "peak_flop": 989e12, "clock": 1.98e9}
+def _slice(topology: str, kind: Kind, memory: float, clock: float) -> Target:
+    return Target(
+        name=topology, platform="tpu", topology=topology, kind=kind, memory=memory * GIB, clock=clock
+    )
+
+
+# The memory that XLA gives programs. cuDNN's attention asks for its card while it is traced, so that the
+# H100's programs have attention by blocks instead.
 TARGETS = {
     target.name: target
     for target in (
-        Target(name="v5e:2x2", topology="v5e:2x2", **V5E),
-        Target(name="v5e:4x4", topology="v5e:4x4", **V5E),
-        Target(name="v6e:2x2", topology="v6e:2x2", **V6E),
-        Target(name="h100", topology="1x1x1", **H100),
+        _slice("v5e:2x2", kind.V5E, 15.75, 1.5e9),
+        _slice("v5e:4x4", kind.V5E, 15.75, 1.5e9),
+        _slice("v6e:2x2", kind.V6E, 31.25, 1.75e9),
+        Target(
+            name="h100",
+            platform="cuda",
+            topology="1x1x1",
+            kind=replace(kind.H100, causal_kernel=None),
+            memory=79 * GIB,
+            clock=None,
+        ),
     )
 }
 
@@ -91,14 +104,14 @@ H100_FACTS: dict[str, Any] = {
 
 
 def get_ready(target: Target) -> None:
-    """Find the target's compiler and set what it reads from the environment; call this before jax is imported.
+    """Find the target's compiler and set what it reads from the environment, before jax is imported.
 
     Raises BadInput where the compiler is not installed.
     """
     if COMPILERS.is_dir() and str(COMPILERS) not in sys.path:
         sys.path.append(str(COMPILERS))
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if target.kind.name == "tpu":
+    if target.platform == "tpu":
         _need(target, "libtpu", extra="aot-tpu")
         os.environ.update(TPU_ENVIRONMENT)
         return
@@ -157,7 +170,7 @@ def chips_of(target: Target) -> Chips:
     """All chips of the target, after `get_ready`."""
     from jax.experimental import topologies
 
-    if target.kind.name == "tpu":
+    if target.platform == "tpu":
         found = topologies.get_topology_desc(target.topology, platform="tpu")
     else:
         found = topologies.get_topology_desc(
@@ -168,7 +181,7 @@ def chips_of(target: Target) -> Chips:
 
 def compiler_version(target: Target) -> str:
     """Name and version of the package with the target's compiler."""
-    package = "libtpu" if target.kind.name == "tpu" else "jax-cuda12-plugin"
+    package = "libtpu" if target.platform == "tpu" else "jax-cuda12-plugin"
     return f"{package} {version(package)}"
 
 

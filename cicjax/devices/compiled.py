@@ -22,7 +22,8 @@ ARRAY = re.compile(r"\b[a-z]+\d*(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"^  (?:ROOT )?%?([\w.\-]+) = (.*?[\])}]) ([a-z][\w\-]*)\(")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-# Loops that run as often as the data say, by the file that has them: how often each, in the order of the text.
+# How often loops run whose number of iterations the data decide: by the file that has them, one number for
+# all or one for each in the order of the text.
 Trips = Mapping[str, Sequence[float]]
 
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.ops import Kernel, dtype_of, linear, matrix_of, on_last_axis
+from cicjax.model.ops import Kernel, dtype_of, linear, matrix_of, on_last_axis, product
 
 
 class LoRAParam(nnx.Variable):
@@ -92,5 +92,5 @@ def merge_kernel(kernel: Array | Kernel, factors: Tree, lora: LoRAConfig) -> Flo
     """W + (alpha / rank) A B of one projection, in one layer or stacked; computed in float32, rounded to W's
     dtype."""
     matrix = matrix_of(kernel)
-    update = lora.scaling * jnp.einsum("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
+    update = lora.scaling * product("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
     return (matrix.astype(jnp.float32) + update).astype(matrix.dtype)
