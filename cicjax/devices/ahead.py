@@ -23,7 +23,8 @@ GIB = 2**30
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """One slice of TPU chips or one GPU: its name for XLA, its kind, and of one chip the bytes of memory and,
-    where the compiler counts cycles, how many a second has."""
+    where the compiler counts cycles, how many a second has. `alone` says whether programs of one chip are
+    compiled too: another slice of such chips may have done so."""
 
     name: str
     platform: Literal["tpu", "cuda"]
@@ -31,11 +32,18 @@ class Target:
     kind: Kind
     memory: float
     clock: float | None
+    alone: bool = True
 
 
-def _slice(topology: str, kind: Kind, memory: float, clock: float) -> Target:
+def _slice(topology: str, kind: Kind, memory: float, clock: float, *, alone: bool = True) -> Target:
     return Target(
-        name=topology, platform="tpu", topology=topology, kind=kind, memory=memory * GIB, clock=clock
+        name=topology,
+        platform="tpu",
+        topology=topology,
+        kind=kind,
+        memory=memory * GIB,
+        clock=clock,
+        alone=alone,
     )
 
 
@@ -45,7 +53,7 @@ TARGETS = {
     target.name: target
     for target in (
         _slice("v5e:2x2", kind.V5E, 15.75, 1.5e9),
-        _slice("v5e:4x4", kind.V5E, 15.75, 1.5e9),
+        _slice("v5e:4x4", kind.V5E, 15.75, 1.5e9, alone=False),
         _slice("v6e:2x2", kind.V6E, 31.25, 1.75e9),
         Target(
             name="h100",

@@ -83,6 +83,21 @@ def cycles(text: str, trips: Trips) -> int:
     return round(_total(parse(text), trips, lambda each: sum(map(int, CYCLES.findall(each.line)))))
 
 
+def cycles_by_file(text: str, trips: Trips) -> dict[str, int]:
+    """`cycles` by the source file that an instruction comes from, the largest first; "" for those that the
+    compiler added."""
+    parsed = parse(text)
+    own = {each.name: _file_of(parsed, each) for each in parsed.instructions()}
+    found = {}
+    for file in set(own.values()):
+
+        def here(each: Instruction, file: str = file) -> int:
+            return sum(map(int, CYCLES.findall(each.line))) if own[each.name] == file else 0
+
+        found[file] = round(_total(parsed, trips, here))
+    return {file: count for file, count in sorted(found.items(), key=lambda pair: -pair[1]) if count}
+
+
 def kernels(text: str, trips: Trips) -> int:
     """Launches of one run on a GPU."""
 
@@ -179,7 +194,10 @@ def facts(compiled: Any, *, tpu: bool, trips: Trips, length: int, large: int) ->
     holds at once. `large` is the number of elements from which on a bitcast counts."""
     text, memory = compiled.as_text(), compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    cost = {"estimated_cycles": cycles(text, trips)} if tpu else {"kernels": kernels(text, trips)}
+    if tpu:
+        cost = {"estimated_cycles": cycles(text, trips), "cycles_by_file": cycles_by_file(text, trips)}
+    else:
+        cost = {"kernels": kernels(text, trips)}
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
