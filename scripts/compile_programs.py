@@ -182,7 +182,9 @@ def trips(setting: Setting, lines: int, tokens: int) -> dict[str, list[float]]:
     half = max(setting.model.kind.head_chunk // lines // 2, 1)
     count = -(-tokens // 4 // half)
     block = blocks.block_size(tokens, setting.model.kind.block)
-    return {"head": [count // 2, count % 2], "blocks": [(-(-tokens // block) + 1) / 2]}
+    # On the average a block of queries meets half of the blocks of keys, and its own.
+    met = [(-(-tokens // block) + 1) / 2]
+    return {"head": [count // 2, count % 2], "blocks": met, "attention": met}
 
 
 def sampling(setting: Setting) -> Iterator[Program]:
