@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--target", required=True, choices=sorted(ahead.TARGETS))
     parser.add_argument("--model_size", default="tiny", choices=("tiny", "0.5b"))
     parser.add_argument("--json", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--only", default="", metavar="TEXT", help="programs whose name holds TEXT")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="programs whose name has it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="programs compiled at once")
     arguments = parser.parse_args()
     target = ahead.TARGETS[arguments.target]
@@ -43,12 +44,16 @@ def main() -> int:
     return 0 if all(program["fits"] for program in record["programs"]) else 1
 
 
-def check(target: ahead.Target, model_size: str, *, only: str, jobs: int) -> dict[str, Any]:
+def check(target: ahead.Target, model_size: str, *, only: Sequence[str], jobs: int) -> dict[str, Any]:
     """The record of one target and size, its programs lowered and compiled in parallel."""
     import jax
     from compile_programs import programs
 
-    chosen = [each for each in programs(target, model_size, ahead.chips_of(target)) if only in each.name]
+    chosen = [
+        each
+        for each in programs(target, model_size, ahead.chips_of(target))
+        if any(text in each.name for text in only)
+    ]
     with ThreadPoolExecutor(jobs) as pool:
         found = list(pool.map(lambda each: compiled(each, target), chosen))
     return {
