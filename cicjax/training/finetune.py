@@ -15,8 +15,8 @@ from cicjax.provenance import Author, Encoded
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.metrics import bar
-from cicjax.training import steps
-from cicjax.training.batches import Row, Shape, Unit, fit_shape, length_of, make_row, rows_of
+from cicjax.training import batches, steps
+from cicjax.training.batches import Row, Shape, Unit, make_row, rows_of
 from cicjax.training.learner import BUDGET, Learner, Trainer, finished_adapter
 from cicjax.views import boxes
 
@@ -43,7 +43,7 @@ def fine_tune(
         return finished
     updates = _updates(trainer, directory, rows)
     total, optimization = len(updates), trainer.optimization
-    shape = shape_for(trainer.model, [unit for _, unit in rows])
+    shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
     with Learner(trainer, name, start=start, total=total) as learner, bar(f"train {name}") as report:
         if not learner.resumed:
             show_example(trainer.tokenizer, name, [unit for _, unit in rows])
@@ -66,9 +66,10 @@ def weighted(examples: Sequence[tuple[str, Encoded]], weighting: Weighting) -> l
     return [(id, make_row(encoded, weighting)) for id, encoded in examples]
 
 
-def shape_for(model: qwen2.Model, units: Iterable[Unit]) -> Shape:
-    """The largest micro-batch of a stage over these units, as the model's kind of device wants it."""
-    return fit_shape(map(length_of, units), rows=model.kind.lines_per_batch)
+def shape_for(model: qwen2.Model, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()) -> Shape:
+    """The largest micro-batch of a stage over these units, as the model's kind of device wants it; `updates`
+    say how many of them are trained together."""
+    return batches.shape_for(model.kind, units, updates)
 
 
 def fresh_adapter(model: qwen2.Model, *, seed: int) -> qwen2.Tree:
