@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from cicjax.devices.kind import Layout
-from cicjax.errors import BadInput
-from cicjax.model import layout, ops, qwen2
+from cicjax.model import layout, limits, ops, qwen2
 from cicjax.model.config import Tree
 from cicjax.sampling.decode import (
     Draws,
@@ -79,11 +78,12 @@ class Sampler:
         given) with the key keys[r], drawn by `decoding`, which may be one for each row.
 
         `decode` turns ids into text and is needed for stop strings alone. Raises ValueError for an empty
-        prompt, BadInput for a row that would pass the model's last position.
+        prompt, BadInput for a row that would pass the model's last position, OutOfResources where the rows
+        cannot fit the kind of device.
         """
         owner = np.arange(len(prompts)) if prompt_of_row is None else np.asarray(prompt_of_row)
         hows = [decoding] * len(owner) if isinstance(decoding, Decoding) else list(decoding)
-        self._check(prompts, owner, hows)
+        self.check_fit(prompts, hows, prompt_of_row=owner.tolist())
         completions: dict[int, Completion] = {}
         most = self._model.kind.row_buckets[-1]
         for first in range(0, len(owner), most):
@@ -94,17 +94,34 @@ class Sampler:
             completions |= self._finish(rows, numbers, hows, decode)
         return [completions[number] for number in range(len(owner))]
 
-    def _check(self, prompts: Sequence[Sequence[int]], owner: np.ndarray, hows: Sequence[Decoding]) -> None:
+    def check_fit(
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding | Sequence[Decoding],
+        *,
+        prompt_of_row: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """What `sample` refuses, said beforehand; `names` are those of the prompts."""
+        owner = range(len(prompts)) if prompt_of_row is None else prompt_of_row
+        hows = [decoding] * len(owner) if isinstance(decoding, Decoding) else decoding
+        names = [f"prompt {n + 1}" for n in range(len(prompts))] if names is None else names
         if any(len(prompt) == 0 for prompt in prompts):
             raise ValueError("an empty prompt: a completion needs at least one token to continue")
-        limit = self._model.config.max_position_embeddings
+        if not owner:
+            return
         for number, how in zip(owner, hows, strict=True):
-            length = len(prompts[number])
-            if length + how.max_new_tokens > limit:
-                raise BadInput(
-                    f"prompt {number + 1}: {length:,} tokens and {how.max_new_tokens:,} new ones pass the "
-                    f"model's {limit:,} positions; shorten it or lower --max_new_tokens"
-                )
+            new = how.max_new_tokens
+            limits.check_positions(self._model, names[number], len(prompts[number]), new=new)
+        longest = max(owner, key=lambda number: len(prompts[number]))
+        tokens, new = len(prompts[longest]), max(how.max_new_tokens for how in hows)
+        rows = self._rows_for(min(len(owner), self._model.kind.row_buckets[-1]))
+        count = min(len(prompts), rows)
+        need = limits.sampling_need(
+            self._model, self._base, prompts=count, length=tokens, rows=rows, steps=new
+        )
+        change = "shorten it, lower --max_new_tokens or take fewer prompts at once"
+        limits.check_memory(self._model, need, row=names[longest], tokens=tokens + new, change=change)
 
     def _start(
         self,
