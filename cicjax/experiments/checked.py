@@ -7,7 +7,7 @@ that a record does not know are passed over.
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from cicjax.errors import Corrupted
 
@@ -49,9 +49,8 @@ def shown(name: str) -> str:
 def _value(kind: Any, holder: Any, name: str, *, where: object, place: str, remedy: str) -> Any:
     context = {"where": where, "remedy": remedy}
     if is_dataclass(kind):
-        value = require(holder, name, dict, place=place, **context)
-        # pyright: ignore[reportArgumentType]
-        return read_record(kind, value, place=f"{place}{name}.", **context)
+        value, nested = require(holder, name, dict, place=place, **context), cast(Any, kind)
+        return read_record(nested, value, place=f"{place}{name}.", **context)
     value = require(holder, name, *_json_kinds(kind), place=place, **context)
     if get_origin(kind) is tuple:
         return tuple(value)
