@@ -13,6 +13,6 @@ def default_model_folder() -> Path:
         if (folder / "tokenizer.json").is_file():
             return folder
     raise BadInput(
-        "this installation has no embedded base; name a folder with --model DIR (for `mask` with "
-        "--tokenizer DIR)"
+        "this installation has no embedded base; "
+        "name a folder with --model DIR (for `mask` with --tokenizer DIR)"
     )

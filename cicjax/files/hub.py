@@ -35,6 +35,6 @@ def resolve(path_or_hub_id: str | Path, files: Sequence[str], *, wanted: str) ->
         return Path(snapshot_download(path_or_hub_id, allow_patterns=list(files)))
     except Exception as error:  # the hub's client has many kinds, of network, access and absence
         raise BadInput(
-            f"{path_or_hub_id}: no such folder, and not to be had as a hub id ({type(error).__name__}); "
-            "pass a folder"
+            f"{path_or_hub_id}: no such folder, "
+            f"and not to be had as a hub id ({type(error).__name__}); pass a folder"
         ) from None

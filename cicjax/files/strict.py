@@ -60,8 +60,8 @@ def dumps(value: Any, what: str) -> str:
         text.encode("utf-8")
     except (ValueError, RecursionError):
         raise BadInput(
-            f"{what} holds what cannot be written back: a lone surrogate, an infinite number, "
-            "bottomless nesting"
+            f"{what} holds what cannot be written back: "
+            "a lone surrogate, an infinite number, bottomless nesting"
         ) from None
     return text
 

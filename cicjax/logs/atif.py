@@ -29,8 +29,8 @@ from cicjax.provenance.transcript import Author, Episode, Message, ToolCall, tok
 
 VERSION = re.compile(r"ATIF-v1\.[0-8]")
 ROOT_KEYS = (
-    "schema_version agent steps session_id trajectory_id notes final_metrics continued_trajectory_ref "
-    "extra subagent_trajectories"
+    "schema_version agent steps session_id trajectory_id notes final_metrics "
+    "continued_trajectory_ref extra subagent_trajectories"
 ).split()
 AGENT_KEYS = "name version model_name tool_definitions extra".split()
 STEP_KEYS = (
@@ -38,8 +38,8 @@ STEP_KEYS = (
     "model_name reasoning_effort reasoning_content tool_calls metrics"
 ).split()
 METRICS_KEYS = (
-    "prompt_tokens completion_tokens cached_tokens cost_usd prompt_token_ids completion_token_ids "
-    "logprobs extra"
+    "prompt_tokens completion_tokens cached_tokens cost_usd prompt_token_ids "
+    "completion_token_ids logprobs extra"
 ).split()
 AGENT_ONLY = STEP_KEYS[-5:]
 
@@ -124,8 +124,8 @@ def _turns(steps: Any, reading: _Reading) -> Iterator[Turn]:
             step = _fields(step, STEP_KEYS, "a step", required=3)
             if type(step["step_id"]) is not int or step["step_id"] != n:
                 raise BadInput(
-                    f"step_id is {shorten(step['step_id'])} where {n} is due: a step is missing, "
-                    "or there is one too many"
+                    f"step_id is {shorten(step['step_id'])} where {n} is due: "
+                    "a step is missing, or there is one too many"
                 )
             yield from _step(step, edited, reading)
 
@@ -170,8 +170,8 @@ def _agent_message(
     if inferences == 0:
         if "metrics" in step or "reasoning" in beside or edited:
             raise BadInput(
-                "llm_call_count is 0, so that no model wrote this step; yet it has metrics, "
-                "reasoning or an edited text"
+                "llm_call_count is 0, so that no model wrote this step; "
+                "yet it has metrics, reasoning or an edited text"
             )
         return Message(
             role="assistant", content=content, author=Author.ENVIRONMENT, context_only=True, tool_calls=calls
@@ -222,8 +222,8 @@ def _check_seen(step: dict[str, Any], source: str) -> None:
         and strict.mapping(management, "context_management").get("boundary") != "append"
     ):
         raise BadInput(
-            "the agent's context was replaced here, and what is before it was not seen after it; "
-            "cut the trajectory in two"
+            "the agent's context was replaced here, "
+            "and what is before it was not seen after it; cut the trajectory in two"
         )
     if any("content" in result for result in _results(step)):
         raise BadInput(

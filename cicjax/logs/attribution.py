@@ -58,8 +58,8 @@ class Attribution:
             )
         raise BadInput(
             f"this assistant's turn is by {shorten(model)}; say whether that is the agent with "
-            "--agent_models NAME ... "
-            "(any other model is a teacher), or --assistant_author agent or teacher for all"
+            "--agent_models NAME ... (any other model is a teacher), "
+            "or --assistant_author agent or teacher for all"
         )
 
 
@@ -110,8 +110,8 @@ def refuse_author(record: Mapping[str, Any]) -> None:
     trust."""
     if "author" in record:
         raise BadInput(
-            "has the key 'author', which this format does not know: who wrote a turn is said by whoever "
-            "imports it, not by the file; "
+            "has the key 'author', which this format does not know: "
+            "who wrote a turn is said by whoever imports it, not by the file; "
             "remove the key, or read a native transcript file as native"
         )
 

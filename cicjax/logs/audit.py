@@ -187,8 +187,8 @@ def nothing_to_learn(rows: Iterable[Encoded]) -> str:
         held.update({Author(code): int(n) for code, n in enumerate(np.bincount(encoded.author)) if n})
     words = ", ".join(f"{held[author]:,} of {author.label}" for author in Author if held[author])
     return (
-        f"nothing is trained on: the tokens are {words or 'none'}, and what the agent wrote is an action, "
-        "not evidence. Three ways on: "
+        f"nothing is trained on: the tokens are {words or 'none'}, "
+        "and what the agent wrote is an action, not evidence. Three ways on: "
         "corrections (turns edited, accepted or demonstrated, with author teacher; "
         "`cicjax convert --corrections FIELD` makes them), "
         "replies that state the truth (--targets user), verdicts (passing samples of the model's own, "
@@ -222,8 +222,8 @@ def _length(encoded: Encoded, max_length: int | None) -> Signs:
     if max_length is not None and len(encoded.tokens) > max_length:
         yield (
             "too-long",
-            f"{len(encoded.tokens):,} tokens are more than --max_length {max_length:,}: cut off, "
-            "its last turn would lose its end; "
+            f"{len(encoded.tokens):,} tokens are more than --max_length {max_length:,}: "
+            "cut off, its last turn would lose its end; "
             "raise it, or choose --overflow drop or split in training",
         )
 
@@ -256,8 +256,8 @@ def _endless(episode: Episode, author: Author, tokenizer: Tokenizer) -> Signs:
             named = True
             yield (
                 "no-end",
-                f"the sampled ids of message {n} do not end in a stop token; add the one sampled, "
-                "or say that it is truncated",
+                f"the sampled ids of message {n} do not end in a stop token; "
+                "add the one sampled, or say that it is truncated",
             )
     if not named:
         yield (
@@ -278,8 +278,8 @@ def _empty(episode: Episode) -> Signs:
         ):
             yield (
                 "empty-turn",
-                f"message {n}, of role {message.role}, says nothing; leave it out, "
-                "or look where its text went",
+                f"message {n}, of role {message.role}, says nothing; "
+                "leave it out, or look where its text went",
             )
 
 

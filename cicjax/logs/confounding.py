@@ -26,8 +26,8 @@ ELIDED = re.compile(
 )
 IMAGE = re.compile(
     r"<\|(?:vision_start|image_pad|video_pad|audio_pad)\|>|<(?:image|image_url|screenshot)>"
-    r"|\[(?:an? |the )?(?:image|screenshot|photo|picture|audio|video|attachment|file attached)(?:[ "
-    r":#][^\]\n]{0,60})?\]"
+    r"|\[(?:an? |the )?(?:image|screenshot|photo|picture|audio|video|attachment|file attached)"
+    r"(?:[ :#][^\]\n]{0,60})?\]"
     r"|\bdata:(?:image|audio|video)/",
     re.IGNORECASE,
 )
@@ -106,8 +106,8 @@ def _tools(episode: Episode) -> Signs:
     if called and not episode.tools and not any(message.role == "system" for message in episode.messages):
         yield (
             "hidden-tools",
-            f"message {called[0]} calls a tool, but neither `tools` nor a system turn told the agent of "
-            "any; add what it was told",
+            f"message {called[0]} calls a tool, "
+            "but neither `tools` nor a system turn told the agent of any; add what it was told",
         )
 
 
@@ -124,8 +124,8 @@ def _orphan(messages: Sequence[Message], n: int, message: Message, calls: Mappin
     if message.tool_call_id is not None and message.tool_call_id not in calls:
         yield (
             "orphan-result",
-            f"message {n} answers the call {shorten(message.tool_call_id)}, which nobody made; "
-            "put the call back",
+            f"message {n} answers the call {shorten(message.tool_call_id)}, "
+            "which nobody made; put the call back",
         )
     elif not any(before.role == "assistant" for before in messages[: n - 1]):
         yield (

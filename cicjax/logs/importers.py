@@ -2,10 +2,9 @@
 read in `atif`.
 
 These formats keep roles, not authors. A system's, user's or tool's turn is that author's; who wrote an
-assistant's turn the caller says
-(see `attribution`). What says "do not train" (`weight` 0, `train` false, TRL's `prompt`) makes a turn context
-only. Whatever else has a meaning that a native transcript cannot hold is refused; a turn's model, name and
-separate reasoning go to `meta`.
+assistant's turn the caller says (see `attribution`). What says "do not train" (`weight` 0, `train` false,
+TRL's `prompt`) makes a turn context only. Whatever else has a meaning that a native transcript cannot hold is
+refused; a turn's model, name and separate reasoning go to `meta`.
 """
 
 from collections.abc import Iterator, Mapping

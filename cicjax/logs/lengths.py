@@ -42,9 +42,9 @@ def fit(
     if overflow == "refuse":
         longest = max(len(rows[n][1].tokens) for n in long)
         raise BadInput(
-            f"{path}:{rows[long[0]][0].line}: {len(long)} of {len(rows)} rows are longer than --max_length "
-            f"{max_length} (this one first; "
-            f"the longest has {longest}); raise it, or choose --overflow drop or split"
+            f"{path}:{rows[long[0]][0].line}: {len(long)} of {len(rows)} rows are longer than "
+            f"--max_length {max_length} (this one first; the longest has {longest}); "
+            "raise it, or choose --overflow drop or split"
         )
     kept: list[tuple[Episode, Encoded]] = []
     for row in rows:
@@ -75,8 +75,8 @@ def _pieces(
             raise BadInput(
                 f"{path}:{episode.line}: exchange {number + 1} alone has {len(encoded.tokens)} tokens, "
                 f"--max_length is {max_length}; "
-                "a split never parts a correction from its attempt: raise --max_length or choose "
-                "--overflow drop"
+                "a split never parts a correction from its attempt: "
+                "raise --max_length or choose --overflow drop"
             )
         taken = [*taken, *exchange]
     last = _piece(episode, head, taken, len(pieces))

@@ -44,8 +44,8 @@ def read_native(path: str | Path, *, corrections: str | None = None) -> list[Epi
         with strict.place(f"{path}:{line}"):
             if "id" not in record and FOREIGN & record.keys():
                 raise BadInput(
-                    "an episode needs the key 'id'; `cicjax convert` makes episodes of openai, trl, "
-                    "axolotl and atif logs"
+                    "an episode needs the key 'id'; "
+                    "`cicjax convert` makes episodes of openai, trl, axolotl and atif logs"
                 )
             episodes.append(_episode(record, line, corrections))
     return episodes

@@ -27,8 +27,8 @@ def parse_config(fields: Fields) -> Qwen2Config:
     head_dim = fields.count("head_dim", default=hidden // heads)
     if heads % key_value_heads or head_dim % 2 or (fields.get("head_dim") is None and hidden % heads):
         raise fields.refusal(
-            f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of {hidden} do not "
-            "fit together"
+            f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of "
+            f"{hidden} do not fit together"
         )
     tied = fields.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):

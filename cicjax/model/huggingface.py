@@ -151,26 +151,26 @@ def _check_tensors(folder: Path, config: Qwen2Config, tensors: Mapping[str, Stor
             # One by one: a config that speaks of a billion layers ends at the first that is not there.
             if name not in tensors:
                 raise BadInput(
-                    f"{folder}: the weights have no tensor {name}, which {CONFIG} calls for; "
-                    "fetch the folder again"
+                    f"{folder}: the weights have no tensor {name}, "
+                    f"which {CONFIG} calls for; fetch the folder again"
                 )
             stored, shape = tensors[name], leaf.shape[::-1] if leaf.transposed else leaf.shape
             if stored.shape() != shape:
                 raise BadInput(
-                    f"{stored.file}: {name} has shape {stored.shape()} where {CONFIG} means {shape}; "
-                    "fetch the folder again"
+                    f"{stored.file}: {name} has shape {stored.shape()} where {CONFIG} means "
+                    f"{shape}; fetch the folder again"
                 )
             if stored.dtype() not in FLOATS:
                 raise BadInput(
-                    f"{stored.file}: {name} is stored as {stored.dtype()}; give the model in bfloat16, "
-                    "float16 or float32"
+                    f"{stored.file}: {name} is stored as {stored.dtype()}; "
+                    "give the model in bfloat16, float16 or float32"
                 )
             expected.add(name)
     for name in sorted(tensors.keys() - expected):
         if not _ignorable(name, config, tensors):
             raise BadInput(
-                f"{tensors[name].file}: tensor {shorten(name)} has no place in {ARCHITECTURE}; "
-                "give a model without it"
+                f"{tensors[name].file}: tensor {shorten(name)} has no place in "
+                f"{ARCHITECTURE}; give a model without it"
             )
 
 
@@ -220,8 +220,8 @@ def _shards(folder: Path) -> list[Path]:
     for name in sorted({name if isinstance(name, str) else shorten(name) for name in weight_map.values()}):
         if not SHARD.fullmatch(name) or not _inside(folder / name, folder):
             raise BadInput(
-                f"{index}: weight_map leads to {shorten(name)}, which is no safetensors file of this folder; "
-                "fetch it again"
+                f"{index}: weight_map leads to {shorten(name)}, "
+                "which is no safetensors file of this folder; fetch it again"
             )
         if not (folder / name).is_file():
             raise BadInput(f"{folder / name}: missing, and {INDEX} names it; fetch the folder again")

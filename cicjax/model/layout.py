@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from cicjax.devices.kind import Layout
 from cicjax.model.config import LoRAConfig, Tree
-from cicjax.model.lora import merge_layers
+from cicjax.model.lora import merge_kernel
 from cicjax.model.ops import Kernel, forms, table_of
 
 Layers = Tree | tuple[Tree, ...]  # stacked along a first axis, or apart
@@ -25,17 +25,20 @@ def prepare(
 ) -> Tree:
     """The base in the `wanted` layout, from any other; with `adapter` and its settings also merged into it.
 
-    Arrays that lie right already are shared with the given tree, which stays as it is. Kernels are merged
-    and transposed a layer at a time where layers are apart, so that no second copy of all is ever held.
+    Arrays that lie right already are shared with the given tree, which stays as it is. The others are merged
+    and transposed one by one, a layer at a time where layers are apart. Raises ValueError for an adapter
+    without its LoRA settings.
     """
+    if adapter is not None and lora is None:
+        raise ValueError("an adapter can only be merged by its LoRA settings, and there are none")
     layers: Layers = base["layers"]
     factors = None if adapter is None else adapter["layers"]
     count = number_of(layers)
     if wanted.layers == "apart":
         each = zip(apart(layers, count), apart(factors, count), strict=True)
-        layers = tuple(_ready(layer, pair, lora=lora, kernels=wanted.kernels) for layer, pair in each)
+        layers = tuple(_ready(layer, pair or {}, lora, wanted.kernels) for layer, pair in each)
     else:
-        layers = _ready(stacked(layers), factors, lora=lora, kernels=wanted.kernels)
+        layers = _ready(stacked(layers), factors or {}, lora, wanted.kernels)
     return _with_head({**base, "layers": layers}, wanted)
 
 
@@ -80,24 +83,21 @@ def run_layers(
     return jax.lax.scan(lambda x, pair: (layer(x, *pair), None), x, (base_layers, adapter_layers))[0]
 
 
-@partial(jax.jit, static_argnames=("lora", "kernels"))
-def _ready(layers: Tree, adapter_layers: Tree | None, *, lora: LoRAConfig | None, kernels: str) -> Tree:
+def _ready(tree: Tree, factors: Tree, lora: LoRAConfig | None, kernels: str) -> Tree:
     """One layer, or all of them stacked, with the adapter merged and the kernels in one form."""
-    if adapter_layers is not None:
-        assert lora is not None
-        layers = merge_layers(layers, adapter_layers, lora)
-    return _with_kernels(layers, kernels)
+    ready = {}
+    for name, part in tree.items():
+        if isinstance(part, dict):
+            part = _ready(part, factors.get(name, {}), lora, kernels)
+        elif name == "kernel":
+            part = _merged(part, factors, lora=lora, kernels=kernels) if factors else _in_form(part, kernels)
+        ready[name] = part
+    return ready
 
 
-def _with_kernels(tree: Tree, kernels: str) -> Tree:
-    return {
-        name: _in_form(part, kernels)
-        if name == "kernel"
-        else _with_kernels(part, kernels)
-        if isinstance(part, dict)
-        else part
-        for name, part in tree.items()
-    }
+@partial(jax.jit, static_argnames=("lora", "kernels"))
+def _merged(kernel: Array | Kernel, factors: Tree, *, lora: LoRAConfig, kernels: str) -> Array | Kernel:
+    return _in_form(merge_kernel(kernel, factors, lora), kernels)
 
 
 def _in_form(kernel: Array | Kernel, wanted: str) -> Array | Kernel:

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.ops import dtype_of, linear, matrix_of, on_last_axis
+from cicjax.model.ops import Kernel, dtype_of, linear, matrix_of, on_last_axis
 
 
 class LoRAParam(nnx.Variable):
@@ -78,19 +78,19 @@ def init_adapter(config: Qwen2Config, lora: LoRAConfig, key: Key[Array, ""]) -> 
 
 
 def merge_adapter(base: Tree, adapter: Tree, lora: LoRAConfig) -> Tree:
-    """The base, its layers stacked, with W + (alpha / rank) A B in place of W. The given tree stays as it
-    is."""
-    return {**base, "layers": merge_layers(base["layers"], adapter["layers"], lora)}
-
-
-def merge_layers(layers: Tree, adapter_layers: Tree, lora: LoRAConfig) -> Tree:
-    """The layers, stacked or one alone, with W + (alpha / rank) A B in place of W: computed in float32,
-    stored as a plain matrix in W's dtype."""
-    merged = {name: dict(module) for name, module in layers.items()}
-    for module, projections in adapter_layers.items():
+    """The base with W + (alpha / rank) A B, a plain matrix, in place of W; layers of both are stacked. The
+    given tree stays as it is."""
+    layers = {name: dict(module) for name, module in base["layers"].items()}
+    for module, projections in adapter["layers"].items():
         for name, factors in projections.items():
-            matrix = matrix_of(merged[module][name]["kernel"])
-            update = lora.scaling * jnp.einsum("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
-            kernel = (matrix.astype(jnp.float32) + update).astype(matrix.dtype)
-            merged[module][name] = {**merged[module][name], "kernel": kernel}
-    return merged
+            kernel = merge_kernel(layers[module][name]["kernel"], factors, lora)
+            layers[module][name] = {**layers[module][name], "kernel": kernel}
+    return {**base, "layers": layers}
+
+
+def merge_kernel(kernel: Array | Kernel, factors: Tree, lora: LoRAConfig) -> Float[Array, "*L I O"]:
+    """W + (alpha / rank) A B of one projection, in one layer or stacked; computed in float32, rounded to W's
+    dtype."""
+    matrix = matrix_of(kernel)
+    update = lora.scaling * jnp.einsum("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
+    return (matrix.astype(jnp.float32) + update).astype(matrix.dtype)

@@ -78,8 +78,8 @@ def write_peft(
     tensors = dict(_tensors(adapter, lora))
     if does_nothing(adapter) or not lora.alpha:
         raise BadInput(
-            f"{folder}: the adapter changes nothing (every product A B is zero: it was never trained); "
-            "give a trained one"
+            f"{folder}: the adapter changes nothing (every product A B is zero: "
+            "it was never trained); give a trained one"
         )
     with new_folder(folder) as beside:
         write_json(beside / CONFIG, _config_json(lora, base_model_name_or_path=base_model_name_or_path))
@@ -253,8 +253,8 @@ def _refuse_unsupported(fields: Fields) -> None:
     begun = fields.get("init_lora_weights", True)
     if begun not in INITIALISATIONS:
         raise fields.refusal(
-            f"init_lora_weights {shorten(begun)} changes the base too, which is not supported; "
-            "convert it to a plain LoRA"
+            f"init_lora_weights {shorten(begun)} changes the base too, "
+            "which is not supported; convert it to a plain LoRA"
         )
     known = HARMLESS | {"peft_type", "task_type", "bias", "use_rslora", "init_lora_weights"}
     for name, value in fields.values.items():
@@ -273,8 +273,8 @@ def _targets(fields: Fields, config: Qwen2Config) -> tuple[str, ...]:
         return PROJECTIONS
     if not isinstance(given, list) or not given:
         raise fields.refusal(
-            f"target_modules is {shorten(given)}; it must be a list of projections such as "
-            f"{', '.join(PROJECTIONS)}"
+            f"target_modules is {shorten(given)}; "
+            f"it must be a list of projections such as {', '.join(PROJECTIONS)}"
         )
     short, whole = {}, {}
     for projection, (module, _, _) in projection_shapes(config).items():
@@ -296,8 +296,8 @@ def _targets(fields: Fields, config: Qwen2Config) -> tuple[str, ...]:
     for name, projection in whole.items():
         if projection in layer_by_layer and name not in given:
             raise fields.refusal(
-                f"target_modules leaves out {name}; a projection is adapted in every layer of this base or "
-                "in none"
+                f"target_modules leaves out {name}; "
+                "a projection is adapted in every layer of this base or in none"
             )
     return tuple(dict.fromkeys(spelled[name] for name in given))
 
@@ -310,33 +310,33 @@ def _check_tensors(
     for name in sorted(tensors):
         if not name.startswith(PREFIX):
             raise BadInput(
-                f"{path}: {shorten(name)} does not begin with {PREFIX}, so it would load as nothing; "
-                "save the adapter with peft"
+                f"{path}: {shorten(name)} does not begin with {PREFIX}, "
+                "so it would load as nothing; save the adapter with peft"
             )
     expected: set[str] = set()
     for factor in _factors(config, lora):
         for name in factor.tensors(config):
             if name not in tensors:
                 raise BadInput(
-                    f"{path}: no {name}, which {CONFIG} calls for on this base; save the whole adapter, "
-                    "or give its own base"
+                    f"{path}: no {name}, which {CONFIG} calls for on this base; "
+                    "save the whole adapter, or give its own base"
                 )
             stored, shape = tensors[name], factor.shape[::-1]
             if stored.shape() != shape:
                 raise BadInput(
-                    f"{path}: {name} has shape {stored.shape()}, not {shape} as r and the base mean; "
-                    "give the adapter's own base"
+                    f"{path}: {name} has shape {stored.shape()}, "
+                    f"not {shape} as r and the base mean; give the adapter's own base"
                 )
             if stored.dtype() not in ("F32", "F16", "BF16"):
                 raise BadInput(
-                    f"{path}: {name} is stored as {shorten(stored.dtype())}; save the adapter in float32, "
-                    "float16 or bfloat16"
+                    f"{path}: {name} is stored as {shorten(stored.dtype())}; "
+                    "save the adapter in float32, float16 or bfloat16"
                 )
             expected.add(name)
     for name in sorted(tensors.keys() - expected):
         raise BadInput(
-            f"{path}: {shorten(name)} has no place in a LoRA of {', '.join(lora.target_modules)} on this "
-            "base; give its own base"
+            f"{path}: {shorten(name)} has no place in a LoRA of {', '.join(lora.target_modules)} on "
+            "this base; give its own base"
         )
 
 
@@ -344,7 +344,7 @@ def _read(stored: StoredTensor) -> Float[np.ndarray, "..."]:
     matrix = stored.read().astype(np.float32).T
     if not np.isfinite(matrix).all():
         raise BadInput(
-            f"{stored.file}: {stored.name} holds a value that is not finite; the adapter is broken, "
-            "give another"
+            f"{stored.file}: {stored.name} holds a value that is not finite; "
+            "the adapter is broken, give another"
         )
     return matrix

@@ -107,8 +107,8 @@ def _check_header(file: Path) -> None:
         size, length = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
         raise BadInput(
-            f"{file}: cut short or no safetensors file (a header of {length:,} bytes in a file of "
-            f"{size:,}); fetch it again"
+            f"{file}: cut short or no safetensors file (a header of {length:,} bytes in a file "
+            f"of {size:,}); fetch it again"
         )
 
 

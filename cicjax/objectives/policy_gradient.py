@@ -53,8 +53,8 @@ def clipped_surrogate(
     expect_same_shape(policy_logprobs=policy_logprobs, old_logprobs=old_logprobs, loss_weights=loss_weights)
     if advantages.shape != policy_logprobs.shape[:1]:
         raise ValueError(
-            f"advantages must have shape (B,) = {policy_logprobs.shape[:1]}, one a completion, "
-            f"not {advantages.shape}"
+            f"advantages must have shape (B,) = {policy_logprobs.shape[:1]}, "
+            f"one a completion, not {advantages.shape}"
         )
     live = loss_weights != 0
     # Hidden values are replaced before exp and before the product, so that neither they nor their gradients

@@ -260,8 +260,8 @@ def _check(n: int, message: Message, protocol: Protocol) -> None:
         )
     if message.tokens is not None and message.role in ("system", "tool"):
         raise BadInput(
-            f"message {n}: sampled ids are a whole turn, which the role {message.role} has none of; "
-            "give its content alone"
+            f"message {n}: sampled ids are a whole turn, "
+            f"which the role {message.role} has none of; give its content alone"
         )
 
 

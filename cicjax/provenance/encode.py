@@ -49,8 +49,8 @@ def encode(transcript: Transcript, tokenizer: Any) -> Encoded:
             continue
         if isinstance(content, str) and previous and not previous.endswith("\n"):
             raise BadInput(
-                f"{_place(transcript, n)} begins in the middle of a line ({shorten(previous[-12:])} + "
-                f"{shorten(content[:12])}): "
+                f"{_place(transcript, n)} begins in the middle of a line ({shorten(previous[-12:])} "
+                f"+ {shorten(content[:12])}): "
                 "end the segment before it with a newline, or make them one"
             )
         rows.append(_ids(segment, tokenizer, transcript, n), segment)
@@ -91,8 +91,8 @@ def _ids(segment: Segment, tokenizer: tokenizers.Tokenizer, transcript: Transcri
         raise BadInput(f"{_place(transcript, n)}: {error}") from None
     if content and max(content) >= tokenizer.vocab_size:
         raise BadInput(
-            f"{_place(transcript, n)}: token id {max(content)} is outside the vocabulary of "
-            f"{tokenizer.vocab_size}"
+            f"{_place(transcript, n)}: token id {max(content)} is outside the "
+            f"vocabulary of {tokenizer.vocab_size}"
         )
     return content
 

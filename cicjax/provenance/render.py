@@ -111,8 +111,8 @@ def _check_order(n: int, previous: str | None, role: str) -> None:
         )
     if role != "user" and previous is None:
         raise BadInput(
-            f"message {n}: a row of the plain protocol begins with a question (role user), "
-            f"not with role {role}"
+            f"message {n}: a row of the plain protocol begins with a question "
+            f"(role user), not with role {role}"
         )
     if previous == "user" and role != "assistant":
         raise BadInput(

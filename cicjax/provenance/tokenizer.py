@@ -121,8 +121,8 @@ class Tokenizer:
             if isinstance(candidate, str) and candidate in self.controls:
                 return self.controls[candidate]
         raise BadInput(
-            f"the tokenizer has no end-of-text token: {FILE} lists no added token {END_OF_TEXT} and names "
-            "no eos_token"
+            "the tokenizer has no end-of-text token: "
+            f"{FILE} lists no added token {END_OF_TEXT} and names no eos_token"
         )
 
     def _token_bytes(self, i: int) -> bytes:

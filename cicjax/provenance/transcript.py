@@ -177,8 +177,8 @@ def _verdict(value: object) -> int:
 def _logprobs(values: Sequence[float], tokens: tuple[int, ...] | None) -> tuple[float, ...]:
     if tokens is None or len(values) != len(tokens):
         raise BadInput(
-            f"{len(values)} logprobs for {'no' if tokens is None else len(tokens)} tokens: "
-            "there is one for each"
+            f"{len(values)} logprobs for {'no' if tokens is None else len(tokens)} "
+            "tokens: there is one for each"
         )
     return tuple(_finite(value) for value in values)
 

@@ -170,8 +170,8 @@ def _read_part(path: Path) -> list[Row]:
     head, _, body = path.read_bytes().partition(b"\n")
     if head + b"\n" != json_lines([{"sha256": hashlib.sha256(body).hexdigest()}]).encode():
         raise Corrupted(
-            f"{path}: not the bytes that were written; delete it and repeat the command to compute this "
-            "chunk again"
+            f"{path}: not the bytes that were written; "
+            "delete it and repeat the command to compute this chunk again"
         )
     return parse_json_lines(body)
 
@@ -193,8 +193,8 @@ def _take_lock(path: Path) -> int:
         content = os.pread(descriptor, 4096, 0)
         os.close(descriptor)
         raise Locked(
-            f"{path}: in use by {_describe_holder(content)}; wait until it ends or choose another "
-            "--output_dir"
+            f"{path}: in use by {_describe_holder(content)}; "
+            "wait until it ends or choose another --output_dir"
         ) from None
     except BaseException:
         os.close(descriptor)

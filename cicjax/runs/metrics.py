@@ -123,8 +123,7 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
         TextColumn("{task.fields[note]}"),
     )
     # A long window for the speed: a chunk of work may take minutes. What is printed meanwhile goes above the
-    # bar on a terminal, and
-    # must not where standard output is a file.
+    # bar on a terminal, and must not where standard output is a file.
     shared = sys.stdout.isatty()
     with Progress(
         *columns, console=Console(file=out), speed_estimate_period=600, redirect_stdout=shared

@@ -4,8 +4,8 @@ corrected."""
 from cicjax.provenance.transcript import Author, Episode, Message
 
 _QUESTION = (
-    "{mass} g of solute (molar mass {molar} g/mol) is dissolved to make {volume} L of solution. "
-    "What is the molarity?"
+    "{mass} g of solute (molar mass {molar} g/mol) "
+    "is dissolved to make {volume} L of solution. What is the molarity?"
 )
 _SOLUTION = "n = {mass}/{molar} = {moles} mol; M = n/V = {answer} M. Final answer: {answer} M."
 

@@ -155,8 +155,8 @@ def _title(encoded: Encoded, view: View, t: int) -> str:
     target = "target" if encoded.is_target[t] else "no target"
     author = Author(int(encoded.author[t])).label
     return (
-        f"token {encoded.tokens[t]}, by {author}, gamma {encoded.gamma[t]}, {target}, {solved}, "
-        f"weight {weights}"
+        f"token {encoded.tokens[t]}, by {author}, gamma {encoded.gamma[t]}, "
+        f"{target}, {solved}, weight {weights}"
     )
 
 

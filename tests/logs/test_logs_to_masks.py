@@ -120,8 +120,9 @@ g t i o w  author       tokens
 0 0 0 0 1  environment  <|im_start|>·user·\n
 0 0 0 0 1  user         N·o·w· ·<·|·i·m·_·en·d·|·>·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
-1 1 0 1 0  agent        <tool_call>·\n·{·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}
-1 1 0 1 0  agent        <}·\n·</tool_call>·<|im_end|>
+1 1 0 1 0  agent        <tool_call>·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        </tool_call>·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
 0 0 0 0 1  tool         2· A·\n
 0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n
@@ -156,18 +157,18 @@ def test_openai(log, capsys):
     grid = r"""
 g t i o w  author       tokens
 0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       B·e· b·r·i·e·f·.\n·\n·#· ·To·ol·s·\n·\n·Y·ou· m·a·y· c·al·l· ·on·e· o·r· m·or·e· f
-0 0 0 0 0  system       Bun·c·tion·s
-0 0 0 0 0  system        to· a·ss·ist· w·it·h· the· ·user· q·u·er·y·.\n·\n
-0 0 0 0 0  system        Y·ou· a·re· ·p·ro·v·id·ed· w·it·h· f·un·c·tion
-0 0 0 0 0  system        s·ig·n·at·u·res· w·it·h·in· ·<·t·o·ol·s·>·<·/·t·o·ol·s·>· ·X·M·L· t·a·g·s·:\n·<·t
-0 0 0 0 0  system        o·ol·s·>·\n
-0 0 0 0 0  system       {·"·t·y·p·e·"·:· ·"·f·un·c·tion·"·,· ·"·f·un·c·tion·"·:· ·{·"·n·am·e·"·:· ·"·o·hm·"
-0 0 0 0 0  system       {}·}·\n
+0 0 0 0 0  system       B·e· b·r·i·e·f·.\n·\n·#· ·To·ol·s·\n·\n·Y·ou· m·a·y· c·al·l· ·on·e· o·r· m·or·e
+0 0 0 0 0  system        f·un·c·tion·s
+0 0 0 0 0  system        to· a·ss·ist· w·it·h· the· ·user· q·u·er·y·.\n·\n·Y·ou· a·re· ·p·ro·v·id·ed· w·it·h
+0 0 0 0 0  system        f·un·c·tion
+0 0 0 0 0  system        s·ig·n·at·u·res· w·it·h·in· ·<·t·o·ol·s·>·<·/·t·o·ol·s·>· ·X·M·L· t·a·g·s·:\n
+0 0 0 0 0  system       <·t·o·ol·s·>·\n
+0 0 0 0 0  system       {·"·t·y·p·e·"·:· ·"·f·un·c·tion·"·,
+0 0 0 0 0  system        ·"·f·un·c·tion·"·:· ·{·"·n·am·e·"·:· ·"·o·hm·"·}·}·\n
 0 0 0 0 0  system       <·/·t·o·ol·s·>·\n·\n·F·or· ·e·ac·h· f·un·c·tion· c·al·l·,· ·re·t·u·r·n· a· ·j·s·on
-0 0 0 0 0  system       < o·b·j·ect· w·it·h
-0 0 0 0 0  system        f·un·c·tion· n·am·e· and· a·r·g·u·m·ent·s· w·it·h·in· ·<tool_call>·</tool_call>· 
-0 0 0 0 0  system        X·M·L· t·a·g·s·:\n
+0 0 0 0 0  system        o·b·j·ect· w·it·h
+0 0 0 0 0  system        f·un·c·tion· n·am·e· and· a·r·g·u·m·ent·s· w·it·h·in· ·<tool_call>
+0 0 0 0 0  system       </tool_call>· ·X·M·L· t·a·g·s·:\n
 0 0 0 0 0  system       <tool_call>·\n·{·"·n·am·e·"·:· ·<·f·un·c·tion·-·n·am·e·>·,· ·"·ar·g·u·m·ent·s·"·:
 0 0 0 0 0  system        ·<·ar·g·s·-·j·s·on·-·o·b·j·ect·>·}·\n·</tool_call>·<|im_end|>
 0 0 0 0 0  environment  \n
@@ -175,8 +176,9 @@ g t i o w  author       tokens
 0 0 0 0 1  user         H·o·w· b·ig·?·<|im_end|>
 0 0 0 0 1  environment  \n
 0 0 0 0 0  environment  <|im_start|>·assistant·\n
-1 0 0 0 0  agent        <tool_call>·\n·{·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}
-1 0 0 0 0  agent        <}·\n·</tool_call>·<|im_end|>
+1 0 0 0 0  agent        <tool_call>·\n
+1 0 0 0 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 0 0 0 0  agent        </tool_call>·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
 0 0 0 0 1  tool         2· A·\n
@@ -214,14 +216,14 @@ def test_trl_messages(log, capsys):
 g t i o w  author       tokens
 0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
 0 0 0 0 0  system       Y·ou· a·re· ·Q·w·en·,· c·re·ated· b·y· A·l·i·b·a·b·a· ·C·lo·u·d·.· ·Y·ou· a·re· a
-0 0 0 0 0  system       Y he·l·p·f·u·l
+0 0 0 0 0  system        he·l·p·f·u·l
 0 0 0 0 0  system        a·ss·istant·.·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
 0 0 0 0 1  user         H·o·w· b·ig·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
-1 1 0 1 0  agent        L·o·o·k·:\n·<tool_call>·\n·{·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"
-1 1 0 1 0  agent        LV·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        L·o·o·k·:\n·<tool_call>·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
 1 1 0 1 0  agent        </tool_call>·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
 0 0 0 0 1  tool         2· A·\n
@@ -259,8 +261,9 @@ g t i o w  author       tokens
 0 0 0 0 0  environment  \n·<|im_start|>·user·\n
 0 0 0 0 0  user         H·o·w· b·ig·?·<|im_end|>
 0 0 0 0 0  environment  \n·<|im_start|>·assistant·\n
-1 0 0 0 0  agent        <tool_call>·\n·{·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}
-1 0 0 0 0  agent        <}·\n·</tool_call>·<|im_end|>
+1 0 0 0 0  agent        <tool_call>·\n
+1 0 0 0 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 0 0 0 0  agent        </tool_call>·<|im_end|>
 0 0 0 0 0  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
 0 0 0 0 0  tool         2· A·\n
 0 0 0 0 0  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n
@@ -301,8 +304,9 @@ g t i o w  author       tokens
 0 0 0 0 0  user         H·o·w· b·ig·?·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·assistant·\n
-1 1 0 1 0  agent        <tool_call>·\n·{·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}
-1 1 0 1 0  agent        <}·\n·</tool_call>·<|im_end|>
+1 1 0 1 0  agent        <tool_call>·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        </tool_call>·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
 0 0 0 0 1  tool         2· A·\n
 0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n
@@ -422,14 +426,15 @@ def test_atif_without_ids(log, capsys):
 g t i o w  author       tokens
 0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
 0 0 0 0 0  system       Y·ou· a·re· ·Q·w·en·,· c·re·ated· b·y· A·l·i·b·a·b·a· ·C·lo·u·d·.· ·Y·ou· a·re· a
-0 0 0 0 0  system       Y he·l·p·f·u·l
+0 0 0 0 0  system        he·l·p·f·u·l
 0 0 0 0 0  system        a·ss·istant·.·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
 0 0 0 0 1  user         H·o·w· b·ig·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
-1 1 0 1 0  agent        <tool_call>·\n·{·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}
-1 1 0 1 0  agent        <}·\n·</tool_call>·<|im_end|>
+1 1 0 1 0  agent        <tool_call>·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        </tool_call>·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
 0 0 0 0 1  tool         2· A·\n
 0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n

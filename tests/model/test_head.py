@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cicjax.model import head
+from cicjax.model.ops import Kernel
 from cicjax.objectives import likelihood
 
 KEY = jax.random.key(0)
@@ -16,11 +17,14 @@ TOKENS = jax.random.randint(jax.random.fold_in(KEY, 2), (2, 11), 0, 50)
 INDICES = jnp.asarray([[1, 4, 10, 0], [2, 3, 9, 0]])
 
 
-def gathered(states, *, used=3, chunk=4, embedding=EMBEDDING, unembedding=None):
-    targets = jnp.take_along_axis(TOKENS, INDICES, axis=1)
-    return head.target_logprobs(
-        head.gather_positions(states, INDICES), embedding, targets, jnp.int32(used), chunk, unembedding
-    )
+TABLE = {"embed_tokens": {"embedding": EMBEDDING}}
+BOTH = {"embed_tokens": {"embedding": Kernel(EMBEDDING.T, EMBEDDING)}}
+UNTIED = {"embed_tokens": {"embedding": EMBEDDING * jnp.nan}, "lm_head": {"embedding": EMBEDDING}}
+
+
+def gathered(states, *, base=TABLE, indices=INDICES, used=3, chunk=4):
+    targets = jnp.take_along_axis(TOKENS, indices, axis=1)
+    return head.logprobs(base, head.gather_positions(states, indices), targets, jnp.int32(used), chunk)
 
 
 def full(states):
@@ -28,16 +32,12 @@ def full(states):
     return jnp.take_along_axis(logprobs, INDICES, axis=1).at[:, 3].set(0.0)
 
 
-@pytest.mark.parametrize("unembedding", [None, EMBEDDING.T])
+@pytest.mark.parametrize("base", [TABLE, BOTH, UNTIED], ids=["table", "both", "untied"])
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6, 128])
-def test_values_and_gradients_equal_the_full_head(chunk, unembedding):
-    np.testing.assert_allclose(
-        gathered(STATES, chunk=chunk, unembedding=unembedding), full(STATES), atol=1e-5
-    )
+def test_values_and_gradients_equal_the_full_head(chunk, base):
+    np.testing.assert_allclose(gathered(STATES, chunk=chunk, base=base), full(STATES), atol=1e-5)
     weights = jnp.asarray([[1.0, -2.0, 0.5, 7.0], [0.0, 3.0, 1.0, 7.0]])
-    ours = jax.grad(lambda states: (gathered(states, chunk=chunk, unembedding=unembedding) * weights).sum())(
-        STATES
-    )
+    ours = jax.grad(lambda states: (gathered(states, chunk=chunk, base=base) * weights).sum())(STATES)
     np.testing.assert_allclose(
         ours, jax.grad(lambda states: (full(states) * weights).sum())(STATES), atol=1e-5
     )
@@ -48,12 +48,9 @@ def test_values_and_gradients_equal_the_full_head(chunk, unembedding):
 def test_any_number_of_used_columns_is_projected_and_the_rest_is_zero(used, chunk):
     live = jnp.arange(4)[None] < used
     indices = jnp.asarray([[1, 4, 10, 5], [2, 3, 9, 6]])
-    targets = jnp.take_along_axis(TOKENS, indices, axis=1)
 
     def ours(states):
-        return head.target_logprobs(
-            head.gather_positions(states, indices), EMBEDDING, targets, jnp.int32(used), chunk
-        )
+        return gathered(states, indices=indices, used=used, chunk=chunk)
 
     def plain(states):
         logprobs = likelihood.token_logprobs(states @ EMBEDDING.T, TOKENS)
@@ -72,6 +69,15 @@ def test_columns_beyond_those_used_are_zero_in_value_and_gradient():
     assert sorted(set(np.nonzero(np.asarray(gradient))[1].tolist())) == [0, 1]
 
 
-def test_it_is_for_a_frozen_head_only():
-    gradient = jax.grad(lambda embedding: gathered(STATES, embedding=embedding).sum())(EMBEDDING)
-    assert not gradient.any()
+@pytest.mark.parametrize("base", [TABLE, BOTH], ids=["table", "both"])
+def test_it_is_for_a_frozen_head_only(base):
+    gradient = jax.grad(lambda base: gathered(STATES, base=base).sum())(base)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_scores_of_the_next_token_are_those_of_all_logits():
+    for base in (TABLE, BOTH, UNTIED):
+        np.testing.assert_allclose(head.logits(base, STATES), STATES @ EMBEDDING.T, atol=1e-5)
+        np.testing.assert_allclose(
+            head.next_scores(base, STATES[:, 3]), EMBEDDING @ STATES[:, 3].T, atol=1e-5
+        )

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_qwen2
+from toy_policy import random_policy
 
 from cicjax.assets import default_model_folder
-from cicjax.model import huggingface, lora, qwen2
-from cicjax.model.config import LoRAConfig
+from cicjax.devices import kind
+from cicjax.model import huggingface, layout, lora, qwen2
 
 SMALL = {
     "tied": {},
@@ -19,21 +20,14 @@ SMALL = {
 }
 
 
-def random_model(tmp_path, rank=4, **sizes):
+def random_model(tmp_path, **sizes):
     """(model with LoRA, base, adapter whose B is not zero) of a random folder."""
-    tiny_qwen2.write(tmp_path / "model", **sizes)
-    config, base = huggingface.load_base(tmp_path / "model", jnp.float32)
-    settings = LoRAConfig(rank=rank, alpha=8.0)
-    adapter = lora.init_adapter(config, settings, jax.random.key(0))
-    noisy = jax.tree.map(
-        lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), adapter
-    )
-    return qwen2.Model(config, settings), base, noisy
+    return random_policy(tmp_path / "model", seed=0, **sizes)
 
 
 @pytest.mark.parametrize("sizes", SMALL.values(), ids=SMALL)
-@pytest.mark.parametrize("apart", [False, True], ids=["scan", "loop"])
-def test_logits_equal_those_of_transformers(tmp_path, sizes, apart):
+@pytest.mark.parametrize("wanted", [kind.GPU.training, kind.CPU.training, kind.CPU.sampling])
+def test_logits_equal_those_of_transformers(tmp_path, sizes, wanted):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     tiny_qwen2.write(tmp_path, seed=3, **sizes)
@@ -42,7 +36,7 @@ def test_logits_equal_those_of_transformers(tmp_path, sizes, apart):
     peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = peer(torch.tensor(tokens)).logits.numpy()
-    ours = qwen2.apply(qwen2.Model(config), qwen2.unstack(base) if apart else base, None, jnp.asarray(tokens))
+    ours = qwen2.apply(qwen2.Model(config), layout.prepare(base, wanted), None, jnp.asarray(tokens))
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(ours, expected, atol=1e-3)
 
@@ -67,19 +61,19 @@ def _same_as_transformers(folder, *, numbers):
 
     tokenizer = tokenizers.load(folder)
     config, base = huggingface.load_base(folder, jnp.float32)
-    base = qwen2.unstack(base)
+    model, base = qwen2.Model(config, kind=kind.here()), layout.prepare(base, kind.here().sampling)
     peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     problems = stem.make_splits(seed=5, sft=20, agent=10, test=10, dev=10, numbers=numbers).sft
     prompts = [
         tokenizer.encode(f"Question:\n{problem.question}\n\nProposed solution:\n") for problem in problems
     ]
     with jax.default_matmul_precision("highest"):
-        ours = qwen2.apply(qwen2.Model(config), base, None, jnp.asarray([prompts[0]]))
+        ours = qwen2.apply(model, base, None, jnp.asarray([prompts[0]]))
         with torch.no_grad():
             expected = peer(torch.tensor([prompts[0]])).logits.numpy()
         assert np.abs(np.asarray(ours) - expected).max() < 1e-3
         decoding = Decoding(max_new_tokens=32, temperature=0.0, stop_ids=tuple(tokenizer.stop_ids))
-        completions = Sampler(qwen2.Model(config), base).sample(
+        completions = Sampler(model, base).sample(
             prompts, row_keys(0, "parity", range(20), [0] * 20), decoding
         )
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
@@ -165,93 +159,6 @@ def test_a_bf16_base_agrees_with_float32_and_gives_float32_gradients(tmp_path):
         assert np.linalg.norm(coarse - fine) < 0.1 * np.linalg.norm(fine)
 
 
-def test_layers_apart_give_the_gradients_of_stacked_ones(tmp_path):
-    model, base, adapter = random_model(tmp_path)
-    tokens = jnp.arange(12)[None]
-    gradients = [
-        jax.grad(lambda adapter, tree=tree: (qwen2.apply(model, tree, adapter, tokens) ** 2).mean())(adapter)
-        for tree in (base, qwen2.unstack(base))
-    ]
-    assert jax.tree.structure(gradients[0]) == jax.tree.structure(gradients[1])
-    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
-        assert np.abs(one).max() > 0
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_rms_norm_and_its_gradient_are_those_of_the_definition():
-    x, scale, cotangent = (
-        jax.random.normal(jax.random.key(number), shape)
-        for number, shape in enumerate([(2, 5, 8), (8,), (2, 5, 8)])
-    )
-
-    def definition(x, scale):
-        return x / jnp.sqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6) * scale[None, None]
-
-    ours, back = jax.vjp(lambda x, scale: qwen2.rms_norm(x, scale, 1e-6), x, scale)
-    expected, expected_back = jax.vjp(definition, x, scale)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
-    for one, other in zip(back(cotangent), expected_back(cotangent), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_turned_kernels_give_the_same_values_and_gradients(tmp_path, keep):
-    model, base, adapter = random_model(tmp_path)
-    apart = qwen2.unstack(base)
-    turned = {**apart, "layers": tuple(qwen2.turn_kernels(layer, keep=keep) for layer in apart["layers"])}
-    assert ("kernel" in turned["layers"][0]["mlp"]["up_proj"]) == keep
-    tokens = jnp.arange(12)[None]
-
-    def loss(trees, model):
-        return (qwen2.apply(model, *trees, tokens) ** 2).mean()
-
-    for static, tree in ((model, adapter), (qwen2.Model(model.config), None)):
-        np.testing.assert_allclose(
-            qwen2.apply(static, turned, tree, tokens), qwen2.apply(static, apart, tree, tokens), atol=1e-5
-        )
-        (of_turned, ours), (of_apart, theirs) = (
-            jax.grad(loss)((base, tree), static) for base in (turned, apart)
-        )
-        for one, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5)
-        for one, other in zip(of_turned["layers"], of_apart["layers"], strict=True):
-            gradient, expected = one["mlp"]["down_proj"], other["mlp"]["down_proj"]["kernel"]
-            np.testing.assert_allclose(
-                gradient["kernel"] if keep else gradient["turned"].T, expected, atol=1e-5
-            )
-
-
-def test_both_ways_holds_every_kernel_and_the_head_with_their_transposes(tmp_path):
-    _, base, _ = random_model(tmp_path)
-    both = qwen2.both_ways(base)
-    np.testing.assert_array_equal(both["unembedding"].T, qwen2.output_embedding(base))
-    for layer in both["layers"]:
-        for module, name in (("self_attn", "q_proj"), ("mlp", "down_proj")):
-            np.testing.assert_array_equal(layer[module][name]["turned"].T, layer[module][name]["kernel"])
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_swiglu_is_silu_times_up_and_keeps_its_inputs_alone(dtype):
-    gate, up, cotangent = (jax.random.normal(jax.random.key(n), (3, 40)).astype(dtype) for n in range(3))
-
-    def plain(gate, up):
-        gate, up = gate.astype(jnp.float32), up.astype(jnp.float32)
-        return (gate / (1 + jnp.exp(-gate)) * up).astype(dtype)
-
-    value, pull = jax.vjp(qwen2.swiglu, gate, up)
-    expected, pull_plain = jax.vjp(plain, gate, up)
-    accuracy = {jnp.float32: 1e-6, jnp.bfloat16: 2e-2}[dtype]
-    np.testing.assert_allclose(
-        value.astype(jnp.float32), expected.astype(jnp.float32), atol=accuracy, rtol=accuracy
-    )
-    for ours, theirs in zip(pull(cotangent), pull_plain(cotangent), strict=True):
-        assert ours.dtype == dtype
-        np.testing.assert_allclose(
-            ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=accuracy, rtol=accuracy
-        )
-    assert {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(pull)} == {(gate.shape, jnp.dtype(dtype))}
-
-
 def test_one_trace_serves_all_layers(tmp_path):
     model, base, adapter = random_model(tmp_path, num_hidden_layers=6)
     calls = []
@@ -262,5 +169,6 @@ def test_one_trace_serves_all_layers(tmp_path):
             return super().block(*trees)
 
     counting = Counting(*model)
-    qwen2.apply(counting, qwen2.unstack(base), adapter, jnp.arange(8)[None])
-    assert len(calls) == 1
+    for number, wanted in enumerate((kind.CPU.training, kind.CPU.sampling, kind.GPU.training), start=1):
+        qwen2.apply(counting, layout.prepare(base, wanted), adapter, jnp.arange(8)[None])
+        assert len(calls) == number

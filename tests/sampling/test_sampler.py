@@ -1,14 +1,18 @@
 """Completions: the training graph's log-probabilities, one row whatever its batch, stopping, and few
 programs."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_policy import random_policy
 
-from cicjax.model import qwen2
+from cicjax.devices import kind
+from cicjax.model import layout, qwen2
 from cicjax.objectives import likelihood
 from cicjax.provenance import tokenizer as tokenizers
+from cicjax.sampling import decode
 from cicjax.sampling import sampler as sampling
 from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Decoding, Sampler
@@ -20,6 +24,7 @@ PROMPTS = [[5, 6, 7], [9] * 40, [11, 12, 13, 14, 15, 16], [200]]
 def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     model, base, adapter = random_policy(folder, seed=1)
+    model = model._replace(kind=kind.CPU)
     return model, base, adapter, Sampler(model, base, adapter), tokenizers.load(folder)
 
 
@@ -113,12 +118,19 @@ def test_a_stop_string_beyond_the_end_does_not_count():
     )
 
 
-def test_a_completion_does_not_notice_that_its_cache_grew(policy, monkeypatch):
+def with_kind(policy, device):
+    """A sampler of the same policy for another kind of device."""
+    model, base, adapter, *_ = policy
+    return Sampler(model._replace(kind=device), base, adapter)
+
+
+def test_a_completion_does_not_notice_that_its_cache_grew(policy):
     *_, sampler, _ = policy
     keys = row_keys(0, "grow", range(4), [0] * 4)
     at_once = sampler.sample(PROMPTS, keys, decoding(max_new_tokens=64, stop_ids=()))
-    monkeypatch.setattr(sampling, "ROOM", 32)
-    grown = sampler.sample(PROMPTS, keys, decoding(max_new_tokens=64, stop_ids=()))
+    grown = with_kind(policy, replace(kind.CPU, room=32)).sample(
+        PROMPTS, keys, decoding(max_new_tokens=64, stop_ids=())
+    )
     assert [each.tokens for each in grown] == [each.tokens for each in at_once]
     np.testing.assert_allclose(
         [each.logprobs for each in grown], [each.logprobs for each in at_once], atol=1e-5
@@ -128,27 +140,31 @@ def test_a_completion_does_not_notice_that_its_cache_grew(policy, monkeypatch):
 def test_no_program_is_compiled_twice(policy):
     *_, sampler, _ = policy
     sampler.sample(PROMPTS, row_keys(0, "warm", range(4), [0] * 4), decoding())
-    programs = sampling.prefill, sampling._decode_step, sampling._decode_loop
+    programs = decode.prefill, decode.decode_step, decode.decode_loop
     before = [program._cache_size() for program in programs]
     assert before[0] and before[1] + before[2]
     sampler.sample(PROMPTS[::-1], row_keys(1, "again", range(4), [1] * 4), decoding())
     assert [program._cache_size() for program in programs] == before
 
 
-def test_one_program_for_all_steps_draws_what_a_program_a_step_draws(policy, monkeypatch):
-    *_, sampler, _ = policy
-    keys = row_keys(5, "loop", range(4), [0] * 4)
+@pytest.mark.parametrize("device", [kind.ANY, kind.GPU, kind.TPU, replace(kind.CPU, segment=7)])
+def test_every_kind_of_device_draws_the_same(policy, device):
+    """One program for all steps or one a step, other buckets, segments and layouts."""
+    keys, other = row_keys(5, "loop", range(4), [0] * 4), with_kind(policy, device)
     for settings in (decoding(), decoding(temperature=0.0), decoding(max_new_tokens=5)):
-        with monkeypatch.context() as pretended:
-            pretended.setattr(sampling.jax, "default_backend", lambda: "cpu")
-            step_by_step = sampler.sample(PROMPTS, keys, settings)
-            pretended.setattr(sampling.jax, "default_backend", lambda: "gpu")
-            at_once = sampler.sample(PROMPTS, keys, settings)
-        assert [(each.tokens, each.finish_reason) for each in at_once] == [
-            (each.tokens, each.finish_reason) for each in step_by_step
-        ]
-        for one, other in zip(at_once, step_by_step, strict=True):
-            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+        here, there = (each.sample(PROMPTS, keys, settings) for each in (policy[3], other))
+        for one, same in zip(here, there, strict=True):
+            assert (one.tokens, one.finish_reason) == (same.tokens, same.finish_reason)
+            np.testing.assert_allclose(one.logprobs, same.logprobs, atol=1e-5)
+
+
+def test_any_layout_of_the_base_may_be_sampled_from(policy):
+    model, base, adapter, sampler, _ = policy
+    keys = row_keys(6, "layout", range(4), [0] * 4)
+    expected = sampler.sample(PROMPTS, keys, decoding())
+    for wanted in (kind.CPU.training, kind.CPU.sampling, kind.GPU.training):
+        other = Sampler(model, layout.prepare(base, wanted), adapter)
+        assert other.sample(PROMPTS, keys, decoding()) == expected
 
 
 def test_an_empty_prompt_is_refused(policy):
