@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 
 if TYPE_CHECKING:
     from cicjax.experiments.answers import Answer
@@ -88,7 +88,7 @@ class Eval:
         task = named(self.task, numbers=pool if run is None else run.task.get("numbers", pool))
         if run is not None and run.task != record_of(task):
             raise BadInput(
-                f"{self.adapter}: its run asked {ascii(run.task)[:80]}, and --task {self.task} is another "
+                f"{self.adapter}: its run asked {shorten(run.task)}, and --task {self.task} is another "
                 "task; name the run's"
             )
         settings = run or Settings(seed=self.seed or 0, methods=(), counts=PAPER, task=record_of(task))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from cicjax.errors import BadInput
+from cicjax.runs import checks
 
 if TYPE_CHECKING:
     from cicjax.logs.audit import Finding
@@ -105,9 +106,7 @@ class Mask:
             )
         if self.objective != "stream" and (self.wrong, self.correct) != (None, None):
             raise BadInput("--wrong and --correct belong to --objective stream")
-        for name, weight in (("wrong", self.wrong), ("correct", self.correct)):
-            if weight is not None and not 0 <= weight < float("inf"):
-                raise BadInput(f"--{name} is a finite number from 0 on, not {weight}")
+        checks.check_finite(self, "wrong", "correct")
         if self.audit and (self.labels or self.html or self.demo):
             raise BadInput("--audit only looks; leave --labels, --html and --demo to another command")
         if self.check_template and (self.audit or self.json or self.labels or self.html or self.demo):
@@ -117,8 +116,7 @@ class Mask:
             )
         if not self.audit and (self.test or self.max_length is not None):
             raise BadInput("--test and --max_length belong to --audit")
-        if self.max_length is not None and self.max_length < 1:
-            raise BadInput(f"--max_length is 1 or more, not {self.max_length}")
+        checks.check_counts(self, "max_length")
 
     def _show(self, tokenizer: "Tokenizer") -> None:
         from cicjax.files import whole

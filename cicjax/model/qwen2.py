@@ -19,7 +19,7 @@ from cicjax.devices.kind import ANY, Kind
 from cicjax.model import cost, head, layout, ops
 from cicjax.model.attention import Span, alone, attention, packed
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.lora import LoRALinear, LoRAParam, projection_shapes
+from cicjax.model.lora import LoRALinear, LoRAParam, down_together, projection_shapes
 
 
 class RMSNorm(nnx.Module):
@@ -79,9 +79,10 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], angles: Rotation, span: Span, kind: Kind, cache: Cache | None
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
-        queries = rotate(self.q_proj(x).reshape(heads), angles)
-        keys = rotate(self.k_proj(x).reshape(heads), angles).swapaxes(1, 2)
-        values = self.v_proj(x).reshape(heads).swapaxes(1, 2)
+        low = down_together(x, (self.q_proj, self.k_proj, self.v_proj))
+        queries = rotate(self.q_proj(x, low[0]).reshape(heads), angles)
+        keys = rotate(self.k_proj(x, low[1]).reshape(heads), angles).swapaxes(1, 2)
+        values = self.v_proj(x, low[2]).reshape(heads).swapaxes(1, 2)
         keys, values = keys.astype(self.k_proj.dtype), values.astype(self.v_proj.dtype)
         if cache is not None:
             slot = span.last[0]
@@ -100,8 +101,9 @@ class MLP(nnx.Module):
         self.down_proj = _projection("down_proj", config, lora, dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dtype = self.gate_proj.dtype
-        return self.down_proj(ops.swiglu(self.gate_proj(x).astype(dtype), self.up_proj(x).astype(dtype)))
+        dtype, low = self.gate_proj.dtype, down_together(x, (self.gate_proj, self.up_proj))
+        gate, up = self.gate_proj(x, low[0]).astype(dtype), self.up_proj(x, low[1]).astype(dtype)
+        return self.down_proj(ops.swiglu(gate, up))
 
 
 class Block(nnx.Module):
