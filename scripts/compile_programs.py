@@ -6,6 +6,7 @@ micro-batch, up to 256 rows decode together.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,21 +34,30 @@ QWEN_05B = Qwen2Config(
 
 
 class Shapes(NamedTuple):
-    """Lines x tokens of the paper's updates and of one's own transcripts, prompts x tokens, and the numbers
-    of rows that decode."""
+    """Lines x tokens of an update of the paper, of its scoring and of updates on one's own transcripts,
+    prompts x tokens, tokens of a long prompt, and the numbers of rows that decode."""
 
     paper: tuple[int, int]
+    score: tuple[int, int]
     own: tuple[tuple[int, int], ...]
     prompts: tuple[int, int]
+    long_prompt: int
     rows: tuple[int, ...]
 
 
 # The embedded base has short shapes: the code of eight lines takes seven times as long to compile as that of
 # one, and tests compile it at every commit.
 SHAPES = {
-    "tiny": Shapes(paper=(1, 320), own=((1, 2048),), prompts=(16, 64), rows=(32,)),
+    "tiny": Shapes(
+        paper=(1, 512), score=(1, 512), own=((1, 2048),), prompts=(16, 64), long_prompt=0, rows=(32,)
+    ),
     "0.5b": Shapes(
-        paper=(8, 320), own=((8, 512), (1, 2048), (1, 8192), (1, 32_768)), prompts=(64, 128), rows=(256, 32)
+        paper=(4, 512),
+        score=(8, 512),
+        own=((8, 512), (1, 8192), (1, 32_768)),
+        prompts=(64, 128),
+        long_prompt=8192,
+        rows=(256, 32),
     ),
 }
 
@@ -112,7 +122,7 @@ def updates(setting: Setting) -> Iterator[Program]:
     yield update(setting, *paper)
     columns = ("advantages", "old_logprobs", "ref_logprobs")
     yield update(setting, *paper, name="GRPO", loss=grpo.Loss(0.2, 0.04), extras=columns)
-    yield score(setting, *paper)
+    yield score(setting, *setting.shapes.score)
     for shape in setting.shapes.own:
         yield update(setting, *shape)
 
@@ -126,43 +136,47 @@ def update(
     loss: steps.Loss = steps.Likelihood(),  # noqa: B008 (a constant)
     extras: tuple[str, ...] = (),
 ) -> Program:
-    """Loss and gradient of so many lines on each chip."""
-    lines *= len(setting.chips.devices)
-    batch = abstract_batch(setting, lines, tokens, extras)
-    sums = setting.chips.whole(jax.eval_shape(steps.zero_sums, setting.adapter))
-    arguments = (loss, setting.model, setting.base, setting.adapter, sums, batch)
-    return Program(
-        name=f"update {name}",
-        shape=f"{lines} x {tokens}",
-        chips=len(setting.chips.devices),
-        lower=lambda: steps.accumulate.lower(*arguments),
-        tokens=lines * tokens,
-        trips=trips(setting, lines, tokens),
-        length=tokens,
+    """A whole update of one micro-batch of so many lines on each chip."""
+    count, optimization = len(setting.chips.devices), steps.Optimization()
+    state = jax.eval_shape(lambda adapter: steps.start_state(adapter, optimization), setting.adapter)
+    rate = setting.array(dtype=jnp.float32)
+    lower = partial(
+        steps.whole_update.lower,
+        *(optimization, loss, setting.model, setting.base, setting.chips.whole(state)),
+        *(setting.chips.rows(abstract_batch(count * lines, tokens, extras, stacked=True), axis=1),),
+        *(setting.array(), rate),
     )
+    return line_program(setting, f"update {name}", lower, count * lines, tokens)
 
 
 def score(setting: Setting, lines: int, tokens: int) -> Program:
     """Log-probabilities of given rows."""
-    arguments = (setting.model, setting.base, setting.adapter, abstract_batch(setting, lines, tokens))
+    batch = setting.chips.rows(abstract_batch(lines, tokens))
+    lower = partial(scoring._score.lower, setting.model, setting.base, setting.adapter, batch)
+    return line_program(setting, "score", lower, lines, tokens)
+
+
+def line_program(setting: Setting, name: str, lower: Any, lines: int, tokens: int) -> Program:
+    """A program over lines of tokens."""
     return Program(
-        name="score",
+        name=name,
         shape=f"{lines} x {tokens}",
         chips=len(setting.chips.devices),
-        lower=lambda: scoring._score.lower(*arguments),
+        lower=lower,
         tokens=lines * tokens,
         trips=trips(setting, lines, tokens),
         length=tokens,
     )
 
 
-def abstract_batch(setting: Setting, lines: int, tokens: int, extras: tuple[str, ...] = ()) -> Batch:
-    """A micro-batch without values, its lines shared by the chips."""
+def abstract_batch(lines: int, tokens: int, extras: tuple[str, ...] = (), *, stacked: bool = False) -> Batch:
+    """A micro-batch without values, the only one of its update where `stacked`."""
+    before = (1,) if stacked else ()
 
     def array(dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((lines, tokens), dtype)
+        return jax.ShapeDtypeStruct((*before, lines, tokens), dtype)
 
-    batch = Batch(
+    return Batch(
         tokens=array(jnp.int32),
         positions=array(jnp.int32),
         segments=array(jnp.int32),
@@ -170,10 +184,9 @@ def abstract_batch(setting: Setting, lines: int, tokens: int, extras: tuple[str,
         is_target=array(jnp.bool_),
         solved=array(jnp.int8),
         indices=array(jnp.int32),
-        used=jax.ShapeDtypeStruct((), jnp.int32),
+        used=jax.ShapeDtypeStruct(before, jnp.int32),
         extras={name: array(jnp.float32) for name in extras},
     )
-    return setting.chips.rows(batch)
 
 
 def trips(setting: Setting, lines: int, tokens: int) -> dict[str, list[float]]:
@@ -188,74 +201,108 @@ def trips(setting: Setting, lines: int, tokens: int) -> dict[str, list[float]]:
 
 
 def sampling(setting: Setting) -> Iterator[Program]:
-    """What samples: an adapter merged, prompts into rows, rows a segment further, rows compacted."""
-    model = setting.model
-    yield Program(
-        name="merge",
-        shape="the adapter into the base",
-        chips=1,
-        lower=lambda: jax.jit(
-            lambda base, adapter: layout.prepare(base, model.kind.sampling, adapter=adapter, lora=model.lora)
-        ).lower(setting.base, setting.adapter),
-    )
-    program, base, prompts, owner, keys, steps = prefill_arguments(setting, setting.shapes.rows[0])
-    yield Program(
-        name="prefill",
-        shape=f"{' x '.join(map(str, setting.shapes.prompts))}, {owner.shape[0]} rows",
-        chips=1,
-        lower=lambda: decode.prefill.lower(program, base, prompts, owner, keys, steps=steps),
-        tokens=prompts.tokens.size,
-    )
+    """What samples: an adapter to be served, prompts into rows, rows a segment further, rows compacted."""
+    dtype = setting.base["embed_tokens"]["embedding"].dtype
+    lower = partial(layout._rounded_apart.lower, setting.adapter["layers"], dtype=dtype)
+    yield Program(name="serve adapter", shape="all layers", chips=1, lower=lower)
+    yield prefill(setting)
+    if setting.shapes.long_prompt:
+        yield prefill_chunk(setting)
     yield from decoding(setting)
     rows, few = abstract_rows(setting, setting.shapes.rows[0]), setting.array(setting.shapes.rows[-1])
     yield Program(
         name="take rows",
         shape=f"{rows.start.shape[0]} -> {few.shape[0]} rows",
         chips=1,
-        lower=lambda: decode.take_rows.lower(rows, few, more=0),
+        lower=partial(decode.take_rows.lower, rows, few, more=0),
+    )
+
+
+def served(setting: Setting) -> tuple[Any, Any]:
+    """The base and the adapter, where the model has one, as sampling reads them."""
+    dtype = setting.base["embed_tokens"]["embedding"].dtype
+    kind = setting.model.kind
+    base = jax.eval_shape(lambda base: layout.prepare(base, kind.sampling), setting.base)
+    if setting.model.lora is None:
+        return setting.chips.whole(base), None
+    adapter = jax.eval_shape(lambda adapter: layout.serving(adapter, dtype), setting.adapter)
+    return setting.chips.whole(base), setting.chips.whole(adapter)
+
+
+def prefill(setting: Setting) -> Program:
+    """Prompts into the most rows."""
+    arguments, steps = prefill_arguments(setting, setting.shapes.rows[0])
+    count, tokens = setting.shapes.prompts
+    return Program(
+        name="prefill",
+        shape=f"{count} x {tokens}, {setting.shapes.rows[0]} rows",
+        chips=1,
+        lower=partial(decode.prefill.lower, setting.model, *arguments, steps=steps),
+        tokens=count * tokens,
+    )
+
+
+def prefill_chunk(setting: Setting) -> Program:
+    """A chunk of one long prompt."""
+    (base, adapter), chunk = served(setting), setting.model.kind.prompt_chunk
+    prompts = decode.Prompts(setting.array(1, setting.shapes.long_prompt), setting.array(1))
+    caches = jax.eval_shape(lambda: decode.empty_caches(setting.model, base, prompts))
+    block = blocks.block_size(chunk, setting.model.kind.block)
+    return Program(
+        name="prefill a chunk",
+        shape=f"1 x {chunk} of {setting.shapes.long_prompt}",
+        chips=1,
+        lower=partial(
+            decode.prefill_chunk.lower,
+            *(setting.model, base, adapter, setting.chips.whole(caches)),
+            *(setting.array(1, chunk), setting.array(1), setting.array()),
+        ),
+        tokens=chunk,
+        trips={"blocks": [setting.shapes.long_prompt / block / 2]},
     )
 
 
 def decoding(setting: Setting) -> Iterator[Program]:
-    """A segment of steps, in every bucket of rows."""
-    kind = setting.model.kind
+    """A segment of steps in every bucket of rows, the adapter beside the base; and in the largest for the
+    base alone, or one that an adapter was merged into."""
     for bucket in setting.shapes.rows:
-        count = bucket * len(setting.chips.devices)
-        program, base, *_ = prefill_arguments(setting, count)
-        rows, step = abstract_rows(setting, count), setting.array()
-        yield Program(
-            name="decode",
-            shape=f"{count} rows, {rows.caches[0].keys.shape[2]} slots",
-            chips=len(setting.chips.devices),
-            lower=lambda program=program, base=base, rows=rows, step=step: decode.decode_loop.lower(
-                program, base, rows, step, step
-            ),
-            tokens=count * kind.segment,
-            trips={"decode": [kind.segment]},
-            large=rows.caches[0].keys.size,
-        )
+        yield decode_program(setting, "decode", bucket)
+    bare = setting._replace(model=setting.model._replace(lora=None))
+    if len(setting.chips.devices) == 1:
+        yield decode_program(bare, "decode, no adapter", setting.shapes.rows[0])
 
 
-def prefill_arguments(setting: Setting, count: int) -> tuple[Any, ...]:
-    """What `decode.prefill` is called with for so many rows."""
-    model, chips = setting.model._replace(lora=None), setting.chips
-    base = jax.eval_shape(lambda base: layout.prepare(base, model.kind.sampling), setting.base)
-    prompts = decode.Prompts(setting.array(*setting.shapes.prompts), setting.array(setting.shapes.prompts[0]))
-    keys = setting.array(count, 2, dtype=jnp.uint32)
-    return (
-        decode.Program(model, 1.0, (0,)),
-        chips.whole(base),
-        prompts,
-        setting.array(count),
-        keys,
-        model.kind.room,
+def decode_program(setting: Setting, name: str, bucket: int) -> Program:
+    """A segment of steps of so many rows on each chip."""
+    base, adapter = served(setting)
+    count, kind = bucket * len(setting.chips.devices), setting.model.kind
+    rows, step = abstract_rows(setting, count), setting.array()
+    keys = rows.caches[0].keys
+    return Program(
+        name=name,
+        shape=f"{count} rows, {keys.shape[2]} slots",
+        chips=len(setting.chips.devices),
+        lower=partial(decode.decode_loop.lower, setting.model, base, adapter, rows, step, step),
+        tokens=count * kind.segment,
+        trips={"decode": [kind.segment]},
+        large=keys.size,
     )
+
+
+def prefill_arguments(setting: Setting, count: int) -> tuple[tuple[Any, ...], int]:
+    """What `decode.prefill` is called with for so many rows, and their steps."""
+    prompts = decode.Prompts(setting.array(*setting.shapes.prompts), setting.array(setting.shapes.prompts[0]))
+    draws = decode.Draws(
+        keys=setting.array(count, 2, dtype=jnp.uint32),
+        temperature=setting.array(count, dtype=jnp.float32),
+        top_p=setting.array(count, dtype=jnp.float32),
+        stop_ids=setting.array(count, 2),
+    )
+    return (*served(setting), prompts, setting.array(count), draws), setting.model.kind.room
 
 
 def abstract_rows(setting: Setting, count: int) -> decode.Rows:
     """Rows as `prefill` makes them, shared by the chips."""
-    program, base, prompts, owner, keys, steps = prefill_arguments(setting, count)
-    rows = jax.eval_shape(
-        lambda *arrays: decode.prefill(program, *arrays, steps=steps), base, prompts, owner, keys
-    )
+    arguments, steps = prefill_arguments(setting, count)
+    rows = jax.eval_shape(lambda *arrays: decode.prefill(setting.model, *arrays, steps=steps), *arguments)
     return setting.chips.rows(rows)

@@ -152,13 +152,13 @@ class Chips:
 
     def whole(self, tree: Any) -> Any:
         """Abstract arrays of which every chip holds all."""
-        return self._placed(tree, split=False)
+        return self._placed(tree, None)
 
-    def rows(self, tree: Any) -> Any:
-        """Abstract arrays whose first axis the chips share, scalars apart."""
-        return self._placed(tree, split=True)
+    def rows(self, tree: Any, *, axis: int = 0) -> Any:
+        """Abstract arrays whose `axis` the chips share; those without it are whole on each."""
+        return self._placed(tree, axis)
 
-    def _placed(self, tree: Any, *, split: bool) -> Any:
+    def _placed(self, tree: Any, axis: int | None) -> Any:
         import jax
         import numpy as np
         from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
@@ -167,7 +167,10 @@ class Chips:
         mesh = Mesh(np.array(self.devices), ("data",), axis_types=(AxisType.Auto,))
 
         def placed(leaf: Any) -> Any:
-            spec = PartitionSpec("data") if split and leaf.ndim else PartitionSpec()
+            if axis is None or leaf.ndim <= axis:
+                spec = PartitionSpec()
+            else:
+                spec = PartitionSpec(*[None] * axis, "data")
             sharding = one if len(self.devices) == 1 else NamedSharding(mesh, spec)
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

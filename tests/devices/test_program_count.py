@@ -18,7 +18,8 @@ compiled = collections.Counter()
 
 class Count(logging.Handler):
     def emit(self, record):
-        if match := re.match(r"Compiling (?:jit\\\\()?(\\\\w+)\\\\)? with global shapes", record.getMessage()):
+        match = re.match(r"Compiling (?:jit.)?(\\w+).? with global shapes", record.getMessage())
+        if match:
             compiled[match[1]] += 1
 
 logging.getLogger("jax").addHandler(Count())
