@@ -108,7 +108,8 @@ def kernels(text: str, trips: Trips) -> int:
 
 
 def _total(text: Text, trips: Trips, cost: Callable[[Instruction], int]) -> float:
-    """The cost of the entry, what loops call counted as often as they run."""
+    """The cost of the entry, what loops call counted as often as they run, of branches the cheapest: what
+    stands behind a condition here is for rows that ask for it."""
     waiting = {file: list(counts) for file, counts in trips.items()}
     each: dict[str, float] = {}
 
@@ -119,7 +120,7 @@ def _total(text: Text, trips: Trips, cost: Callable[[Instruction], int]) -> floa
 
     def called(one: Instruction) -> float:
         if one.opcode == "conditional":
-            return max(map(of, re.findall(r"%([\w.\-]+)", _branches(one.line))), default=0)
+            return min(map(of, re.findall(r"%([\w.\-]+)", _branches(one.line))), default=0)
         if one.opcode == "call":
             return of(_called(one.line, "to_apply"))
         if one.opcode != "while":
@@ -172,10 +173,12 @@ def collectives(text: str) -> dict[str, int]:
 
 
 def large_bitcasts(text: str, *, elements: int) -> int:
-    """How many times an array of that many elements or more is read as another type: on a TPU it is
-    rewritten."""
+    """How many times an array of that many elements or more is read as another type of 16 bits: on a TPU it
+    is rewritten."""
     return sum(
-        one.opcode == "bitcast-convert" and any(prod(shape) >= elements for shape in one.arrays())
+        one.opcode == "bitcast-convert"
+        and one.shape.startswith(("u16", "s16", "bf16", "f16"))
+        and any(prod(shape) >= elements for shape in one.arrays())
         for one in parse(text).instructions()
     )
 

@@ -48,6 +48,8 @@ ENTRY %main (x: f32[8,64]) -> f32[8,64] {
   %x = bf16[8,64]{1,0:T(8,128)(2,1)} parameter(0)
   %bits = u16[8,64]{1,0:T(8,128)(2,1)} bitcast-convert(%x)
   %scores = f32[8,2048,4096]{2,1,0:T(8,128)} fusion(%x), kind=kLoop, calls=%f, CYCLES(1000)
+  %ordered = u32[8,64]{1,0:T(8,128)} bitcast-convert(%x)
+  %rare = f32[8] conditional(%x, %x, %x), branch_computations={%chunk, %layer}
   %all-reduce.1 = f32[] all-reduce(%x), replica_groups={}
   %while.1 = (s32[], f32[8,64]{1,0}) while(%x), condition=%below, body=%layer, FRAME(1)
   %while.2 = (s32[], s32[]) while(%x), condition=%more, body=%chunk, FRAME(2)
@@ -71,6 +73,7 @@ def text() -> str:
 
 def test_loops_count_as_often_as_they_run(text):
     layers = 24 * (10 + 5)
+    layers += 15  # and the cheaper branch
     assert compiled.cycles(text, {}) == 1000 + layers + 100 + 100
     assert compiled.cycles(text, {"head": [3, 0]}) == 1000 + layers + 300
     assert compiled.cycles(text, {"head": [2.5]}) == 1000 + layers + 500
@@ -78,8 +81,9 @@ def test_loops_count_as_often_as_they_run(text):
 
 
 def test_kernels_are_what_is_launched(text):
-    # bitcast-convert, fusion and all-reduce; 24 times two fusions and a comparison; a fusion and one more.
-    assert compiled.kernels(text, {"head": [4, 0]}) == 3 + 24 * 3 + 4 * 2
+    # Two bitcast-converts, fusion and all-reduce; 24 times two fusions and a comparison; a fusion and one
+    # more; and a branch with one.
+    assert compiled.kernels(text, {"head": [4, 0]}) == 4 + 24 * 3 + 4 * 2 + 1
 
 
 def test_arrays_that_should_not_be_there_are_seen(text):
