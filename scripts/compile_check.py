@@ -5,7 +5,7 @@
     python scripts/compile_check.py --target h100 --model_size 0.5b --json FILE     sizes of Qwen2.5-0.5B
 
 Needs the extra aot-tpu (for h100 aot-cuda). Writes what the compiler says of each program and exits with 1 if
-one does not fit a chip's memory. Arguments are abstract: no weights are read. See docs/accelerators.md.
+one does not fit a chip's memory; --only leaves the rest of FILE as it is. Arguments are abstract: no weights are read. See docs/accelerators.md.
 """
 
 import argparse
@@ -16,10 +16,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from cicjax.devices import ahead
 from cicjax.errors import BadInput
+
+LOCK = Lock()
 
 
 def main() -> int:
@@ -29,7 +32,7 @@ def main() -> int:
     parser.add_argument("--target", required=True, choices=sorted(ahead.TARGETS))
     parser.add_argument("--model_size", default="tiny", choices=("tiny", "0.5b"))
     parser.add_argument("--json", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="programs whose name has it")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="parts of names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="programs compiled at once")
     arguments = parser.parse_args()
     target = ahead.TARGETS[arguments.target]
@@ -38,32 +41,51 @@ def main() -> int:
     except BadInput as error:
         print(f"compile_check: error: {error}", file=sys.stderr)
         return 2
-    record = check(target, arguments.model_size, only=arguments.only, jobs=arguments.jobs)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(program["fits"] for program in record["programs"]) else 1
+    found = check(target, arguments.model_size, arguments.json, only=arguments.only, jobs=arguments.jobs)
+    return 0 if all(program["fits"] for program in found) else 1
 
 
-def check(target: ahead.Target, model_size: str, *, only: Sequence[str], jobs: int) -> dict[str, Any]:
-    """The record of one target and size, its programs lowered and compiled in parallel."""
+def check(
+    target: ahead.Target, model_size: str, file: Path, *, only: Sequence[str], jobs: int
+) -> list[dict[str, Any]]:
+    """What the compiler says of the programs of one target and size, lowered and compiled in parallel; `file`
+    has them as they come, and keeps what it says of others where the same versions said it."""
     import jax
     from compile_programs import programs
 
-    chosen = [
-        each
-        for each in programs(target, model_size, ahead.chips_of(target))
-        if any(text in each.name for text in only)
-    ]
-    with ThreadPoolExecutor(jobs) as pool:
-        found = list(pool.map(lambda each: compiled(each, target), chosen))
-    return {
+    every = programs(target, model_size, ahead.chips_of(target))
+    chosen = [each for each in every if any(text in each.name for text in only)]
+    record: dict[str, Any] = {
         "target": target.name,
         "model_size": model_size,
         "versions": {"jax": jax.__version__, "compiler": ahead.compiler_version(target)},
         "memory": int(target.memory),
         "clock": target.clock,
-        "programs": found,
     }
+    found = {key: each for key, each in kept(file, record).items() if only != [""]}
+    found = {key: found[key] for key in ((each.name, each.shape) for each in every) if key in found}
+
+    def one(program: Any) -> dict[str, Any]:
+        done = compiled(program, target)
+        with LOCK:
+            found[program.name, program.shape] = done
+            order = [found[key] for key in ((each.name, each.shape) for each in every) if key in found]
+            file.write_text(json.dumps(record | {"programs": order}, indent=2) + "\n", encoding="utf-8")
+        return done
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(one, chosen))
+
+
+def kept(file: Path, record: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Programs by name and shape of a record of the same target, size and versions, if `file` is one."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    same = isinstance(before, dict) and all(before.get(key) == record[key] for key in record)
+    return {(each["name"], each["shape"]): each for each in before["programs"]} if same else {}
 
 
 def compiled(program: Any, target: ahead.Target) -> dict[str, Any]:
