@@ -24,6 +24,8 @@ from cicjax.commands.train import Train
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, shorten
 
 INTERRUPTED, TERMINATED = 130, 143
+# What XLA says: its allocators, and on a CPU also the kernels that allocate for themselves.
+OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "failed to allocate", "ynnpack operation failed")
 
 
 class Verb(Protocol):
@@ -179,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("out of memory; use smaller batches or a smaller file", OutOfResources.exit_code)
     except RuntimeError as error:
         # jax.errors.JaxRuntimeError is one; its type is not named here, for that would import jax.
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not any(text in str(error).lower() for text in OUT_OF_MEMORY):
             raise
         return _fail(
             f"out of memory ({str(error).splitlines()[0][:200]}); use smaller batches or shorter rows",

@@ -67,6 +67,7 @@ class Generate:
             temperature=self.temperature,
             stop_strings=self.stop,
         )
+        sampler.check_fit([ids for _, ids in asked], how, names=[f"prompt {each['id']}" for each, _ in asked])
         keys = row_keys(self.seed, "generate", range(len(asked)), [0] * len(asked))
         for first, chunk in in_chunks(asked, "generate"):
             own = keys[first : first + len(chunk)]

@@ -45,6 +45,7 @@ class Score:
         from cicjax.logs import native
         from cicjax.provenance import protocol
         from cicjax.runs.metrics import in_chunks
+        from cicjax.training import scoring
         from cicjax.training.batches import fit_shape
         from cicjax.training.policy import load_policy
 
@@ -53,6 +54,9 @@ class Score:
         render = protocol.renderer(self.format, ("teacher",), episodes, policy.tokenizer)
         rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=self.file))
         shape = fit_shape((len(encoded.tokens) for _, encoded in rows), rows=1)
+        encoded = [each for _, each in rows]
+        names = [f"row {episode.id}" for episode, _ in rows]
+        scoring.check_fit(encoded, model=policy.model, base=policy.base, shape=shape, names=names)
         records: list[dict[str, Any]] = []
         with jax.default_matmul_precision("highest"):
             for _, chunk in in_chunks(rows, "score"):

@@ -40,3 +40,16 @@ def training_flop(config: Qwen2Config, lora: LoRAConfig, *, tokens: int, supervi
 def sampling_flop(config: Qwen2Config, *, prompt_tokens: int, sampled_tokens: int) -> int:
     """Prefill of the prompts, each once, and one pass with head for every sampled token."""
     return prompt_tokens * body_flop(config) + sampled_tokens * (body_flop(config) + head_flop(config))
+
+
+def activation_bytes(
+    config: Qwen2Config, *, tokens: int, itemsize: int, kept_layers: int | None = None
+) -> int:
+    """What a forward pass over `tokens` positions keeps for its backward pass, attention by blocks: of
+    `kept_layers` (all of them by default) every operand of a product in the base's dtype of `itemsize` bytes
+    and every input of a norm in float32, of the others their input alone."""
+    d, f = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    layer = 4 * 4 * d + itemsize * (2 * d + 3 * queries + 2 * keys + 3 * f)
+    kept = config.num_hidden_layers if kept_layers is None else kept_layers
+    return tokens * (kept * layer + (config.num_hidden_layers - kept) * 4 * d)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cicjax.model.config import Tree
-from cicjax.model.ops import Kernel, table_of
+from cicjax.model.ops import Kernel, product, table_of
 
 
 def output_embedding(base: Tree) -> Array | Kernel:
@@ -26,14 +26,14 @@ def output_embedding(base: Tree) -> Array | Kernel:
 def logits(base: Tree, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Scores of the next token in float32, for tests and tiny models."""
     table = table_of(output_embedding(base))
-    return jnp.einsum("...d,vd->...v", states.astype(table.dtype), table, preferred_element_type=jnp.float32)
+    return product("...d,vd->...v", states, table)
 
 
 def next_scores(base: Tree, states: Float[Array, "B D"]) -> Float[Array, "V B"]:
     """`logits` of one position a row as (V, B), the shape of E @ states.T: with few rows XLA on a CPU
     computes this without repacking E."""
     table = table_of(output_embedding(base))
-    return jnp.einsum("vd,bd->vb", table, states.astype(table.dtype), preferred_element_type=jnp.float32)
+    return product("vd,bd->vb", table, states.astype(table.dtype))
 
 
 def gather_positions(states: Float[Array, "B T D"], indices: Int[Array, "B K"]) -> Float[Array, "B K D"]:
@@ -68,13 +68,13 @@ def _project(states, embedding, targets, used, chunk, *, with_gradient):
     padding = -columns % half
     padded = jnp.pad(states, ((0, 0), (0, padding), (0, 0))).astype(table.dtype)
     target_rows = jnp.pad(table[targets], ((0, 0), (0, padding), (0, 0)))
-    target_scores = jnp.einsum("bkd,bkd->bk", padded, target_rows, preferred_element_type=jnp.float32)
+    target_scores = product("bkd,bkd->bk", padded, target_rows)
 
     # 2. Columns from `start` on against the whole vocabulary: their normaliser, and softmax @ E.
     def project(start, width, carry):
         logprobs, gradient = carry
         h = jax.lax.dynamic_slice_in_dim(padded, start, width, axis=1).reshape(batch * width, size)
-        scores = jnp.einsum("nd,vd->nv", h, table, preferred_element_type=jnp.float32)
+        scores = product("nd,vd->nv", h, table)
         top = scores.max(axis=-1)
         exp_scores = jnp.exp(scores - top[:, None])
         total = exp_scores.sum(axis=-1)
@@ -106,10 +106,9 @@ def _project(states, embedding, targets, used, chunk, *, with_gradient):
 
 def _mix(weights: Float[Array, "N V"], embedding: Kernel) -> Float[Array, "N D"]:
     """weights @ E, by its transpose where there is one."""
-    table, weights = table_of(embedding), weights.astype(table_of(embedding).dtype)
     if embedding.matrix is None:
-        return jnp.einsum("nv,vd->nd", weights, table, preferred_element_type=jnp.float32)
-    return jnp.einsum("nv,dv->nd", weights, embedding.matrix, preferred_element_type=jnp.float32)
+        return product("nv,vd->nd", weights, table_of(embedding))
+    return product("nv,dv->nd", weights, embedding.matrix)
 
 
 def _forward(states, embedding, targets, used, chunk):

@@ -42,6 +42,18 @@ def prepare(
     return _with_head({**base, "layers": layers}, wanted)
 
 
+def serving(adapter: Tree, dtype: Any) -> Tree:
+    """An adapter as sampling reads it beside a base of `dtype`: its factors rounded once, as every product
+    would, and its layers apart."""
+    layers = adapter["layers"]
+    return {"layers": layers if isinstance(layers, tuple) else _rounded_apart(layers, dtype=dtype)}
+
+
+@partial(jax.jit, static_argnames=("dtype",))
+def _rounded_apart(layers: Tree, *, dtype: Any) -> tuple[Tree, ...]:
+    return apart(jax.tree.map(lambda leaf: leaf.astype(dtype), layers), number_of(layers))
+
+
 def number_of(layers: Layers) -> int:
     """How many layers there are."""
     return len(layers) if isinstance(layers, tuple) else jax.tree.leaves(layers)[0].shape[0]

@@ -4,15 +4,17 @@ The variable type is disjoint from `nnx.Param`, so that one split of a module gi
 trainable adapter.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.ops import Kernel, dtype_of, linear, matrix_of, on_last_axis
+from cicjax.model.ops import Kernel, dtype_of, linear, matrix_of, on_last_axis, product
 
 
 class LoRAParam(nnx.Variable):
@@ -32,12 +34,15 @@ class LoRALinear(nnx.Module):
         self.lora_b = LoRAParam(jnp.zeros((rank, outputs))) if rank else None
         self.scaling = scaling
 
-    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+    def __call__(
+        self, x: Float[Array, "*B I"], low: Float[Array, "*B R"] | None = None
+    ) -> Float[Array, "*B O"]:
+        """`low` is x A where it is there already."""
         y = linear(x, self.kernel.get_value())
         if self.bias is not None:
             y = y + on_last_axis(self.bias[...].astype(y.dtype), y.ndim)
         if self.lora_a is not None and self.lora_b is not None:
-            low = linear(x, self.lora_a[...], self.dtype)
+            low = linear(x, self.lora_a[...], self.dtype) if low is None else low
             y = y + linear(self.scaling * low, self.lora_b[...], self.dtype)
         return y
 
@@ -45,6 +50,20 @@ class LoRALinear(nnx.Module):
     def dtype(self) -> Any:
         """The dtype of W, in which products run."""
         return dtype_of(self.kernel.get_value())
+
+
+def down_together(
+    x: Float[Array, "*B I"], projections: Sequence[LoRALinear]
+) -> list[Float[Array, "*B R"] | None]:
+    """x A of each projection of one input, as one product: a rank of 16 alone leaves most of a matrix unit
+    idle. None for those that no adapter targets."""
+    factors = [each.lora_a[...] if each.lora_a is not None else None for each in projections]
+    present = [factor for factor in factors if factor is not None]
+    if len(present) < 2:
+        return [None] * len(projections)
+    low = linear(x, jnp.concatenate(present, axis=-1), projections[0].dtype)
+    parts = iter(jnp.split(low, np.cumsum([factor.shape[-1] for factor in present])[:-1], axis=-1))
+    return [None if factor is None else next(parts) for factor in factors]
 
 
 def projection_shapes(config: Qwen2Config) -> dict[str, tuple[str, int, int]]:
@@ -92,5 +111,5 @@ def merge_kernel(kernel: Array | Kernel, factors: Tree, lora: LoRAConfig) -> Flo
     """W + (alpha / rank) A B of one projection, in one layer or stacked; computed in float32, rounded to W's
     dtype."""
     matrix = matrix_of(kernel)
-    update = lora.scaling * jnp.einsum("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
+    update = lora.scaling * product("...ir,...ro->...io", factors["lora_a"], factors["lora_b"])
     return (matrix.astype(jnp.float32) + update).astype(matrix.dtype)

@@ -54,9 +54,9 @@ def linear(x: Float[Array, "*B I"], kernel: Array | Kernel, dtype: Any = None) -
 def _linear(x: Array, kernel: Array | Kernel, dtype: Any) -> Array:
     x, (matrix, transpose) = x.astype(dtype), forms(kernel)
     if transpose is not None:
-        return _product("...i,oi->...o", x, transpose.astype(dtype))
+        return product("...i,oi->...o", x, transpose.astype(dtype))
     assert matrix is not None
-    return _product("...i,io->...o", x, matrix.astype(dtype))
+    return product("...i,io->...o", x, matrix.astype(dtype))
 
 
 def _linear_forward(x, kernel, dtype):
@@ -69,11 +69,11 @@ def _linear_backward(dtype, saved, cotangent):
     cotangent, (matrix, transpose) = cotangent.astype(dtype), forms(kernel)
     if matrix is None:
         assert transpose is not None
-        dx = _product("...o,oi->...i", cotangent, transpose.astype(dtype))
-        dw = Kernel(None, _product("...o,...i->oi", cotangent, x).astype(transpose.dtype))
+        dx = product("...o,oi->...i", cotangent, transpose.astype(dtype))
+        dw = Kernel(None, product("...o,...i->oi", cotangent, x).astype(transpose.dtype))
     else:
-        dx = _product("...o,io->...i", cotangent, matrix.astype(dtype))
-        dw = _product("...i,...o->io", x, cotangent).astype(matrix.dtype)
+        dx = product("...o,io->...i", cotangent, matrix.astype(dtype))
+        dw = product("...i,...o->io", x, cotangent).astype(matrix.dtype)
         if isinstance(kernel, Kernel):
             dw = Kernel(dw, None if transpose is None else jnp.zeros_like(transpose))
     return dx.astype(like.dtype), dw
@@ -82,8 +82,11 @@ def _linear_backward(dtype, saved, cotangent):
 _linear.defvjp(_linear_forward, _linear_backward)
 
 
-def _product(spec: str, x: Array, y: Array) -> Array:
-    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+def product(spec: str, x: Array, y: Array) -> Array:
+    """An einsum in the dtype of `y`, to which `x` is rounded, with float32 sums. Where that is float32 the
+    operands stay so: matrix units of TPUs and GPUs would otherwise round them."""
+    exact = jax.lax.Precision.HIGHEST if y.dtype == jnp.float32 else None
+    return jnp.einsum(spec, x.astype(y.dtype), y, precision=exact, preferred_element_type=jnp.float32)
 
 
 def on_last_axis(vector: Float[Array, "D"], rank: int) -> Float[Array, "..."]:

@@ -16,10 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cicjax.devices.kind import ANY, Kind
-from cicjax.model import head, layout, ops
-from cicjax.model.attention import Span, attention, packed
+from cicjax.model import cost, head, layout, ops
+from cicjax.model.attention import Span, alone, attention, packed
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.lora import LoRALinear, LoRAParam, projection_shapes
+from cicjax.model.lora import LoRALinear, LoRAParam, down_together, projection_shapes
 
 
 class RMSNorm(nnx.Module):
@@ -79,14 +79,16 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], angles: Rotation, span: Span, kind: Kind, cache: Cache | None
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
-        queries = rotate(self.q_proj(x).reshape(heads), angles)
-        keys = rotate(self.k_proj(x).reshape(heads), angles).swapaxes(1, 2)
-        values = self.v_proj(x).reshape(heads).swapaxes(1, 2)
+        low = down_together(x, (self.q_proj, self.k_proj, self.v_proj))
+        queries = rotate(self.q_proj(x, low[0]).reshape(heads), angles)
+        keys = rotate(self.k_proj(x, low[1]).reshape(heads), angles).swapaxes(1, 2)
+        values = self.v_proj(x, low[2]).reshape(heads).swapaxes(1, 2)
+        keys, values = keys.astype(self.k_proj.dtype), values.astype(self.v_proj.dtype)
         if cache is not None:
             slot = span.last[0]
             keys = ops.write_slots(cache.keys, keys, slot, kind)
             values = ops.write_slots(cache.values, values, slot, kind)
-        mixed = attention(queries, keys, values, span)
+        mixed = attention(queries, keys, values, span, kind)
         return self.o_proj(mixed.reshape(*x.shape[:2], -1)), Cache(keys, values)
 
 
@@ -99,8 +101,9 @@ class MLP(nnx.Module):
         self.down_proj = _projection("down_proj", config, lora, dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dtype = self.gate_proj.dtype
-        return self.down_proj(ops.swiglu(self.gate_proj(x).astype(dtype), self.up_proj(x).astype(dtype)))
+        dtype, low = self.gate_proj.dtype, down_together(x, (self.gate_proj, self.up_proj))
+        gate, up = self.gate_proj(x, low[0]).astype(dtype), self.up_proj(x, low[1]).astype(dtype)
+        return self.down_proj(ops.swiglu(gate, up))
 
 
 class Block(nnx.Module):
@@ -177,16 +180,24 @@ def hidden(
     adapter: Tree | None,
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
+    segments: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T D"]:
     """Last hidden states, final norm included. Tokens attend to earlier tokens of their own segment; equal
-    numbers next to each other are one segment."""
-    x = ops.embed(base["embed_tokens"]["embedding"], tokens, model.kind)
-    angles, span = rotation(positions, model.config), packed(segments)
+    numbers next to each other are one segment, and without `segments` a line is one.
+
+    Where its activations would take more than the kind of device has for them, the backward pass runs every
+    layer once more.
+    """
+    embedding = base["embed_tokens"]["embedding"]
+    x, angles = ops.embed(embedding, tokens, model.kind), rotation(positions, model.config)
+    span = alone(tokens.shape[1]) if segments is None else packed(segments)
 
     def layer(x: Array, base_layer: Tree, adapter_layer: Tree | None) -> Array:
         return run_block(model, base_layer, adapter_layer, x, angles, span)[0]
 
+    kept = cost.activation_bytes(model.config, tokens=tokens.size, itemsize=ops.dtype_of(embedding).itemsize)
+    if kept > model.kind.activations:
+        layer = jax.checkpoint(layer)
     x = layout.run_layers(layer, x, base["layers"], None if adapter is None else adapter["layers"])
     return ops.rms_norm(x, base["norm"]["scale"], model.config.rms_norm_eps)
 

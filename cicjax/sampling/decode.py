@@ -18,19 +18,21 @@ from cicjax.model.config import Tree
 from cicjax.sampling.draw import choose
 
 
-class Program(NamedTuple):
-    """What the programs are compiled for: a model without LoRA, and how it draws."""
-
-    model: qwen2.Model
-    temperature: float
-    stop_ids: tuple[int, ...]
-
-
 class Prompts(NamedTuple):
     """Left-padded prompts: row p begins in slot start[p] and ends in the last."""
 
     tokens: Int[Any, "P S"]
     start: Int[Any, "P"]
+
+
+class Draws(NamedTuple):
+    """How each row draws: its key, its temperature (0 is greedy), the share of the probability that it draws
+    from, and the ids that end it, filled up with -1."""
+
+    keys: UInt32[Any, "B 2"]
+    temperature: Float[Any, "B"]
+    top_p: Float[Any, "B"]
+    stop_ids: Int[Any, "B N"]
 
 
 class Rows(NamedTuple):
@@ -39,98 +41,156 @@ class Rows(NamedTuple):
 
     caches: tuple[qwen2.Cache, ...]
     start: Int[Array, "B"]
-    keys: UInt32[Array, "B 2"]
+    draws: Draws
     token: Int[Array, "B"]
     tokens: Int[Array, "B N"]
     logprobs: Float[Array, "B N"]
     done: Bool[Array, "B"]
 
 
-@partial(jax.jit, static_argnames=("program", "steps"))
+@partial(jax.jit, static_argnames=("model", "steps"))
 def prefill(
-    program: Program,
+    model: qwen2.Model,
     base: Tree,
+    adapter: Tree | None,
     prompts: Prompts,
     prompt_of_row: Int[Array, "B"],
-    keys: UInt32[Array, "B 2"],
+    draws: Draws,
     *,
     steps: int,
 ) -> Rows:
     """Run each prompt once, hand its keys and values to its rows with room for `steps` more, and draw every
     row's first token."""
-    model, slots = program.model, jnp.arange(prompts.tokens.shape[1])
-    table = ops.table_of(base["embed_tokens"]["embedding"])
-    angles = qwen2.rotation(jnp.maximum(slots[None] - prompts.start[:, None], 0), model.config)
-    span = left_padded(prompts.start, slots)
-    room = ((0, 0), (0, 0), (0, steps), (0, 0))
-    x, caches = ops.embed(table, prompts.tokens, model.kind), []
-    for layer in base["layers"]:
-        x, cache = qwen2.run_block(model, layer, None, x, angles, span)
-        caches.append(
-            jax.tree.map(lambda part: jnp.pad(part.astype(table.dtype)[prompt_of_row], room), cache)
-        )
-    last = ops.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps)
-    scores = head.next_scores(base, last)[:, prompt_of_row]
-    token, logprob = choose(scores, keys, jnp.int32(0), program.temperature)
-    shape = (len(prompt_of_row), steps)
-    return Rows(
-        caches=tuple(caches),
-        start=prompts.start[prompt_of_row],
-        keys=keys,
-        token=token,
-        tokens=jnp.zeros(shape, jnp.int32).at[:, 0].set(token),
-        logprobs=jnp.zeros(shape, jnp.float32).at[:, 0].set(logprob),
-        done=jnp.isin(token, jnp.asarray(program.stop_ids)),
+    slots = jnp.arange(prompts.tokens.shape[1])
+    last, caches = _through(model, base, adapter, prompts.tokens, prompts.start, slots, None)
+    return _open(model, base, last, caches, prompts.start, prompt_of_row, draws, steps)
+
+
+def empty_caches(model: qwen2.Model, base: Tree, prompts: Prompts) -> tuple[qwen2.Cache, ...]:
+    """Caches with room for these prompts, for `prefill_chunk`."""
+    config, dtype = model.config, ops.table_of(base["embed_tokens"]["embedding"]).dtype
+    count, slots = prompts.tokens.shape
+    shape = (count, config.num_key_value_heads, slots, config.head_dim)
+    return tuple(
+        qwen2.Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_hidden_layers)
     )
 
 
-def decode_rows(program: Program, base: Tree, rows: Rows, step: int, stop_at: int) -> tuple[Rows, int]:
+@partial(jax.jit, static_argnames=("model",), donate_argnames=("caches",))
+def prefill_chunk(
+    model: qwen2.Model,
+    base: Tree,
+    adapter: Tree | None,
+    caches: tuple[qwen2.Cache, ...],
+    tokens: Int[Array, "P C"],
+    start: Int[Array, "P"],
+    slot: Int[Array, ""],
+) -> tuple[Float[Array, "P D"], tuple[qwen2.Cache, ...]]:
+    """The prompts' tokens from `slot` on, into their caches; also the states of the last of them."""
+    return _through(model, base, adapter, tokens, start, slot + jnp.arange(tokens.shape[1]), caches)
+
+
+@partial(jax.jit, static_argnames=("model", "steps"))
+def open_rows(
+    model: qwen2.Model,
+    base: Tree,
+    last: Float[Array, "P D"],
+    caches: tuple[qwen2.Cache, ...],
+    start: Int[Array, "P"],
+    prompt_of_row: Int[Array, "B"],
+    draws: Draws,
+    *,
+    steps: int,
+) -> Rows:
+    """What `prefill` gives, for prompts that went in chunk by chunk."""
+    return _open(model, base, last, caches, start, prompt_of_row, draws, steps)
+
+
+def _through(model, base, adapter, tokens, start, slots, caches) -> tuple[Array, tuple[qwen2.Cache, ...]]:
+    """The normed states of the last of `tokens`, which stand in `slots`, and the caches with them in it; the
+    tokens alone where there are none."""
+    # Behind a barrier the angles are computed once, and not anew inside every fusion that reads them.
+    positions = jnp.maximum(slots[None] - start[:, None], 0)
+    angles = jax.lax.optimization_barrier(qwen2.rotation(positions, model.config))
+    span = left_padded(start, slots)
+    x, filled = ops.embed(base["embed_tokens"]["embedding"], tokens, model.kind), []
+    count = len(base["layers"])
+    adapters = (None,) * count if adapter is None else adapter["layers"]
+    for layer, factors, cache in zip(base["layers"], adapters, caches or (None,) * count, strict=True):
+        x, cache = qwen2.run_block(model, layer, factors, x, angles, span, cache)
+        filled.append(cache)
+    return ops.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps), tuple(filled)
+
+
+def _open(model, base, last, caches, start, prompt_of_row, draws, steps) -> Rows:
+    room = ((0, 0), (0, 0), (0, steps), (0, 0))
+    scores = head.next_scores(base, last)[:, prompt_of_row]
+    token, logprob = choose(scores, draws.keys, jnp.int32(0), draws.temperature, draws.top_p)
+    shape = (len(prompt_of_row), steps)
+    return Rows(
+        caches=jax.tree.map(lambda part: jnp.pad(part[prompt_of_row], room), caches),
+        start=start[prompt_of_row],
+        draws=draws,
+        token=token,
+        tokens=jnp.zeros(shape, jnp.int32).at[:, 0].set(token),
+        logprobs=jnp.zeros(shape, jnp.float32).at[:, 0].set(logprob),
+        done=_stops(token, draws),
+    )
+
+
+def _stops(token: Int[Array, "B"], draws: Draws) -> Bool[Array, "B"]:
+    return (token[:, None] == draws.stop_ids).any(axis=1)
+
+
+def decode_rows(
+    model: qwen2.Model, base: Tree, adapter: Tree | None, rows: Rows, step: int, stop_at: int
+) -> tuple[Rows, int]:
     """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and
     the step reached. `rows` is donated.
 
     One program with the loop inside, or one a step, as the model's kind of device wants.
     """
-    if program.model.kind.loops_on_device:
-        rows, reached = decode_loop(program, base, rows, np.int32(step), np.int32(stop_at))
+    if model.kind.loops_on_device:
+        rows, reached = decode_loop(model, base, adapter, rows, np.int32(step), np.int32(stop_at))
         return rows, int(reached)
     while step < stop_at and not np.asarray(rows.done).all():
-        rows = decode_step(program, base, rows, np.int32(step))
+        rows = decode_step(model, base, adapter, rows, np.int32(step))
         step += 1
     return rows, step
 
 
-@partial(jax.jit, static_argnames=("program",), donate_argnames=("rows",))
-def decode_step(program: Program, base: Tree, rows: Rows, step: Int[Array, ""]) -> Rows:
+@partial(jax.jit, static_argnames=("model",), donate_argnames=("rows",))
+def decode_step(
+    model: qwen2.Model, base: Tree, adapter: Tree | None, rows: Rows, step: Int[Array, ""]
+) -> Rows:
     """Draw token `step` of every row."""
-    model, prompt_length = program.model, rows.caches[0].keys.shape[2] - rows.tokens.shape[1]
-    slot = prompt_length + step - 1
-    # Behind a barrier the angles are computed once, and not anew inside every fusion that reads them.
-    angles = jax.lax.optimization_barrier(qwen2.rotation((slot - rows.start)[:, None], model.config))
-    span = left_padded(rows.start, slot[None])
-    x, caches = ops.embed(base["embed_tokens"]["embedding"], rows.token[:, None], model.kind), []
-    for layer, cache in zip(base["layers"], rows.caches, strict=True):
-        x, cache = qwen2.run_block(model, layer, None, x, angles, span, cache)
-        caches.append(cache)
-    last = ops.rms_norm(x[:, 0], base["norm"]["scale"], model.config.rms_norm_eps)
-    token, logprob = choose(head.next_scores(base, last), rows.keys, step, program.temperature)
+    slot = rows.caches[0].keys.shape[2] - rows.tokens.shape[1] + step - 1
+    last, caches = _through(model, base, adapter, rows.token[:, None], rows.start, slot[None], rows.caches)
+    draws = rows.draws
+    token, logprob = choose(head.next_scores(base, last), draws.keys, step, draws.temperature, draws.top_p)
     return rows._replace(
-        caches=tuple(caches),
+        caches=caches,
         token=token,
         tokens=jax.lax.dynamic_update_slice_in_dim(rows.tokens, token[:, None], step, axis=1),
         logprobs=jax.lax.dynamic_update_slice_in_dim(rows.logprobs, logprob[:, None], step, axis=1),
-        done=rows.done | jnp.isin(token, jnp.asarray(program.stop_ids)),
+        done=rows.done | _stops(token, draws),
     )
 
 
-@partial(jax.jit, static_argnames=("program",), donate_argnames=("rows",))
+@partial(jax.jit, static_argnames=("model",), donate_argnames=("rows",))
 def decode_loop(
-    program: Program, base: Tree, rows: Rows, step: Int[Array, ""], stop_at: Int[Array, ""]
+    model: qwen2.Model,
+    base: Tree,
+    adapter: Tree | None,
+    rows: Rows,
+    step: Int[Array, ""],
+    stop_at: Int[Array, ""],
 ) -> tuple[Rows, Int[Array, ""]]:
     """`decode_step` until `stop_at` or until every row has stopped, on the device."""
 
     def one_step(carry: tuple[Rows, Any]) -> tuple[Rows, Any]:
         rows, step = carry
-        return decode_step(program, base, rows, step), step + 1
+        return decode_step(model, base, adapter, rows, step), step + 1
 
     def unfinished(carry: tuple[Rows, Any]) -> Bool[Array, ""]:
         rows, step = carry

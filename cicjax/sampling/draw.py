@@ -2,12 +2,12 @@
 inverse CDF in two levels."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 BLOCK = 128
 
@@ -36,23 +36,53 @@ def uniforms(keys: UInt32[Array, "B 2"], step: Int[Array, ""]) -> Float[Array, "
 
 
 def choose(
-    scores: Float[Array, "V B"], keys: UInt32[Array, "B 2"], step: Int[Array, ""], temperature: float
+    scores: Float[Array, "V B"],
+    keys: UInt32[Array, "B 2"],
+    step: Int[Array, ""],
+    temperature: Float[Array, "B"] | float,
+    top_p: Float[Array, "B"] | float = 1.0,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next token of each row and its log-probability under the distribution it was drawn from.
 
-    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. `scores` is
+    Temperature 0 is greedy (the first of equals), its log-probability that of temperature 1. `top_p` below 1
+    draws from the most probable tokens that hold so much of the probability, ties included. `scores` is
     (V, B), as E @ states.T gives it: reductions over V are twice as fast this way on a CPU.
     """
-    if temperature == 0:
-        return pick(scores, None)
-    return pick(scores / temperature, uniforms(keys, step))
+    temperature, top_p = (
+        jnp.broadcast_to(jnp.asarray(each, jnp.float32), scores.shape[1:]) for each in (temperature, top_p)
+    )
+    greedy = temperature == 0
+    scaled = scores / jnp.where(greedy, 1.0, temperature)[None]
+    narrow = (top_p < 1) & ~greedy
+    scaled = jax.lax.cond(
+        narrow.any(), lambda: jnp.where(narrow[None], nucleus(scaled, top_p), scaled), lambda: scaled
+    )
+    return pick(scaled, uniforms(keys, step), greedy)
+
+
+def nucleus(scores: Float[Array, "V B"], top_p: Float[Array, "B"]) -> Float[Array, "V B"]:
+    """The scores, -inf below the highest threshold over which `top_p` of the probability lies.
+
+    The threshold is found bit by bit, in the order of floats as integers: no sort of the vocabulary.
+    """
+    weights = jnp.exp(scores - scores.max(axis=0, keepdims=True))
+    wanted = top_p * weights.sum(axis=0)
+    bits = jax.lax.bitcast_convert_type(weights, jnp.uint32)  # of floats from 0 on, in their order
+
+    def narrow(n: Int[Array, ""], threshold: UInt32[Array, "B"]) -> UInt32[Array, "B"]:
+        higher = threshold | (jnp.uint32(1) << (30 - n).astype(jnp.uint32))
+        mass = jnp.where(bits >= higher[None], weights, 0).sum(axis=0)
+        return jnp.where(mass >= wanted, higher, threshold)
+
+    threshold = jax.lax.fori_loop(0, 31, narrow, jnp.zeros(scores.shape[1:], jnp.uint32))
+    return jnp.where(bits >= threshold[None], scores, -jnp.inf)
 
 
 def pick(
-    scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None
+    scores: Float[Array, "V B"], uniform: Float[Array, "B"] | None, greedy: Bool[Array, "B"] | None = None
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The token whose interval of the cumulative softmax holds `uniform`, never one of probability 0; without
-    `uniform` the first of the most probable. And its log-probability.
+    `uniform`, and in rows that are `greedy`, the first of the most probable. And its log-probability.
 
     Two short searches in place of one over V, and no array of all probabilities.
     """
@@ -69,19 +99,30 @@ def pick(
         return jnp.take_along_axis(blocks, block[None, None], axis=0)[0]
 
     # 2. The block, then the entry inside it.
-    if uniform is None:
-        block = jnp.argmax(block_tops == top, axis=0)
-        entry = jnp.argmax(entries(block), axis=0)
-    else:
-        # its last entry, not `total`: added in another order, that may be larger than all of these
-        running = jnp.cumsum(sums, axis=0)
-        block, remainder = _crossing(sums, running, uniform * running[-1])
-        exp_scores = jnp.exp(entries(block) - top)
-        entry, _ = _crossing(exp_scores, jnp.cumsum(exp_scores, axis=0), remainder)
+    block = jnp.argmax(block_tops == top, axis=0)
+    entry = jnp.argmax(entries(block), axis=0)
+    if uniform is not None:
+        drawn = _drawn(sums, entries, top, uniform)
+        kept = jnp.zeros(batch, bool) if greedy is None else greedy
+        block, entry = (jnp.where(kept, *both) for both in zip((block, entry), drawn, strict=True))
 
     # 3. Its id and its log-probability.
     chosen = jnp.take_along_axis(entries(block), entry[None], axis=0)[0]
     return (block * BLOCK + entry).astype(jnp.int32), chosen - top[0] - jnp.log(total)
+
+
+def _drawn(
+    sums: Float[Array, "N B"],
+    entries: Callable[[Int[Array, "B"]], Float[Array, "128 B"]],
+    top: Float[Array, "1 B"],
+    uniform: Float[Array, "B"],
+) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
+    """(block, entry inside it) where the running sum of the weights crosses."""
+    # its last entry, not the total: added in another order, that may be larger than all of these
+    running = jnp.cumsum(sums, axis=0)
+    block, remainder = _crossing(sums, running, uniform * running[-1])
+    exp_scores = jnp.exp(entries(block) - top)
+    return block, _crossing(exp_scores, jnp.cumsum(exp_scores, axis=0), remainder)[0]
 
 
 def _crossing(

@@ -6,29 +6,43 @@ own key: it does not notice the rows beside. How long a segment is and which buc
 model's kind of device.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import UInt32
 
-from cicjax.model import layout, qwen2
+from cicjax.devices.kind import Layout
+from cicjax.model import layout, limits, ops, qwen2
 from cicjax.model.config import Tree
-from cicjax.sampling.decode import Program, Prompts, Rows, decode_rows, prefill, take_rows
+from cicjax.sampling.decode import (
+    Draws,
+    Prompts,
+    Rows,
+    decode_rows,
+    empty_caches,
+    open_rows,
+    prefill,
+    prefill_chunk,
+    take_rows,
+)
 
 Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How completions are drawn. Temperature 0 is greedy; `stop_ids` end a completion as its last token,
-    `stop_strings` before it."""
+    """How completions are drawn. Temperature 0 is greedy, `top_p` the share of the probability that is drawn
+    from; `stop_ids` end a completion as its last token, `stop_strings` before it."""
 
     max_new_tokens: int
     temperature: float
     stop_ids: tuple[int, ...]
     stop_strings: tuple[str, ...] = ()
+    top_p: float = 1.0
 
 
 class Completion(NamedTuple):
@@ -41,78 +55,125 @@ class Completion(NamedTuple):
 
 
 class Sampler:
-    """A policy ready to sample: base and adapter merged once, in the layout that its kind of device wants for
-    sampling. Make a new one when the adapter changes."""
+    """A policy ready to sample: the base in the layout that its kind of device wants for sampling, which
+    samplers over one base share, and the adapter beside it, never merged: rounded into a bf16 base, one
+    update would be mostly noise. Make a new one when the adapter changes; that compiles nothing."""
 
     def __init__(self, model: qwen2.Model, base: Tree, adapter: Tree | None = None):
-        self._model = model._replace(lora=None)
-        self._base = layout.prepare(base, model.kind.sampling, adapter=adapter, lora=model.lora)
+        self._model = model if adapter is not None else model._replace(lora=None)
+        self._base = _SHARED.prepare(base, model.kind.sampling)
+        dtype = ops.table_of(self._base["embed_tokens"]["embedding"]).dtype
+        self._adapter = None if adapter is None else layout.serving(adapter, dtype)
 
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
         keys: UInt32[np.ndarray, "R 2"],
-        decoding: Decoding,
+        decoding: Decoding | Sequence[Decoding],
         *,
         prompt_of_row: Sequence[int] | None = None,
         decode: Decode | None = None,
     ) -> list[Completion]:
         """One completion for each row; row r continues prompts[prompt_of_row[r]] (row r itself when not
-        given) with the key keys[r].
+        given) with the key keys[r], drawn by `decoding`, which may be one for each row.
 
         `decode` turns ids into text and is needed for stop strings alone. Raises ValueError for an empty
-        prompt.
+        prompt, BadInput for a row that would pass the model's last position, OutOfResources where the rows
+        cannot fit the kind of device.
         """
         owner = np.arange(len(prompts)) if prompt_of_row is None else np.asarray(prompt_of_row)
-        if any(len(prompt) == 0 for prompt in prompts):
-            raise ValueError("an empty prompt: a completion needs at least one token to continue")
+        hows = [decoding] * len(owner) if isinstance(decoding, Decoding) else list(decoding)
+        self.check_fit(prompts, hows, prompt_of_row=owner.tolist())
         completions: dict[int, Completion] = {}
         most = self._model.kind.row_buckets[-1]
         for first in range(0, len(owner), most):
             numbers = np.arange(first, min(first + most, len(owner)))
             used, local = np.unique(owner[numbers], return_inverse=True)
-            rows = self._start([prompts[i] for i in used], local, np.asarray(keys)[numbers], decoding)
-            completions |= self._finish(rows, numbers, decoding, decode)
+            chosen = [hows[number] for number in numbers]
+            rows = self._start([prompts[i] for i in used], local, np.asarray(keys)[numbers], chosen)
+            completions |= self._finish(rows, numbers, hows, decode)
         return [completions[number] for number in range(len(owner))]
 
+    def check_fit(
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding | Sequence[Decoding],
+        *,
+        prompt_of_row: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """What `sample` refuses, said beforehand; `names` are those of the prompts."""
+        owner = range(len(prompts)) if prompt_of_row is None else prompt_of_row
+        hows = [decoding] * len(owner) if isinstance(decoding, Decoding) else decoding
+        names = [f"prompt {n + 1}" for n in range(len(prompts))] if names is None else names
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise ValueError("an empty prompt: a completion needs at least one token to continue")
+        if not owner:
+            return
+        for number, how in zip(owner, hows, strict=True):
+            new = how.max_new_tokens
+            limits.check_positions(self._model, names[number], len(prompts[number]), new=new)
+        longest = max(owner, key=lambda number: len(prompts[number]))
+        tokens, new = len(prompts[longest]), max(how.max_new_tokens for how in hows)
+        rows = self._rows_for(min(len(owner), self._model.kind.row_buckets[-1]))
+        count = min(len(prompts), rows)
+        need = limits.sampling_need(
+            self._model, self._base, prompts=count, length=tokens, rows=rows, steps=new
+        )
+        change = "shorten it, lower --max_new_tokens or take fewer prompts at once"
+        limits.check_memory(self._model, need, row=names[longest], tokens=tokens + new, change=change)
+
     def _start(
-        self, prompts: list[Sequence[int]], prompt_of_row: np.ndarray, keys: np.ndarray, decoding: Decoding
+        self,
+        prompts: list[Sequence[int]],
+        prompt_of_row: np.ndarray,
+        keys: np.ndarray,
+        hows: Sequence[Decoding],
     ) -> Rows:
         """Rows with their first token drawn, padded to a bucket."""
-        kind = self._model.kind
-        length = bucket(max(map(len, prompts)), kind.prompt_bucket)
+        kind, size = self._model.kind, self._rows_for(len(prompt_of_row))
+        padded = self._padded(prompts)
+        draws = Draws(*(_fill(column, size) for column in _draws(keys, hows)))
+        owner = _fill(prompt_of_row, size)
+        steps = bucket(min(max(how.max_new_tokens for how in hows), kind.room), kind.segment)
+        model, base, adapter = self._model, self._base, self._adapter
+        if padded.tokens.shape[1] <= kind.prompt_chunk:
+            return prefill(model, base, adapter, padded, owner, draws, steps=steps)
+        last, caches = None, empty_caches(model, base, padded)
+        for slot in range(0, padded.tokens.shape[1], kind.prompt_chunk):
+            tokens = padded.tokens[:, slot : slot + kind.prompt_chunk]
+            last, caches = prefill_chunk(model, base, adapter, caches, tokens, padded.start, np.int32(slot))
+        return open_rows(model, base, last, caches, padded.start, owner, draws, steps=steps)
+
+    def _padded(self, prompts: list[Sequence[int]]) -> Prompts:
+        """Prompts to a bucket, in tokens and in number; long ones to whole chunks."""
+        kind, longest = self._model.kind, max(map(len, prompts))
+        length = bucket(longest, kind.prompt_bucket if longest <= kind.prompt_chunk else kind.prompt_chunk)
         count = bucket(len(prompts), kind.prompt_bucket) if len(prompts) > 1 else 1
         padded = Prompts(np.zeros((count, length), np.int32), np.full(count, length - 1, np.int32))
         for number, prompt in enumerate(prompts):
             padded.tokens[number, length - len(prompt) :] = prompt
             padded.start[number] = length - len(prompt)
-        size = self._rows_for(len(prompt_of_row))
-        steps = bucket(min(decoding.max_new_tokens, kind.room), kind.segment)
-        return prefill(
-            self._program(decoding),
-            self._base,
-            padded,
-            _fill(prompt_of_row, size),
-            _fill(keys, size),
-            steps=steps,
-        )
+        return padded
 
     def _finish(
-        self, rows: Rows, numbers: np.ndarray, decoding: Decoding, decode: Decode | None
+        self, rows: Rows, numbers: np.ndarray, hows: Sequence[Decoding], decode: Decode | None
     ) -> Iterator[tuple[int, Completion]]:
         """(number, completion) of each row, as they end; numbers[i] is that of row i."""
-        step, kind, most = 1, self._model.kind, decoding.max_new_tokens
+        step, kind = 1, self._model.kind
         while len(numbers):
             # 1. The device draws to the end of a segment, or until no row is left.
+            most = max(hows[number].max_new_tokens for number in numbers)
             stop_at = min((step // kind.segment + 1) * kind.segment, most)
-            rows, step = decode_rows(self._program(decoding), self._base, rows, step, stop_at)
+            rows, step = decode_rows(self._model, self._base, self._adapter, rows, step, stop_at)
 
             # 2. The host looks at the ids: which rows has a stop id, a stop string or the length ended?
             tokens, logprobs = np.asarray(rows.tokens), np.asarray(rows.logprobs)
             unfinished = []
             for position, number in enumerate(numbers):
-                completion = completed(tokens[position, :step], logprobs[position, :step], decoding, decode)
-                if completion.finish_reason != "length" or step >= most:
+                own, how = min(step, hows[number].max_new_tokens), hows[number]
+                completion = completed(tokens[position, :own], logprobs[position, :own], how, decode)
+                if completion.finish_reason != "length" or own == how.max_new_tokens:
                     yield int(number), completion
                 else:
                     unfinished.append(position)
@@ -125,11 +186,52 @@ class Sampler:
                 rows = take_rows(rows, index, more=more)
             numbers = numbers[unfinished]
 
-    def _program(self, decoding: Decoding) -> Program:
-        return Program(self._model, decoding.temperature, decoding.stop_ids)
-
     def _rows_for(self, count: int) -> int:
         return next(size for size in self._model.kind.row_buckets if size >= count)
+
+
+class _LastPrepared:
+    """The newest base in its layout for sampling, as long as whoever gave it keeps it."""
+
+    def __init__(self) -> None:
+        self._given: list[weakref.ref] = []
+        self._wanted: Layout | None = None
+        self._prepared: Tree | None = None
+
+    def prepare(self, base: Tree, wanted: Layout) -> Tree:
+        """`layout.prepare`, once for all that give the same arrays one after another."""
+        leaves = jax.tree.leaves(base)
+        same = len(leaves) == len(self._given) and all(
+            ref() is leaf for ref, leaf in zip(self._given, leaves, strict=True)
+        )
+        if self._prepared is not None and same and wanted == self._wanted:
+            return self._prepared
+        self._given, self._prepared = [], None  # what was there goes before the next is made
+        prepared = layout.prepare(base, wanted)
+        if not {id(leaf) for leaf in jax.tree.leaves(prepared)} <= {id(leaf) for leaf in leaves}:
+            self._given = [weakref.ref(leaf, self._forget) for leaf in leaves]
+            self._prepared, self._wanted = prepared, wanted
+        return prepared
+
+    def _forget(self, gone: weakref.ref) -> None:
+        if any(gone is ref for ref in self._given):
+            self._given, self._prepared = [], None
+
+
+_SHARED = _LastPrepared()
+
+
+def _draws(keys: np.ndarray, hows: Sequence[Decoding]) -> Draws:
+    """How the rows draw, as arrays; the number of stop ids is rounded up to a multiple of 4."""
+    stops = np.full((len(hows), bucket(max(len(how.stop_ids) for how in hows) or 1, 4)), -1, np.int32)
+    for row, how in zip(stops, hows, strict=True):
+        row[: len(how.stop_ids)] = how.stop_ids
+    return Draws(
+        keys,
+        np.asarray([how.temperature for how in hows], np.float32),
+        np.asarray([how.top_p for how in hows], np.float32),
+        stops,
+    )
 
 
 def completed(

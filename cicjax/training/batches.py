@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
 
+from cicjax.devices.kind import Kind
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
 
@@ -33,10 +35,13 @@ Unit = Row | tuple[Row, ...]  # what must not be parted: a row, or rows that a l
 
 
 class Shape(NamedTuple):
-    """The largest micro-batch of a stage: `rows` lines of `length` tokens."""
+    """The largest micro-batch of a stage: `rows` lines of `length` tokens. When `fixed` it is the only one,
+    otherwise shorter lines are cut; with one row `alone` on a line there is nothing to be told apart."""
 
     rows: int
     length: int
+    fixed: bool = False
+    alone: bool = False
 
 
 class Batch(NamedTuple):
@@ -49,7 +54,7 @@ class Batch(NamedTuple):
 
     tokens: Int32[Any, "B T"]
     positions: Int32[Any, "B T"]
-    segments: Int32[Any, "B T"]
+    segments: Int32[Any, "B T"] | None  # None: every line is one row
     gamma: Int8[Any, "B T"]
     is_target: Bool[Any, "B T"]
     solved: Int8[Any, "B T"]
@@ -94,6 +99,21 @@ def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shap
     """The shape for rows of these lengths: room for `smallest` tokens a line, or for the longest row where it
     needs more."""
     return Shape(rows, max(smallest, line_length(max(lengths, default=1))))
+
+
+def shape_for(kind: Kind, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()) -> Shape:
+    """The shape of a stage over `units` as this kind of device wants it: where an update is one program, one
+    shape of as many lines as the fullest of the `updates` needs, or as the kind takes at most."""
+    lengths = [length_of(unit) for unit in units]
+    if not kind.one_program:
+        return fit_shape(lengths, rows=kind.lines_per_batch)
+    longest = fit_shape(lengths, rows=1, smallest=512).length
+    length = -(-longest // 128) * 128
+    single = all(isinstance(unit, Row) for unit in units)
+    alone = kind.causal_kernel is not None and single and length > kind.dense_keys
+    shape = Shape(max(1, min(kind.lines_per_batch, kind.tokens_per_batch // length)), length, True, alone)
+    fullest = max((len(_lines(update, shape)) for update in updates), default=shape.rows)
+    return shape._replace(rows=max(1, min(shape.rows, fullest)))
 
 
 def line_length(tokens: int) -> int:
@@ -143,7 +163,8 @@ def _lines(units: Sequence[Unit], shape: Shape) -> list[list[int]]:
     for size, rows in sorted(live, key=lambda sized: -sized[0]):
         if size > shape.length:
             raise ValueError(f"a row of {size} tokens does not fit a line of {shape.length}")
-        line = next((n for n, left in enumerate(room) if left >= size), len(lines))
+        free = () if shape.alone else enumerate(room)
+        line = next((n for n, left in free if left >= size), len(lines))
         if line == len(lines):
             lines.append([])
             room.append(shape.length)
@@ -158,7 +179,8 @@ def _has_loss(unit: Unit) -> bool:
 
 def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
     longest = max(sum(len(row.loss_weights) for row in line) for line in lines)
-    batch = _empty_batch((shape.rows, min(shape.length, line_length(longest))), lines[0][0].extras)
+    length = shape.length if shape.fixed else min(shape.length, line_length(longest))
+    batch = _empty_batch((shape.rows, length), lines[0][0].extras, alone=shape.alone)
     used = 0
     for number, line in enumerate(lines):
         start, carrying = 0, []
@@ -169,7 +191,9 @@ def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
                 encoded.gamma,
                 encoded.is_target,
             )
-            batch.solved[here], batch.segments[here] = encoded.solved, segment
+            batch.solved[here] = encoded.solved
+            if batch.segments is not None:
+                batch.segments[here] = segment
             batch.positions[here] = np.arange(len(weights))
             for name, column in extras.items():
                 batch.extras[name][here] = column
@@ -181,11 +205,18 @@ def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
     return batch._replace(used=np.asarray(used, np.int32))
 
 
-def _empty_batch(size: tuple[int, int], extras: Iterable[str]) -> Batch:
+def stack(batches: Sequence[Batch]) -> Batch:
+    """Micro-batches of one shape along a first axis, filled up to a power of two: few programs. Those that
+    fill it are the last again, and are not run."""
+    filled = [*batches, *[batches[-1]] * ((1 << (len(batches) - 1).bit_length()) - len(batches))]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+
+
+def _empty_batch(size: tuple[int, int], extras: Iterable[str], *, alone: bool) -> Batch:
     return Batch(
         tokens=np.zeros(size, np.int32),
         positions=np.zeros(size, np.int32),
-        segments=np.zeros(size, np.int32),
+        segments=None if alone else np.zeros(size, np.int32),
         gamma=np.zeros(size, np.int8),
         is_target=np.zeros(size, np.bool_),
         solved=np.full(size, -1, np.int8),

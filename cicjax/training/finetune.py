@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from cicjax.files.whole import write_json
-from cicjax.model import cost, lora, qwen2
+from cicjax.model import cost, limits, lora, qwen2
 from cicjax.provenance import Author, Encoded
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.metrics import bar
-from cicjax.training import steps
-from cicjax.training.batches import Row, Shape, Unit, fit_shape, length_of, make_row, rows_of
+from cicjax.training import batches, steps
+from cicjax.training.batches import Row, Shape, Unit, length_of, make_row, rows_of
 from cicjax.training.learner import BUDGET, Learner, Trainer, finished_adapter
 from cicjax.views import boxes
 
@@ -43,7 +43,8 @@ def fine_tune(
         return finished
     updates = _updates(trainer, directory, rows)
     total, optimization = len(updates), trainer.optimization
-    shape = shape_for(trainer.model, [unit for _, unit in rows])
+    shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
+    check_fit(trainer.model, trainer.base, start, rows, shape)
     with Learner(trainer, name, start=start, total=total) as learner, bar(f"train {name}") as report:
         if not learner.resumed:
             show_example(trainer.tokenizer, name, [unit for _, unit in rows])
@@ -66,9 +67,30 @@ def weighted(examples: Sequence[tuple[str, Encoded]], weighting: Weighting) -> l
     return [(id, make_row(encoded, weighting)) for id, encoded in examples]
 
 
-def shape_for(model: qwen2.Model, units: Iterable[Unit]) -> Shape:
-    """The largest micro-batch of a stage over these units, as the model's kind of device wants it."""
-    return fit_shape(map(length_of, units), rows=model.kind.lines_per_batch)
+def shape_for(model: qwen2.Model, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()) -> Shape:
+    """The largest micro-batch of a stage over these units, as the model's kind of device wants it; `updates`
+    say how many of them are trained together."""
+    return batches.shape_for(model.kind, units, updates)
+
+
+def check_fit(
+    model: qwen2.Model,
+    base: qwen2.Tree,
+    adapter: qwen2.Tree,
+    rows: Sequence[tuple[str, Unit]],
+    shape: Shape,
+) -> None:
+    """Raise BadInput for a row that passes the model's last position, OutOfResources where a micro-batch of
+    this shape cannot fit the kind of device."""
+    longest, tokens = "no row", 0
+    for id, unit in rows:
+        for row in rows_of(unit):
+            limits.check_positions(model, f"row {id}", len(row.loss_weights))
+        if length_of(unit) > tokens:
+            longest, tokens = f"row {id}", length_of(unit)
+    need = limits.training_need(model, base, adapter, lines=shape.rows, length=shape.length)
+    change = "shorten it (--max_length, --overflow) or take a smaller base"
+    limits.check_memory(model, need, row=longest, tokens=tokens, change=change)
 
 
 def fresh_adapter(model: qwen2.Model, *, seed: int) -> qwen2.Tree:

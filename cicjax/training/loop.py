@@ -12,7 +12,7 @@ import numpy as np
 
 from cicjax.model import qwen2
 from cicjax.training import steps
-from cicjax.training.batches import Shape, Unit, pack, rows_of
+from cicjax.training.batches import Shape, Unit, pack, rows_of, stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,16 @@ def one_update(
     loss: steps.Loss,
 ) -> tuple[steps.TrainState, Dispatched]:
     """Update number `index`, from 0 on, at this learning rate: sums over the micro-batches of `units`, one
-    division, one step. Returns before the device has finished. The given state is donated."""
+    division, one step; all one program where the kind of device wants that, for which `shape` must be fixed.
+    Returns before the device has finished. The given state is donated."""
+    batches = pack(units, shape)
+    if model.kind.one_program and batches:
+        stacked, count = stack(batches), np.int32(len(batches))
+        arguments = optimization, loss, model, base, state, stacked, count, np.float32(rate)
+        state, metrics = steps.whole_update(*arguments)
+        return state, Dispatched(index, units, rate, metrics)
     sums = steps.zero_sums(state.adapter)
-    for batch in pack(units, shape):
+    for batch in batches:
         sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
     state, metrics = steps.update(optimization, state, sums, np.float32(rate))
     return state, Dispatched(index, units, rate, metrics)

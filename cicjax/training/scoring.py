@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from cicjax.model import qwen2
+from cicjax.model import limits, qwen2
 from cicjax.provenance import Author, weights
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
 from cicjax.training import steps
-from cicjax.training.batches import Batch, Row, Shape, fit_shape, make_row, pack_and_place
+from cicjax.training.batches import Batch, Row, Shape, line_length, make_row, pack_and_place, shape_for
 
 EVERYTHING = Weighting(weights.OBSERVATIONAL, keep_echoes=True)
 
@@ -37,8 +37,10 @@ def token_logprobs(
     context.
 
     With `targets_only` positions that are no targets are left out of the head's work and come back as 0.0
-    too.
+    too. Raises BadInput for a row that passes the model's last position, OutOfResources where a micro-batch
+    cannot fit the kind of device.
     """
+    check_fit(encoded, model=model, base=base, shape=shape)
     rows = [_to_be_scored(each, targets_only=targets_only) for each in encoded]
     scores = [np.zeros(len(row.loss_weights), np.float32) for row in rows]
     batches, places = pack_and_place(rows, shape)
@@ -52,6 +54,32 @@ def token_logprobs(
     return scores
 
 
+def check_fit(
+    encoded: Sequence[Encoded],
+    *,
+    model: qwen2.Model,
+    base: qwen2.Tree,
+    shape: Shape,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Raise BadInput for a row that passes the model's last position, OutOfResources where a micro-batch
+    cannot fit the kind of device; `names` are those of the rows."""
+    lengths = [len(each.tokens) for each in encoded]
+    names = [f"row {number}" for number in range(1, len(lengths) + 1)] if names is None else names
+    for name, length in zip(names, lengths, strict=True):
+        limits.check_positions(model, name, length)
+    if lengths:
+        longest = int(np.argmax(lengths))
+        length = shape.length if shape.fixed else min(shape.length, line_length(lengths[longest]))
+        limits.check_memory(
+            model,
+            limits.scoring_need(model, base, lines=shape.rows, length=length),
+            row=names[longest],
+            tokens=lengths[longest],
+            change="score shorter rows or take a smaller base",
+        )
+
+
 def _to_be_scored(encoded: Encoded, *, targets_only: bool) -> Row:
     targets = encoded.is_target if targets_only else np.ones(len(encoded.tokens), np.bool_)
     return make_row(encoded._replace(is_target=targets), EVERYTHING)
@@ -62,13 +90,8 @@ def nll_by_author(
 ) -> dict[str, dict[str, float]]:
     """Mean negative log-likelihood, in nats a token, of what each author wrote, and over how many tokens;
     first tokens are left out."""
-    scores = token_logprobs(
-        rows,
-        model=model,
-        base=base,
-        adapter=adapter,
-        shape=fit_shape((len(each.tokens) for each in rows), rows=model.kind.lines_per_batch),
-    )
+    shape = shape_for(model.kind, [_to_be_scored(each, targets_only=False) for each in rows])
+    scores = token_logprobs(rows, model=model, base=base, adapter=adapter, shape=shape)
     found = {}
     for author in Author:
         parts = [score[1:][each.author[1:] == author] for score, each in zip(scores, rows, strict=True)]

@@ -119,6 +119,7 @@ def start_state(adapter: qwen2.Tree, optimization: Optimization) -> TrainState:
     return TrainState(own, _transform(optimization).init(own), *counters)
 
 
+@jax.jit
 def zero_sums(adapter: qwen2.Tree) -> Sums:
     """Empty sums for an adapter of this shape."""
     return Sums(jax.tree.map(jnp.zeros_like, adapter), jnp.zeros(()), jnp.zeros(()))
@@ -157,6 +158,29 @@ def update(
     metrics = UpdateMetrics(sums.loss / jnp.where(empty, 1.0, sums.weight), norm, sums.weight, applied)
     counters = (state.step + 1, state.empty_updates + empty, state.nonfinite_updates + (~finite & ~empty))
     return TrainState(adapter, optimizer, *counters), metrics
+
+
+@partial(jax.jit, static_argnums=(0, 2), donate_argnums=(4,))
+def whole_update(
+    optimization: Optimization,
+    loss: Loss,
+    model: qwen2.Model,
+    base: qwen2.Tree,
+    state: TrainState,
+    batches: Batch,
+    count: Int[Array, ""],
+    learning_rate: Float[Array, ""],
+) -> tuple[TrainState, UpdateMetrics]:
+    """`accumulate` over the first `count` of stacked micro-batches, then `update`, as one program."""
+
+    def add(number: Any, sums: Sums) -> Sums:
+        batch = jax.tree.map(lambda leaf: leaf[number], batches)
+        return accumulate(loss, model, base, state.adapter, sums, batch)
+
+    sums = zero_sums(state.adapter)
+    alone = batches.used.shape[0] == 1
+    sums = add(0, sums) if alone else jax.lax.fori_loop(0, count, add, sums)
+    return update(optimization, state, sums, learning_rate)
 
 
 def learning_rate_at(index: int, total: int | None, optimization: Optimization) -> float:

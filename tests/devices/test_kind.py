@@ -83,13 +83,13 @@ def test_programs_are_lowered_for_a_device_that_is_not_here(policy, device):
     model, base, _ = policy
     model, half = model._replace(lora=None, kind=device), base["norm"]["scale"].dtype == jnp.bfloat16
     base = layout.prepare(base, device.sampling)
-    program = decode.Program(model, 1.0, (0,))
     prompts = decode.Prompts(np.ones((2, 16), np.int32), np.zeros(2, np.int32))
-    keys, owner = np.zeros((4, 2), np.uint32), np.asarray([0, 0, 1, 1])
-    prefilled = decode.prefill.trace(program, base, prompts, owner, keys, steps=16)
+    owner, ones = np.asarray([0, 0, 1, 1]), np.ones(4, np.float32)
+    draws = decode.Draws(np.zeros((4, 2), np.uint32), ones, ones, np.zeros((4, 4), np.int32))
+    prefilled = decode.prefill.trace(model, base, None, prompts, owner, draws, steps=16)
     traced = [
         prefilled,
-        decode.decode_loop.trace(program, base, prefilled.out_info, np.int32(1), np.int32(9)),
+        decode.decode_loop.trace(model, base, None, prefilled.out_info, np.int32(1), np.int32(9)),
     ]
     for each in traced:
         text = each.lower(lowering_platforms=(PLATFORMS[device.name],)).as_text()
