@@ -4,7 +4,7 @@ What a query sees is an interval of slots, two vectors and no mask of (T, S). Wh
 kind of device's choice by shape; all mean the same.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def attention(
     else:
         # A query before the first slot of its row is padding; it may see itself.
         first = jnp.minimum(first, span.last[None])
-        mixed = attention_by_blocks(grouped, keys, values, first, span.last, kind.block)
+        mixed: Array = attention_by_blocks(grouped, keys, values, first, span.last, kind.block)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, time, n, size)
 
 
@@ -95,10 +95,10 @@ def _causal_kernel(
     queries: Float[Array, "B T N H"],
     keys: Float[Array, "B K T H"],
     values: Float[Array, "B K T H"],
-    name: str,
+    name: Literal["cudnn"],
 ) -> Float[Array, "B T N H"]:
     """One fused kernel of a library. It takes bf16 alone, and wants its device when it is traced."""
-    keys, values = (part.swapaxes(1, 2) for part in (keys, values))
+    keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
     mixed = jax.nn.dot_product_attention(
         queries.astype(jnp.bfloat16), keys, values, is_causal=True, implementation=name
     )

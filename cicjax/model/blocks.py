@@ -66,7 +66,7 @@ def attention_by_blocks(
     return _forward(queries, keys, values, first, last, block)[0]
 
 
-def _forward(queries, keys, values, first, last, block):
+def _forward(queries, keys, values, first, last, block) -> Any:
     parts = _parts(queries, keys, values, first, last, block)
     shape = parts.queries.shape
     low, high = parts.key_range()
@@ -96,10 +96,11 @@ def _forward(queries, keys, values, first, last, block):
     return mixed[:, :, :, : queries.shape[3]], (parts[:5], mixed.astype(keys.dtype), logs, like)
 
 
-def _backward(block, saved, cotangent):
-    operands, mixed, logs, like = saved
+def _backward(block, saved, cotangent) -> Any:
+    (queries, keys, values, first, last), mixed, logs, like = saved
     time, slots = cotangent.shape[3], like.shape[0]
-    parts = Parts(*operands, block_size(time, block), block_size(slots, block))
+    size, width = block_size(time, block), block_size(slots, block)
+    parts = Parts(queries, keys, values, first, last, size, width)
     dtype, shape = parts.keys.dtype, parts.queries.shape
     pull = jnp.pad(cotangent, ((0, 0),) * 3 + ((0, shape[3] - time), (0, 0)))
     delta = (pull * mixed.astype(jnp.float32)).sum(axis=-1)

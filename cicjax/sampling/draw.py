@@ -54,16 +54,19 @@ def choose(
     greedy = temperature == 0
     scaled = scores / jnp.where(greedy, 1.0, temperature)[None]
     narrow = (top_p < 1) & ~greedy
-    scaled = jax.lax.cond(
-        narrow.any(), lambda: jnp.where(narrow[None], nucleus(scaled, top_p), scaled), lambda: scaled
+    # One number a row leaves the branch, and no array of (V, B) is copied.
+    lowest = jax.lax.cond(
+        narrow.any(),
+        lambda: jnp.where(narrow, lowest_of_nucleus(scaled, top_p), -jnp.inf),
+        lambda: jnp.full(narrow.shape, -jnp.inf),
     )
-    return pick(scaled, uniforms(keys, step), greedy)
+    return pick(jnp.where(scaled >= lowest[None], scaled, -jnp.inf), uniforms(keys, step), greedy)
 
 
-def nucleus(scores: Float[Array, "V B"], top_p: Float[Array, "B"]) -> Float[Array, "V B"]:
-    """The scores, -inf below the highest threshold over which `top_p` of the probability lies.
+def lowest_of_nucleus(scores: Float[Array, "V B"], top_p: Float[Array, "B"]) -> Float[Array, "B"]:
+    """The highest score such that the tokens from it on hold `top_p` of the probability.
 
-    The threshold is found bit by bit, in the order of floats as integers: no sort of the vocabulary.
+    Found bit by bit among the weights, in the order of floats as integers: no sort of the vocabulary.
     """
     weights = jnp.exp(scores - scores.max(axis=0, keepdims=True))
     wanted = top_p * weights.sum(axis=0)
@@ -75,7 +78,7 @@ def nucleus(scores: Float[Array, "V B"], top_p: Float[Array, "B"]) -> Float[Arra
         return jnp.where(mass >= wanted, higher, threshold)
 
     threshold = jax.lax.fori_loop(0, 31, narrow, jnp.zeros(scores.shape[1:], jnp.uint32))
-    return jnp.where(bits >= threshold[None], scores, -jnp.inf)
+    return jnp.where(bits >= threshold[None], scores, jnp.inf).min(axis=0)
 
 
 def pick(
