@@ -1,0 +1,73 @@
+"""The programs of the paper and of `train`, compiled for TPUs by their own compiler.
+
+The embedded base's are compiled at every commit; those of 0.5B on request (CICJAX_AOT=1), and their record is
+read.
+"""
+
+import pytest
+from aot import ON_REQUEST, assert_no_dearer, assert_programs_are_sound, by_name, check, committed
+
+
+@pytest.fixture(scope="module")
+def v5e(tmp_path_factory):
+    return check("v5e:2x2", "tiny", tmp_path_factory.mktemp("v5e"))
+
+
+@pytest.fixture(scope="module")
+def v6e(tmp_path_factory):
+    return check("v6e:2x2", "tiny", tmp_path_factory.mktemp("v6e"), "--only", "update likelihood", "decode")
+
+
+def test_every_program_fits_a_v5e_chip(v5e):
+    assert_programs_are_sound(v5e)
+    assert by_name(v5e).keys() == by_name(committed("v5e:2x2", "tiny")).keys()
+
+
+def test_every_program_fits_a_v6e_chip(v6e):
+    assert_programs_are_sound(v6e)
+
+
+def test_chips_exchange_gradients_and_nothing_else(v5e):
+    shared = {each["name"]: each["collectives"] for each in v5e["programs"] if each["chips"] > 1}
+    assert shared == {"update likelihood": {"all-reduce": 2}, "decode": {"all-reduce": 1}}
+
+
+def test_no_program_is_a_tenth_dearer_than_recorded(v5e):
+    assert_no_dearer(v5e, committed("v5e:2x2", "tiny"), cost="estimated_cycles")
+
+
+def test_no_program_is_a_tenth_dearer_than_recorded_on_a_v6e(v6e):
+    assert_no_dearer(v6e, committed("v6e:2x2", "tiny"), cost="estimated_cycles")
+
+
+def test_the_guard_sees_a_dearer_program(v5e):
+    cheaper = {
+        **v5e,
+        "programs": [each | {"estimated_cycles": each["estimated_cycles"] / 1.2} for each in v5e["programs"]],
+    }
+    with pytest.raises(AssertionError):
+        assert_no_dearer(v5e, cheaper, cost="estimated_cycles")
+
+
+@pytest.mark.parametrize("target", ["v5e:2x2", "v5e:4x4", "v6e:2x2"])
+def test_the_record_of_a_half_billion_parameters(target):
+    record = committed(target, "0.5b")
+    assert_programs_are_sound(record)
+
+
+@pytest.mark.parametrize("target", ["v5e:2x2", "v6e:2x2"])
+def test_memory_of_long_rows_is_linear_in_their_length(target):
+    programs = by_name(committed(target, "0.5b"))
+    held = {
+        length: programs["update likelihood", f"1 x {length}"]["temporary_bytes"] for length in (8192, 32_768)
+    }
+    assert held[32_768] < 4.4 * held[8192]
+
+
+@pytest.mark.aot
+@ON_REQUEST
+@pytest.mark.parametrize("target", ["v5e:2x2", "v5e:4x4", "v6e:2x2"])
+def test_programs_of_a_half_billion_parameters(target, tmp_path):
+    record = check(target, "0.5b", tmp_path)
+    assert_programs_are_sound(record)
+    assert_no_dearer(record, committed(target, "0.5b"), cost="estimated_cycles")
