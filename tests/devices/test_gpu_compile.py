@@ -19,10 +19,6 @@ def test_no_program_launches_a_tenth_more_kernels_than_recorded(h100):
     assert_no_dearer(h100, committed("h100", "tiny"), cost="kernels")
 
 
-def test_the_record_of_a_half_billion_parameters():
-    assert_programs_are_sound(committed("h100", "0.5b"))
-
-
 @pytest.mark.aot
 @ON_REQUEST
 def test_programs_of_a_half_billion_parameters(tmp_path):
