@@ -1,7 +1,7 @@
 """The programs of the paper and of `train`, compiled for TPUs by their own compiler.
 
-The embedded base's are compiled where the extra aot-tpu is; those of 0.5B on request (CICJAX_AOT=1), and their record is
-read.
+The embedded base's are compiled where the extra aot-tpu is; those of 0.5B on request (CICJAX_AOT=1), and
+their record is read.
 """
 
 import json
