@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
 
@@ -208,6 +207,8 @@ def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
 def stack(batches: Sequence[Batch]) -> Batch:
     """Micro-batches of one shape along a first axis, filled up to a power of two: few programs. Those that
     fill it are the last again, and are not run."""
+    import jax  # not above: the command line's help reads this file, and must not wait for jax
+
     filled = [*batches, *[batches[-1]] * ((1 << (len(batches) - 1).bit_length()) - len(batches))]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
 

@@ -1,7 +1,7 @@
 """The programs of the paper and of `train`, compiled for TPUs by their own compiler.
 
-The embedded base's are compiled at every commit; those of 0.5B on request (CICJAX_AOT=1), and their record is
-read.
+The embedded base's are compiled where the extra aot-tpu is; those of 0.5B on request (CICJAX_AOT=1), and
+their record is read.
 """
 
 import json
@@ -39,7 +39,8 @@ def test_every_program_fits_a_v6e_chip(v6e):
 
 def test_chips_exchange_gradients_and_nothing_else(v5e):
     shared = {each["name"]: each["collectives"] for each in v5e["programs"] if each["chips"] > 1}
-    assert shared == {"update likelihood": {"all-reduce": 2}, "decode": {"all-reduce": 1}}
+    # In a step of decoding two single truths: whether all rows are done, and whether any asks for top-p.
+    assert shared == {"update likelihood": {"all-reduce": 2}, "decode": {"all-reduce": 2}}
 
 
 def test_no_program_is_a_tenth_dearer_than_recorded(v5e):
