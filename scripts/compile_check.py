@@ -5,7 +5,8 @@
     python scripts/compile_check.py --target h100 --model_size 0.5b --json FILE     sizes of Qwen2.5-0.5B
 
 Needs the extra aot-tpu (for h100 aot-cuda). Writes what the compiler says of each program and exits with 1 if
-one does not fit a chip's memory; --only leaves the rest of FILE as it is. Arguments are abstract: no weights are read. See docs/accelerators.md.
+one does not fit a chip's memory; --only leaves the rest of FILE as it is. Arguments are abstract: no weights
+are read. See docs/accelerators.md.
 """
 
 import argparse
