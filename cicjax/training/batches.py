@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
 
@@ -209,7 +208,13 @@ def stack(batches: Sequence[Batch]) -> Batch:
     """Micro-batches of one shape along a first axis, filled up to a power of two: few programs. Those that
     fill it are the last again, and are not run."""
     filled = [*batches, *[batches[-1]] * ((1 << (len(batches) - 1).bit_length()) - len(batches))]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+    columns = {
+        name: np.stack([getattr(batch, name) for batch in filled])
+        for name in Batch._fields
+        if name != "extras" and getattr(filled[0], name) is not None
+    }
+    extras = {name: np.stack([batch.extras[name] for batch in filled]) for name in filled[0].extras}
+    return filled[0]._replace(**columns, extras=extras)
 
 
 def _empty_batch(size: tuple[int, int], extras: Iterable[str], *, alone: bool) -> Batch:
