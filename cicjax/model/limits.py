@@ -51,7 +51,7 @@ def training_need(model: qwen2.Model, base: Tree, adapter: Tree, *, lines: int, 
     tokens, itemsize = lines * length, _itemsize(base)
     kept = cost.activation_bytes(model.config, tokens=tokens, itemsize=itemsize)
     if kept > model.kind.activations:
-        kept = cost.activation_bytes(model.config, tokens=tokens, itemsize=itemsize, kept_layers=1)
+        kept = cost.activation_bytes(model.config, tokens=tokens, itemsize=itemsize, kept_layers=0)
     return Need(
         base=_held(model, base),
         adapter=6 * _bytes(adapter),
