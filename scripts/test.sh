@@ -7,6 +7,7 @@
 #   scripts/test.sh -n 0 --pdb                             in one process
 #   CICJAX_QWEN=/path/to/Qwen2.5-0.5B scripts/test.sh      also the tests on real weights
 #   CICJAX_EXTRAS=test,parity scripts/test.sh              also the tests against torch and peft
+#   CICJAX_EXTRAS=test,aot-tpu,aot-cuda scripts/test.sh    also programs compiled for TPUs and an H100
 set -euo pipefail
 extras=${CICJAX_EXTRAS:-test}
 # shellcheck source-path=SCRIPTDIR source=setup.sh

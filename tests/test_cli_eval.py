@@ -15,7 +15,7 @@ FLAGS = ("--scale", "smoke", "--seed", 3, "--num_sft", 30, "--num_test", 8, "--m
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "model"
-    tiny_qwen2.write(folder, seed=2, num_hidden_layers=1)
+    tiny_qwen2.write(folder, seed=2, num_hidden_layers=1, max_position_embeddings=2048)
     return folder
 
 

@@ -24,7 +24,7 @@ def repro(*arguments, **environment):
 
 @pytest.fixture
 def toy(tmp_path):
-    tiny_qwen2.write(tmp_path / "toy")
+    tiny_qwen2.write(tmp_path / "toy", max_position_embeddings=2048)
     return tmp_path / "toy"
 
 

@@ -144,6 +144,15 @@ def read_base(folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike) -> d
     return tree
 
 
+def abstract_base(config: Qwen2Config, dtype: DTypeLike) -> dict[str, Any]:
+    """The base tree that `load_base` gives for this config, its arrays as `jax.ShapeDtypeStruct`."""
+    tree: dict[str, Any] = {}
+    for leaf in _leaves(config):
+        shape = (config.num_hidden_layers, *leaf.shape) if leaf.stacked else leaf.shape
+        _put(tree, leaf.path, jax.ShapeDtypeStruct(shape, dtype))
+    return tree
+
+
 def _check_tensors(folder: Path, config: Qwen2Config, tensors: Mapping[str, StoredTensor]) -> None:
     expected: set[str] = set()
     for leaf in _leaves(config):

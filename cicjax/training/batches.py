@@ -207,6 +207,8 @@ def _batch(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
 def stack(batches: Sequence[Batch]) -> Batch:
     """Micro-batches of one shape along a first axis, filled up to a power of two: few programs. Those that
     fill it are the last again, and are not run."""
+    import jax  # not above: the command line's help reads this file, and must not wait for jax
+
     filled = [*batches, *[batches[-1]] * ((1 << (len(batches) - 1).bit_length()) - len(batches))]
     columns = {
         name: np.stack([getattr(batch, name) for batch in filled])
