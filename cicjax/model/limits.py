@@ -14,8 +14,6 @@ from cicjax.model import cost, ops, qwen2
 from cicjax.model.config import Tree
 
 WIDE = 2  # arrays of (positions, vocabulary) in float32 that the head holds at once: scores and their exp
-    4  # arrays of (positions, vocabulary) in float32 that the head holds at once: scores, their exp, copies
-)
 
 
 class Need(NamedTuple):
