@@ -210,13 +210,7 @@ def stack(batches: Sequence[Batch]) -> Batch:
     import jax  # not above: the command line's help reads this file, and must not wait for jax
 
     filled = [*batches, *[batches[-1]] * ((1 << (len(batches) - 1).bit_length()) - len(batches))]
-    columns = {
-        name: np.stack([getattr(batch, name) for batch in filled])
-        for name in Batch._fields
-        if name != "extras" and getattr(filled[0], name) is not None
-    }
-    extras = {name: np.stack([batch.extras[name] for batch in filled]) for name in filled[0].extras}
-    return filled[0]._replace(**columns, extras=extras)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
 
 
 def _empty_batch(size: tuple[int, int], extras: Iterable[str], *, alone: bool) -> Batch:
