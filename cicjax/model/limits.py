@@ -13,9 +13,7 @@ from cicjax.errors import BadInput, OutOfResources
 from cicjax.model import cost, ops, qwen2
 from cicjax.model.config import Tree
 
-WIDE = (
-    4  # arrays of (positions, vocabulary) in float32 that the head holds at once: scores, their exp, copies
-)
+WIDE = 2  # arrays of (positions, vocabulary) in float32 that the head holds at once: scores and their exp
 
 
 class Need(NamedTuple):
@@ -51,7 +49,7 @@ def training_need(model: qwen2.Model, base: Tree, adapter: Tree, *, lines: int, 
     tokens, itemsize = lines * length, _itemsize(base)
     kept = cost.activation_bytes(model.config, tokens=tokens, itemsize=itemsize)
     if kept > model.kind.activations:
-        kept = cost.activation_bytes(model.config, tokens=tokens, itemsize=itemsize, kept_layers=1)
+        kept = cost.activation_bytes(model.config, tokens=tokens, itemsize=itemsize, kept_layers=0)
     return Need(
         base=_held(model, base),
         adapter=6 * _bytes(adapter),
