@@ -35,7 +35,8 @@ QWEN_05B = Qwen2Config(
 
 class Shapes(NamedTuple):
     """Lines x tokens of an update of the paper, of its scoring and of updates on one's own transcripts,
-    prompts x tokens, tokens of a long prompt, and the numbers of rows that decode."""
+    prompts x tokens, tokens of a long prompt, the numbers of rows that decode, and the slots of a cache
+    smaller than the prompts make."""
 
     paper: tuple[int, int]
     score: tuple[int, int]
@@ -43,13 +44,20 @@ class Shapes(NamedTuple):
     prompts: tuple[int, int]
     long_prompt: int
     rows: tuple[int, ...]
+    few_slots: int
 
 
 # The embedded base has short shapes: the code of eight lines takes seven times as long to compile as that of
 # one, and tests compile it at every commit.
 SHAPES = {
     "tiny": Shapes(
-        paper=(1, 512), score=(1, 512), own=((1, 2048),), prompts=(16, 64), long_prompt=0, rows=(32,)
+        paper=(1, 512),
+        score=(1, 512),
+        own=((1, 2048),),
+        prompts=(16, 64),
+        long_prompt=0,
+        rows=(32,),
+        few_slots=0,
     ),
     "0.5b": Shapes(
         paper=(4, 512),
@@ -58,6 +66,7 @@ SHAPES = {
         prompts=(64, 128),
         long_prompt=8192,
         rows=(256, 32),
+        few_slots=128,
     ),
 }
 
@@ -267,16 +276,21 @@ def decoding(setting: Setting) -> Iterator[Program]:
     base alone, or one that an adapter was merged into."""
     for bucket in setting.shapes.rows:
         yield decode_program(setting, "decode", bucket)
-    bare = setting._replace(model=setting.model._replace(lora=None))
-    if len(setting.chips.devices) == 1:
-        yield decode_program(bare, "decode, no adapter", setting.shapes.rows[0])
+    if len(setting.chips.devices) > 1:
+        return
+    bare, most = setting._replace(model=setting.model._replace(lora=None)), setting.shapes.rows[0]
+    yield decode_program(bare, "decode, no adapter", most)
+    if few := setting.shapes.few_slots:
+        yield decode_program(setting, "decode", most, slots=few)
+        yield decode_program(bare, "decode, no adapter", most, slots=few)
 
 
-def decode_program(setting: Setting, name: str, bucket: int) -> Program:
-    """A segment of steps of so many rows on each chip."""
+def decode_program(setting: Setting, name: str, bucket: int, slots: int | None = None) -> Program:
+    """A segment of steps of so many rows on each chip, of all the `slots` of a fresh cache unless they are
+    said."""
     base, adapter = served(setting)
     count, kind = bucket * len(setting.chips.devices), setting.model.kind
-    rows, step = abstract_rows(setting, count), setting.array()
+    rows, step = abstract_rows(setting, count, slots), setting.array()
     keys = rows.caches[0].keys
     return Program(
         name=name,
@@ -301,8 +315,13 @@ def prefill_arguments(setting: Setting, count: int) -> tuple[tuple[Any, ...], in
     return (*served(setting), prompts, setting.array(count), draws), setting.model.kind.room
 
 
-def abstract_rows(setting: Setting, count: int) -> decode.Rows:
-    """Rows as `prefill` makes them, shared by the chips."""
+def abstract_rows(setting: Setting, count: int, slots: int | None = None) -> decode.Rows:
+    """Rows as `prefill` makes them, shared by the chips; their caches of half as many steps as `slots`, where
+    those are said, after prompts of the other half."""
+    if slots is not None:
+        kind = replace(setting.model.kind, room=slots // 2)
+        shapes = setting.shapes._replace(prompts=(setting.shapes.prompts[0], slots // 2))
+        setting = setting._replace(model=setting.model._replace(kind=kind), shapes=shapes)
     arguments, steps = prefill_arguments(setting, count)
     rows = jax.eval_shape(lambda *arrays: decode.prefill(setting.model, *arrays, steps=steps), *arguments)
     return setting.chips.rows(rows)

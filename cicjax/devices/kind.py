@@ -77,7 +77,7 @@ CPU = replace(
     sampling=Layout("apart", "transpose"),
     bf16_by_bits=True,
     loops_on_device=False,
-    dense_keys=128,
+    dense_keys=384,
     block=128,
 )
 
