@@ -2,6 +2,7 @@
 this."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,19 @@ def read_rows(
     tokenizer: Tokenizer,
     *,
     format: str = "auto",
+    adapter: str | None = None,
     targets: Iterable[str] = ("teacher",),
     max_length: int | None = None,
     overflow: Overflow = "refuse",
 ) -> Rows:
     """The episodes of a native file with their arrays, none longer than `max_length` tokens; what became of
-    longer ones is printed. Raises BadInput with file:line for what cannot be read, rendered or cut."""
-    episodes = native.read_native(path)
-    render = protocol.renderer(format, targets, episodes, tokenizer)
+    longer ones is printed. Each says the protocol that was decided for all, by `format`, by the one of the
+    `adapter` that is trained on, or by the file. Raises BadInput with file:line for what cannot be read,
+    rendered or cut."""
+    read = native.read_native(path)
+    name = protocol.decide(format, read, tokenizer, adapter=adapter, path=path)
+    episodes = [replace(episode, protocol=name) for episode in read]
+    render = protocol.renderer(name, targets, episodes, tokenizer)
     rows = list(protocol.encode_all(episodes, tokenizer, render=render, path=path))
     fitted = lengths.fit(
         rows, max_length=max_length, overflow=overflow, render=render, tokenizer=tokenizer, path=path
