@@ -60,8 +60,8 @@ class Train:
     max_length: int | None = None
     """Longest row in tokens."""
     overflow: Literal["refuse", "drop", "split"] = "refuse"
-    """What becomes of longer rows; a split cuts where a user speaks and never parts a correction from its
-    attempt."""
+    """What becomes of longer rows; a split cuts where a user speaks, else before the agent's next action,
+    repeats the system's turn and the question as context, and never parts a correction from its attempt."""
     learning_rate: float | None = None
     """Peak rate of AdamW; by default 2e-4."""
     num_train_epochs: int = 1

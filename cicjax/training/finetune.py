@@ -45,10 +45,11 @@ def fine_tune(
     updates = _updates(trainer, directory, rows)
     total, optimization = len(updates), trainer.optimization
     shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
-    check_fit(trainer.model, trainer.base, start, rows, shape)
+    needed = check_fit(trainer.model, trainer.base, start, rows, shape)
     with Learner(trainer, name, start=start, total=total) as learner, bar(f"train {name}") as report:
         if not learner.resumed:
             show_example(trainer.tokenizer, name, [unit for _, unit in rows])
+            print(f"{name}: {needed}", flush=True)
         report(learner.step, total)
         while learner.step < total:
             rate = steps.learning_rate_at(learner.step, total, optimization)
@@ -80,9 +81,10 @@ def check_fit(
     adapter: qwen2.Tree,
     rows: Sequence[tuple[str, Unit]],
     shape: Shape,
-) -> None:
-    """Raise BadInput for a row that passes the model's last position, OutOfResources where a micro-batch of
-    this shape cannot fit the kind of device."""
+) -> str:
+    """How long the longest row is and about what it needs, for a person. Raises BadInput for a row that
+    passes the model's last position, OutOfResources where a micro-batch of this shape cannot fit the kind of
+    device."""
     longest, tokens = "no row", 0
     for id, unit in rows:
         for row in rows_of(unit):
@@ -92,6 +94,7 @@ def check_fit(
     need = limits.training_need(model, base, adapter, lines=shape.rows, length=shape.length)
     change = "shorten it (--max_length, --overflow) or take a smaller base"
     limits.check_memory(model, need, row=longest, tokens=tokens, change=change)
+    return f"longest row {tokens:,} tokens, about {(need.total - need.base) / 1e9:.2g} GB beside the base"
 
 
 def fresh_adapter(model: qwen2.Model, *, seed: int) -> qwen2.Tree:

@@ -60,10 +60,19 @@ def read_rows(
     fitted = lengths.fit(
         rows, max_length=max_length, overflow=overflow, render=render, tokenizer=tokenizer, path=path
     )
-    for count, fate in ((fitted.dropped, "dropped"), (fitted.split, "split")):
-        if count:
-            print(f"{path}: {count} of {len(rows)} rows are longer than {max_length} tokens and were {fate}")
+    if fitted.dropped or fitted.split:
+        print(f"{path}: {_fate(fitted, rows=len(rows), max_length=max_length)}", flush=True)
     return fitted.rows
+
+
+def _fate(fitted: lengths.Fitted, *, rows: int, max_length: int | None) -> str:
+    """What became of rows that were too long."""
+    count = fitted.dropped or fitted.split
+    longer = f"{count} of {rows} rows are longer than {max_length} tokens and were "
+    if fitted.dropped:
+        return f"{longer}dropped"
+    out = f"; {fitted.left_out} turns that are longer by themselves were left out" if fitted.left_out else ""
+    return f"{longer}split into {fitted.windows} windows{out}"
 
 
 def check_targets(rows: Rows, weighting: Weighting, *, path: Path) -> None:
