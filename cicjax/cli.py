@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except signals.Stopped as stopped:
         if stopped.kept:
             print(f"cicjax: {stopped.name}: {stopped.kept}", file=sys.stderr)
-        return stopped.code
+        return stopped.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except CicjaxError as error:

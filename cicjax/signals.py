@@ -28,7 +28,7 @@ class Stopped(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
-        self.code: int = 128 + number
+        self.exit_code = 128 + number
         self.name = signal.Signals(number).name
         self.kept = ""
 
