@@ -113,7 +113,8 @@ class Train:
         policy = replace(policy, protocol=rows[0][0].protocol)
         held_out = self._rows(policy, self.eval_file) if self.eval_file is not None else []
         own.check_held_out(rows, held_out, path=self.eval_file)
-        print(f"protocol: {policy.protocol} ({len(rows)} rows)", flush=True)
+        needed = own.beforehand(self._trainer(policy), rows, weighting, policy.adapter)
+        print(f"protocol: {policy.protocol} ({len(rows)} rows); {needed}", flush=True)
         with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
             environment.settle(self.output_dir, allow_changes=self.allow_other_environment)
             results = own.train_rows(

@@ -15,6 +15,7 @@ from cicjax.provenance import Encoded, protocol
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Episode
+from cicjax.training import finetune
 from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
 from cicjax.training.learner import BUDGET, Trainer
 from cicjax.training.policy import LoadedPolicy
@@ -79,6 +80,14 @@ def check_targets(rows: Rows, weighting: Weighting, *, path: Path) -> None:
     """Raise BadInput where no position of any row weighs anything."""
     if not any(weighting(encoded).any() for _, encoded in rows):
         raise BadInput(f"{path}: {audit.nothing_to_learn([encoded for _, encoded in rows])}")
+
+
+def beforehand(trainer: Trainer, rows: Rows, weighting: Weighting, start: qwen2.Tree | None) -> str:
+    """How long the longest row is and about what training needs, for a person. Raises BadInput or
+    OutOfResources for what does not fit."""
+    return finetune.beforehand(
+        trainer, weighted([(episode.id, encoded) for episode, encoded in rows], weighting), start
+    )
 
 
 def check_held_out(rows: Rows, held_out: Rows, *, path: Path | None) -> None:
