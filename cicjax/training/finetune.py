@@ -3,7 +3,6 @@ own transcripts alike."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
