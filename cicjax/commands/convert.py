@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 
 if TYPE_CHECKING:
     from cicjax.provenance.transcript import Episode
@@ -69,7 +69,7 @@ class Convert:
             "output": str(self.output),
             **_counts(episodes, imported=name != "native"),
         }
-        print(json.dumps(summary, ensure_ascii=False) if self.json else _line(summary, self.agent_models))
+        print(json.dumps(summary) if self.json else printable(_line(summary, self.agent_models)))
 
     def _read(self, name: str) -> "list[Episode]":
         from cicjax.logs import importers, native

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable, shown
 from cicjax.runs import checks
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Mask:
             }
             shown = names.get(self.objective, self.objective)
             text = page.page_html(rows, tokenizer, title=path.name, weightings=views, shown=shown)
-            whole.write_lines(self.html, [text])
+            whole.write_lines(self.html, [text], private=False)
         if self.json:
             _print_records(rows, tokenizer, weigh)
             return
@@ -150,7 +150,7 @@ class Mask:
                 _print_boxes(rows, tokenizer, objective, self._weighting(objective))
             _print_counts(rows, objective, self._weighting(objective))
         for written in filter(None, (self.labels, self.html)):
-            print(f"{written} written")
+            print(printable(f"{written} written"))
 
     def _check_template(self, tokenizer: "Tokenizer") -> None:
         from cicjax.files import hub
@@ -167,7 +167,8 @@ class Mask:
         episodes = native.read_native(self.file)
         template.compare(self.file, episodes, tokenizer, reference, format=name)
         number = _number(len(episodes))
-        print(f"{self.file}: {number}, --format {name} equals the tokenizer's chat template, id by id")
+        told = f"{self.file}: {number}, --format {name} equals the tokenizer's chat template, id by id"
+        print(printable(told))
 
     def _audit(self, tokenizer: "Tokenizer") -> None:
         from cicjax.logs import audit
@@ -206,12 +207,12 @@ class Mask:
         else:
             lines = map(str, findings) if self.verbose else audit.roll_up(findings)
         for line in lines:
-            print(" ".join(line.split()))
+            print(printable(" ".join(line.split())))
         if findings:
             sys.stdout.flush()
             raise audit.Findings(audit.summary(findings, self.file))
         if not self.json:
-            print(f"{self.file}: {_number(episodes)}, nothing found")
+            print(printable(f"{self.file}: {_number(episodes)}, nothing found"))
 
     def _weighting(self, objective: str) -> "Weighting":
         from cicjax.provenance import protocol
@@ -249,7 +250,7 @@ def _print_boxes(rows: "Rows", tokenizer: "Tokenizer", objective: str, weigh: "W
     from cicjax.views import boxes
 
     for episode, encoded in rows:
-        title = f"{objective.capitalize()}: {episode.id}"
+        title = shown(f"{objective.capitalize()}: {episode.id}")
         if sys.stdout.isatty():
             boxes.print_coloured(title, encoded, tokenizer, weigh(encoded))
         else:

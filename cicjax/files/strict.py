@@ -6,6 +6,7 @@ other encodings, duplicate keys, NaN and infinities, integers of thousands of di
 text is asked for, bottomless nesting, half an object.
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cicjax.errors import BadInput, shorten
+
+# A parsed line takes some ten times its size. A row of 100,000 sampled ids with text has four megabytes.
+LONGEST_LINE = 1 << 26
+_TOO_LONG = f"longer than {LONGEST_LINE:,} bytes, which no row is; part it"
 
 
 @contextmanager
@@ -37,11 +42,22 @@ def records(path: str | Path, *, what: str, whole: bool = False) -> Iterator[tup
         if not line.strip():
             continue
         if whole and empty and not line.rstrip().endswith(b"}"):
-            line = b"".join((line, *(rest for _, rest in lines)))
+            line = _joined(line, (rest for _, rest in lines), where=f"{path}:{number}")
         empty = False
         yield number, _numbered_object(line.rstrip(), path, number, what)
     if empty:
         raise BadInput(f"{path}: holds no episode; a transcript file has one JSON object a line")
+
+
+def _joined(line: bytes, rest: Iterator[bytes], *, where: str) -> bytes:
+    """An object that fills several lines, no longer than one line may be."""
+    parts, size = [line], len(line)
+    for part in rest:
+        parts.append(part)
+        size += len(part)
+        if size > LONGEST_LINE:
+            raise BadInput(f"{where}: {_TOO_LONG}")
+    return b"".join(parts)
 
 
 def load(text: str | bytes) -> Any:
@@ -130,8 +146,13 @@ def _load(text: str | bytes) -> Any:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file):
-                yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+            for number in itertools.count(1):
+                line = file.readline(LONGEST_LINE + 1)
+                if len(line) > LONGEST_LINE:
+                    raise BadInput(f"{path}:{number}: {_TOO_LONG}")
+                if not line:
+                    return
+                yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
 
