@@ -135,7 +135,7 @@ def _read_config(path: Path) -> dict[str, object]:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise BadInput(
-                f"{path}: an alias (*) repeats a part; write it out, for few of them make gigabytes"
+                f"{path}: an alias (*) repeats a part, and few of them make gigabytes; write it out"
             )
         content = yaml.safe_load(text)
     except OSError as error:

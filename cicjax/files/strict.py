@@ -18,7 +18,17 @@ from cicjax.errors import BadInput, shorten
 
 # A parsed line takes some ten times its size. A row of 100,000 sampled ids with text has four megabytes.
 LONGEST_LINE = 1 << 26
-_TOO_LONG = f"longer than {LONGEST_LINE:,} bytes, which no row is; part it"
+TOO_LONG = f"longer than {LONGEST_LINE:,} bytes, which no row is; part it"
+
+
+class NotJson(BadInput):
+    """Text that is no JSON, with the line of it where that shows, from 1."""
+
+    def __init__(self, error: json.JSONDecodeError) -> None:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        super().__init__(f"not JSON ({error.msg} at {line}column {error.colno})")
+        self.at_place = f"not JSON ({error.msg} at column {error.colno})"
+        self.line = error.lineno
 
 
 @contextmanager
@@ -30,34 +40,19 @@ def place(where: str) -> Iterator[None]:
         raise BadInput(f"{where}: {error}") from None
 
 
-def records(path: str | Path, *, what: str, whole: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every JSON object of a file, with the line on which it begins: one a line, or with `whole` also one
-    that fills the file.
+def records(path: str | Path, *, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every JSON object of a file, one a line, with the number of its line.
 
     Raises BadInput with file:line for what is not strict JSON, and for a file without any object.
     """
-    lines = enumerate(_lines(Path(path)), start=1)
     empty = True
-    for number, line in lines:
+    for number, line in enumerate(_lines(Path(path)), start=1):
         if not line.strip():
             continue
-        if whole and empty and not line.rstrip().endswith(b"}"):
-            line = _joined(line, (rest for _, rest in lines), where=f"{path}:{number}")
         empty = False
         yield number, _numbered_object(line.rstrip(), path, number, what)
     if empty:
         raise BadInput(f"{path}: holds no episode; a transcript file has one JSON object a line")
-
-
-def _joined(line: bytes, rest: Iterator[bytes], *, where: str) -> bytes:
-    """An object that fills several lines, no longer than one line may be."""
-    parts, size = [line], len(line)
-    for part in rest:
-        parts.append(part)
-        size += len(part)
-        if size > LONGEST_LINE:
-            raise BadInput(f"{where}: {_TOO_LONG}")
-    return b"".join(parts)
 
 
 def load(text: str | bytes) -> Any:
@@ -65,8 +60,7 @@ def load(text: str | bytes) -> Any:
     try:
         return _load(text)
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise BadInput(f"not JSON ({error.msg} at {line}column {error.colno})") from None
+        raise NotJson(error) from None
 
 
 def dumps(value: Any, what: str) -> str:
@@ -149,7 +143,7 @@ def _lines(path: Path) -> Iterator[bytes]:
             for number in itertools.count(1):
                 line = file.readline(LONGEST_LINE + 1)
                 if len(line) > LONGEST_LINE:
-                    raise BadInput(f"{path}:{number}: {_TOO_LONG}")
+                    raise BadInput(f"{path}:{number}: {TOO_LONG}")
                 if not line:
                     return
                 yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,11 +73,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_lines(path: str | Path, lines: Iterable[str], *, private: bool = True) -> None:
-    """Put lines of text at `path`, whole or not at all; a link is followed. A new file is its owner's alone
-    where `private`, for transcripts are, else as the umask has it; one that was there keeps its permissions.
+    """Put lines of text at `path`, whole or not at all; a link is followed, `-` is standard output. A new
+    file is its owner's alone where `private`, as transcripts are, else as the umask has it; one that was
+    there keeps its permissions.
 
     Raises BadInput where that cannot be done, OutOfResources when the disk is full.
     """
+    if str(path) == "-":
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        return
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
         # renaming onto a device would replace the device
