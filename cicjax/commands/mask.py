@@ -70,8 +70,8 @@ class Mask:
     audit: bool = False
     """List instead what ruins runs, a line a code, and end with exit code 1 if there is anything. Codes:
     unreadable, unknown-author, unrenderable, nothing-supervised, all-supervised, too-long, truncated-target,
-    no-end, empty-turn, duplicate, duplicate-row, duplicate-id, bad-arguments, echo, no-input, gap,
-    missing-result, orphan-result, hidden-tools, elided, image, reasoning-left-out."""
+    no-end, empty-turn, duplicate, duplicate-row, duplicate-id, other-ids, bad-arguments, echo, no-input,
+    gap, missing-result, orphan-result, hidden-tools, elided, image, reasoning-left-out."""
     verbose: bool = False
     """With --audit: every finding on a line of its own, file:line: severity: code: message."""
     test: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
