@@ -1,4 +1,4 @@
-"""Forty odd logs and more, one for each format and habit that people have: each converts, or is refused in one
+"""Forty odd logs and more, one for each format and habit people have: each converts, or is refused in one
 line with the way out; whatever converts can be masked."""
 
 import gzip
