@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable, shown
 
 if TYPE_CHECKING:
     from cicjax.provenance.tokenizer import Tokenizer
@@ -147,7 +147,8 @@ class Generate:
         several = self.num_samples > 1
         text = tokenizer.decode(completion.tokens, skip_controls=True)
         if not self.json:
-            print(f"{record['id']}{f' {sample}' if several else ''}: {text}", flush=True)
+            number = f" {sample}" if several else ""
+            print(f"{shown(record['id'])}{number}: {printable(text)}", flush=True)
             return
         calls = [
             {"name": call.name, "arguments": call.arguments}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 from cicjax.files.whole import read_json
 from cicjax.logs import audit, lengths, native
 from cicjax.logs.lengths import Overflow
@@ -62,7 +62,7 @@ def read_rows(
         rows, max_length=max_length, overflow=overflow, render=render, tokenizer=tokenizer, path=path
     )
     if fitted.dropped or fitted.split:
-        print(f"{path}: {_fate(fitted, rows=len(rows), max_length=max_length)}", flush=True)
+        print(printable(f"{path}: {_fate(fitted, rows=len(rows), max_length=max_length)}"), flush=True)
     return fitted.rows
 
 
