@@ -1,5 +1,6 @@
 """The command line: verbs, `--config`, and errors for users, which end here in one line."""
 
+import difflib
 import errno
 import io
 import math
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
 
-from cicjax import signals
+from cicjax import __version__, signals
+from cicjax.commands import habits
 from cicjax.commands.convert import Convert
 from cicjax.commands.evaluate import Eval
 from cicjax.commands.export import Export
@@ -61,11 +63,15 @@ def _with_config(arguments: Sequence[str]) -> list[str]:
     """
     verb, *rest = arguments or [""]
     kinds = {field.name: _kind(field.type) for field in fields(VERBS[verb])} if verb in VERBS else {}
+    if verb in ("train", "repro"):
+        habits.check(rest, _spellings(verb))
     path = _config_path(rest)
     if path is None or "config" not in kinds:
         return list(arguments)
     by_kind: dict[str, list[str]] = {"positional": [], "list": [], "switch": [], "value": []}
     for name, value in _read_config(path).items():
+        if not isinstance(value, dict):
+            _check_key(name, path, _spellings(verb))
         kind = kinds.get(name, "value")
         by_kind[kind] += _as_arguments(name, value, kind, path)
     positional = [] if _has_positional(rest, kinds) else by_kind["positional"]
@@ -81,6 +87,27 @@ def _with_config(arguments: Sequence[str]) -> list[str]:
         str(path),
         *rest,
     ]
+
+
+def _spellings(verb: str) -> list[str]:
+    """The verb's flags, by all their names."""
+    names = []
+    for field in fields(VERBS[verb]):
+        marks = get_args(field.type)[1:] if get_origin(field.type) is Annotated else ()
+        aliases = [name for mark in marks for name in getattr(mark, "aliases", None) or ()]
+        names += [field.name, *(alias.removeprefix("--") for alias in aliases)]
+    return names
+
+
+def _check_key(name: str, path: Path, known: Sequence[str]) -> None:
+    """Raise BadInput for a key of a configuration that is no flag, with the nearest that is."""
+    if name in known:
+        return
+    if name in habits.HABITS:
+        raise BadInput(f"{path}: {name}: {habits.HABITS[name]}")
+    near = difflib.get_close_matches(name, known, 1)
+    meant = f"; did you mean {near[0]}?" if near else "; its keys are the flags that --help lists"
+    raise BadInput(f"{path}: unknown key {shorten(name)}{meant}")
 
 
 def _kind(hint: Any) -> str:
@@ -186,7 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-        parse(_with_config(sys.argv[1:] if arguments is None else arguments)).run()
+        given = sys.argv[1:] if arguments is None else arguments
+        if list(given) == ["--version"]:
+            print(f"cicjax {__version__}")
+            return 0
+        parse(_with_config(given) if given else ["--help"]).run()
         sys.stdout.flush()
         signals.check()
     except BrokenPipeError:

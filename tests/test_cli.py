@@ -16,7 +16,7 @@ from cicjax.commands.mask import Mask
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        ((), 2),
+        ((), 0),
         (("--help",), 0),
         (("train",), 2),
         (("train", "--config"), 2),

@@ -31,7 +31,13 @@ ROOMS = (
     ),
     *("tasks", "methods", "agent", "experiments", "report", "server", "commands", "cli"),
 )
-COMMON = {"__init__": set(), "errors": set(), "assets": {"errors"}, "statistics": set(), "signals": set()}
+COMMON = {
+    "__init__": {"provenance", "objectives", "tasks"},
+    "errors": set(),
+    "assets": {"errors"},
+    "statistics": set(),
+    "signals": set(),
+}
 TEXT = {"provenance", "logs", "views"}
 # Before, and yet closed to this room.
 CLOSED = {

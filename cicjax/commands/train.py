@@ -1,5 +1,6 @@
 """`cicjax train`: a LoRA adapter from a transcript file."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cicjax.errors import BadInput, printable
-from cicjax.model.config import PROJECTIONS
+from cicjax.model.config import PROJECTIONS, projections
 
 if TYPE_CHECKING:
     from cicjax.training.learner import Trainer
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 OUTSIDE_IDENTITY = (
     *("file", "eval_file", "model_name_or_path", "start_adapter", "output_dir", "save_steps"),
-    "allow_other_environment",
+    *("save_total_limit", "allow_other_environment"),
 )
 
 
@@ -57,6 +58,8 @@ class Train:
     over."""
     eval_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Held-out transcripts: negative log-likelihood by author, before and after."""
+    eval_steps: int | None = None
+    """With --eval_file: ask it before every so many updates too, into their lines of metrics.jsonl."""
     max_length: int | None = None
     """Longest row in tokens."""
     overflow: Literal["refuse", "drop", "split"] = "refuse"
@@ -73,7 +76,11 @@ class Train:
     gradient_accumulation_steps: int = 1
     """Multiplies the rows of an update."""
     warmup_steps: int = 3
-    """Updates over which the rate climbs; it then falls along a line to a tenth."""
+    """Updates over which the rate climbs; it then falls to a tenth, or stays."""
+    warmup_ratio: float | None = None
+    """The same as a share of all updates."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after the warm-up, or that it stays."""
     weight_decay: float = 0.0
     """Of AdamW, on the adapter."""
     max_grad_norm: float = 1.0
@@ -83,13 +90,15 @@ class Train:
     lora_alpha: float = 32.0
     """The adapter's product is scaled by alpha / rank."""
     lora_target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = PROJECTIONS
-    """Projections that get an adapter."""
+    """Projections that get an adapter; all-linear is all of them, the default."""
     seed: int = 0
     """The fresh adapter and the order of the rows follow from it."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the frozen base; adapters, gradients and moments are float32."""
     save_steps: int = 25
     """Updates between two checkpoints: the most that a kill can cost."""
+    save_total_limit: int = 2
+    """Checkpoints that are kept, the newest of them."""
     allow_other_environment: bool = False
     """Go on though versions, the kind of device or settings of the numerics are not those the run began
     with."""
@@ -113,13 +122,13 @@ class Train:
         policy = replace(policy, protocol=rows[0][0].protocol)
         held_out = self._rows(policy, self.eval_file) if self.eval_file is not None else []
         own.check_held_out(rows, held_out, path=self.eval_file)
-        needed = own.beforehand(self._trainer(policy), rows, weighting, policy.adapter)
+        trainer = self._trainer(policy, len(rows))
+        needed = own.beforehand(trainer, rows, weighting, policy.adapter)
         print(f"protocol: {policy.protocol} ({len(rows)} rows); {needed}", flush=True)
         with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
             environment.settle(self.output_dir, allow_changes=self.allow_other_environment)
-            results = own.train_rows(
-                self._trainer(policy), rows, weighting, start=policy.adapter, held_out=held_out
-            )
+            self._say_if_finished()
+            results = own.train_rows(trainer, rows, weighting, start=policy.adapter, held_out=held_out)
             results = {"objective": self.objective, "targets": list(self.targets), **results}
             write_json(self.output_dir / "results.json", results)
         self._print(results)
@@ -134,6 +143,8 @@ class Train:
             "per_device_train_batch_size",
             "gradient_accumulation_steps",
             "save_steps",
+            "save_total_limit",
+            "eval_steps",
             "lora_r",
         )
         if self.max_length is not None and self.max_length < 2:
@@ -143,8 +154,12 @@ class Train:
         )
         if self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
+            raise BadInput(f"--warmup_ratio is a share of the updates, from 0 to 1, not {self.warmup_ratio}")
+        if self.eval_steps is not None and self.eval_file is None:
+            raise BadInput("--eval_steps asks the transcripts of --eval_file; name that too")
         checks.check_seed(self.seed)
-        checks.check_names("projection", self.lora_target_modules, PROJECTIONS)
+        checks.check_names("projection", projections(self.lora_target_modules), PROJECTIONS)
         if (self.wrong or self.correct) and self.objective != "stream":
             raise BadInput("--wrong and --correct belong to --objective stream")
 
@@ -153,7 +168,7 @@ class Train:
         from cicjax.training.policy import load_policy
 
         lora = LoRAConfig(
-            rank=self.lora_r, alpha=self.lora_alpha, target_modules=tuple(self.lora_target_modules)
+            rank=self.lora_r, alpha=self.lora_alpha, target_modules=projections(self.lora_target_modules)
         )
         return load_policy(
             self.model_name_or_path, dtype=self.dtype, adapter=self.start_adapter, lora=lora, training=True
@@ -172,12 +187,17 @@ class Train:
             overflow=self.overflow,
         )
 
-    def _trainer(self, policy: "LoadedPolicy") -> "Trainer":
+    def _updates(self, rows: int) -> int:
+        per_epoch = -(-rows // (self.per_device_train_batch_size * self.gradient_accumulation_steps))
+        return self.num_train_epochs * per_epoch if self.max_steps is None else self.max_steps
+
+    def _trainer(self, policy: "LoadedPolicy", rows: int) -> "Trainer":
         from cicjax.training.own import trainer_of
         from cicjax.training.steps import Optimization
 
+        share = self.warmup_ratio
         optimization = Optimization(
-            warmup_steps=self.warmup_steps,
+            warmup_steps=self.warmup_steps if share is None else math.ceil(share * self._updates(rows)),
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             learning_rate=Optimization.learning_rate if self.learning_rate is None else self.learning_rate,
@@ -191,6 +211,9 @@ class Train:
             num_train_epochs=self.num_train_epochs,
             max_steps=self.max_steps,
             save_steps=self.save_steps,
+            save_total_limit=self.save_total_limit,
+            eval_steps=self.eval_steps,
+            schedule=self.lr_scheduler_type,
             protocol=policy.protocol,
         )
 
@@ -215,11 +238,19 @@ class Train:
             "protocol": policy.protocol,
             "start_adapter": checkpoints.fingerprint(policy.adapter) if policy.adapter is not None else None,
             "lora": asdict(policy.model.lora) | {"target_modules": list(policy.model.lora.target_modules)},
-            "optimization": asdict(self._trainer(policy).optimization),
+            "optimization": asdict(self._trainer(policy, len(rows)).optimization),
             "file": file_digest(self.file),
             "rows": order,
         }
         return plain | {"resolved": resolved}
+
+    def _say_if_finished(self) -> None:
+        from cicjax.training.learner import finished_adapter
+        from cicjax.training.own import NAME
+
+        if (self.output_dir / "results.json").exists() and finished_adapter(self.output_dir / NAME):
+            on = f"to train on, --start_adapter {self.output_dir / NAME} with another --output_dir"
+            print(printable(f"{self.output_dir}: finished already; {on}"), flush=True)
 
     def _print(self, results: dict[str, Any]) -> None:
         budget = results["budget"]

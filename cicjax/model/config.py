@@ -29,6 +29,12 @@ class Qwen2Config:
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = "all-linear"
+
+
+def projections(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The projections that a command line names; `all-linear`, as peft has it, is all of them."""
+    return PROJECTIONS if names == (ALL_LINEAR,) else names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,11 @@ def fine_tune(
     *,
     loss: steps.Loss,
     start: qwen2.Tree,
+    watch: Callable[[qwen2.Tree], dict[str, float]] | None = None,
 ) -> qwen2.Tree:
     """Train `start` on (id, unit) rows and give the adapter, which FOLDER/NAME keeps; go on from its last
-    checkpoint if there is one.
+    checkpoint if there is one. What `watch` says of the adapter before every `eval_steps`th update goes into
+    that update's line of metrics.jsonl.
 
     `weighted` makes rows of one weighting, whose loss is `steps.Likelihood(weighting.rule)`; a unit of
     several rows is for a loss that compares them. Raises Corrupted after several non-finite updates in a row.
@@ -53,8 +55,10 @@ def fine_tune(
             show_example(trainer.tokenizer, name, [unit for _, unit in rows])
         report(learner.step, total)
         while learner.step < total:
-            rate = steps.learning_rate_at(learner.step, total, optimization)
-            learner.update(updates[learner.step], rate=rate, shape=shape, loss=loss)
+            rate = steps.learning_rate_at(learner.step, total, optimization, schedule=trainer.schedule)
+            watched = watch and trainer.eval_steps and learner.step % trainer.eval_steps == 0
+            facts = watch(learner.adapter) if watch and watched else {}
+            learner.update(updates[learner.step], rate=rate, shape=shape, loss=loss, facts=facts)
             if learner.step % trainer.save_steps == 0 or learner.step == total:
                 learner.save(final=learner.step == total)
             signals.check()

@@ -30,7 +30,8 @@ BUDGET = "budget.json"
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
-    seed settles the order of rows; `protocol` is the one that the rows are rendered in, where they are."""
+    seed settles the order of rows; `protocol` is the one that the rows are rendered in, where they are.
+    `eval_steps` is how often whoever watches is asked, None for never."""
 
     folder: Path
     model: qwen2.Model
@@ -43,6 +44,9 @@ class Trainer:
     num_train_epochs: int = 1
     max_steps: int | None = None
     save_steps: int = 25
+    save_total_limit: int = 2
+    eval_steps: int | None = None
+    schedule: steps.Schedule = "linear"
     protocol: str | None = None
 
 
@@ -140,7 +144,8 @@ class Learner:
             IN_A_ROW: self._nonfinite_in_a_row,
             **(cursor or {}),
         }
-        checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
+        tree, keep = self.state._asdict(), self._trainer.save_total_limit
+        checkpoints.save(self.directory, self.step, tree=tree, metadata=metadata, keep=keep, final=final)
         self._saved = self.step
 
     def flush(self) -> None:

@@ -116,6 +116,11 @@ def train_rows(
     """
     held = [encoded for _, encoded in held_out]
     model, base = trainer.model, trainer.base
+
+    def watch(adapter: qwen2.Tree | None) -> dict[str, float]:
+        found = nll_by_author(held, model=model, base=base, adapter=adapter)
+        return {f"held_out/{author}": facts["nll"] for author, facts in found.items()}
+
     before = nll_by_author(held, model=model, base=base, adapter=start) if held else {}
     adapter = fine_tune(
         trainer,
@@ -123,6 +128,7 @@ def train_rows(
         weighted([(episode.id, encoded) for episode, encoded in rows], weighting),
         loss=Likelihood(weighting.rule),
         start=start if start is not None else fresh_adapter(model, seed=trainer.seed),
+        watch=watch if held else None,
     )
     after = nll_by_author(held, model=model, base=base, adapter=adapter) if held else {}
     budget = read_json(trainer.folder / NAME / BUDGET)

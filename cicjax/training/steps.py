@@ -4,10 +4,11 @@ The base is an argument and is never donated; the train state and the running su
 handed in, a function of the update's index, so that arms with different numbers of live updates stay in step.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ SumAndWeight = tuple[Float[Array, ""], Float[Array, ""]]
 # A named tuple of its constants that can be called: jit takes the constants as arguments, the class as
 # static.
 Loss = Callable[[qwen2.Model, qwen2.Tree, qwen2.Tree, Batch], SumAndWeight]
+Schedule = Literal["linear", "cosine", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,15 +185,20 @@ def whole_update(
     return update(optimization, state, sums, learning_rate)
 
 
-def learning_rate_at(index: int, total: int | None, optimization: Optimization) -> float:
-    """The rate of update `index` of `total`: a linear climb over the warm-up, then a line down to the stated
-    share of the peak; in a stream that has no end (`total` None) the peak itself."""
+def learning_rate_at(
+    index: int, total: int | None, optimization: Optimization, *, schedule: Schedule = "linear"
+) -> float:
+    """The rate of update `index` of `total`: a linear climb over the warm-up, then a line or a half cosine
+    down to the stated share of the peak; with the schedule `constant`, and in a stream that has no end
+    (`total` None), the peak itself."""
     warmup = optimization.warmup_steps if total is None else min(optimization.warmup_steps, max(total - 1, 0))
     if index < warmup:
         return optimization.learning_rate * (index + 1) / (warmup + 1)
-    if total is None:
+    if total is None or schedule == "constant":
         return optimization.learning_rate
     progress = (index - warmup) / max(total - 1 - warmup, 1)
+    if schedule == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
     return optimization.learning_rate * (1 - (1 - optimization.min_learning_rate_ratio) * progress)
 
 
