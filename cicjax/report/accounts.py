@@ -28,7 +28,11 @@ MEANINGS = {
     "split": "questions that methods are compared on",
     "dtype": "precision of the frozen base; adapters are float32",
     "lora.target_modules": "projections with an adapter; dropout 0, A Kaiming-uniform, B zero",
-    "optimization.learning_rate": "peak rate of AdamW, the same for every method but GRPO",
+    "optimization.learning_rate": "peak rate of AdamW for SFT-1",
+    "second_stage.learning_rate": "peak rate of second stages that have none of their own among the rates",
+    "second_stage_epochs": "epochs of every second stage but GRPO",
+    "batches": "what an update has eight of: rows, or rows that bear loss",
+    "rates": "second-stage rates tuned on development questions",
     "optimization.min_learning_rate_ratio": "the decay ends here, as a share of the peak",
     "optimization.warmup_steps": "updates of warm-up",
     "optimization.mean": "the loss of an update: sum of weighted losses over sum of weights",
@@ -36,8 +40,8 @@ MEANINGS = {
     "policy.epsilon": "clipping range of GRPO's ratio",
     "policy.beta": "weight of GRPO's KL to SFT-1, estimator k3",
     "policy.num_iterations": "GRPO's updates a group",
-    "policy_optimization.learning_rate": "peak rate of GRPO",
-    "rows_per_update": "effective batch; one epoch for every stage",
+    "policy_optimization.learning_rate": "peak rate of GRPO, where it has none among the rates",
+    "rows_per_update": "effective batch",
     "attempts_per_problem": "attempts of the stream on a problem before the next one",
     "max_attempt_tokens": "longest attempt, candidate or GRPO sample",
     "attempt_temperature": "of attempts, candidates and GRPO samples; no top-k, no top-p",
@@ -168,6 +172,8 @@ def _stage(name: str) -> tuple[str, str]:
             return look(method).label, "train"
         case ["evaluate", method, "direct" | "second" as protocol]:
             return look(method).label, protocol
+        case ["score", method, "held-out"]:
+            return look(method).label, "scoring"
         case ["score", scored] if "-logprobs-" in scored:
             return look(scored.partition("-logprobs-")[0]).label, "scoring"
         case _:

@@ -39,6 +39,11 @@ WORDS = {
     "kept": "right by SFT-1 and still right by the method's direct answer",
     "lost": "right by SFT-1, wrong by the method's direct answer",
     "gained": "wrong by SFT-1, right by the method's direct answer",
+    "natural": "SFT-1 right at once, or else the method's direct answer: its natural second try",
+    "second turn": "right after seeing SFT-1's attempt, right or wrong, with no word on which it was",
+    "KL": "how far a method's probabilities have moved from SFT-1's on SFT-1's own answers",
+    "usable information": "how much likelier the correction is after the attempt that it corrects than "
+    "after another question's",
     "harmed": "SFT-1 was right, and the answer after seeing that right attempt is wrong",
     "fingerprint": "a digest of the weights: equal fingerprints, equal weights",
     "nats": "unit of log-probability to base e; +0.7 is about twice as likely",
@@ -52,11 +57,9 @@ CHOICES = (
     "weights; GRPO has one ratio a "
     "token. The stream arms eat one permutation of the rows, made from the seed."
 )
-NEVER_ANSWERED = "The methods here hardly ever answer after a second “Proposed solution:”"
-WHY_EMBEDDED = (
-    "in the embedded base's pretraining nobody is ever corrected and one epoch does not teach it, "
-    "so repair, two-step and harmed say "
-    "nothing about the methods"
+NEVER_ANSWERED = (
+    "The methods here hardly ever answer after a second “Proposed solution:”, "
+    "so repair, two-step and harmed say nothing about them"
 )
 MOST_REPAIRED, LEAST_HARMED = 0.02, 0.9
 FOOTER = (
@@ -103,11 +106,6 @@ def weights_name(run: FinishedRun) -> str:
     return Path(str(named)).name if str(named).startswith(("/", ".", "~")) else str(named)
 
 
-def on_embedded_base(run: FinishedRun) -> bool:
-    """Whether the run named no weights, and so took those that come with the package."""
-    return "model_name_or_path" in run.config and run.config["model_name_or_path"] is None
-
-
 def of_paper(run: FinishedRun) -> bool:
     """Whether the weights go by the name of the paper's, Qwen2.5-0.5B itself and no relative of it."""
     return Path(weights_name(run)).name.lower() == numbers.BASE
@@ -143,7 +141,7 @@ def unanswered(runs: Sequence[FinishedRun]) -> str | None:
         failed, right = row.repair_questions, row.right_first
         if not right or row.repair_solved > MOST_REPAIRED * failed or row.harmed < LEAST_HARMED * right:
             return None
-    return f"{NEVER_ANSWERED}; {WHY_EMBEDDED}." if on_embedded_base(runs[0]) else f"{NEVER_ANSWERED}."
+    return f"{NEVER_ANSWERED}."
 
 
 def _two_arms(interventional: MethodResult, observational: MethodResult) -> list[Child]:
@@ -332,6 +330,8 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
         beside.append(accounts.facts_table(runs, paper=paper))
     if any(row.gains is not None for row in methods.values()):
         beside.append(tables.confirmation_table(methods))
+    if any(row.kl_to_sft is not None for row in methods.values()):
+        parts += [tag("h3", "On text that nobody was trained on"), tables.held_out_table(methods)]
     return "budgets", "Budgets and ledger", [*parts, tag("div", *beside, class_="columns")]
 
 

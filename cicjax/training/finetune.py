@@ -41,6 +41,8 @@ def fine_tune(
     finished = finished_adapter(directory)
     if finished is not None:
         return finished
+    if trainer.live_rows:
+        rows = [(id, unit) for id, unit in rows if any(row.loss_weights.any() for row in rows_of(unit))]
     updates = _updates(trainer, directory, rows)
     total, optimization = len(updates), trainer.optimization
     shape = shape_for(trainer.model, [unit for _, unit in rows], updates)

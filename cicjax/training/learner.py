@@ -27,7 +27,7 @@ BUDGET = "budget.json"
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
-    seed settles the order of rows."""
+    seed settles the order of rows; with `live_rows` rows without loss are left out before updates are cut."""
 
     folder: Path
     model: qwen2.Model
@@ -39,6 +39,7 @@ class Trainer:
     rows_per_update: int = 8
     num_train_epochs: int = 1
     max_steps: int | None = None
+    live_rows: bool = False
     save_steps: int = 25
 
 

@@ -30,7 +30,7 @@ class MethodResult:
     """A row of the table: the three protocols of section 2.4, against SFT-1, and what it cost.
 
     `by_skill` is {skill: [solved, questions]}; `self_confirmation` and `truth_gain` are nats a token, None
-    without a stream.
+    without a stream; the last three are those of `held_out`, None in results of earlier versions.
     """
 
     solved: int
@@ -48,9 +48,14 @@ class MethodResult:
     lost: int
     gained: int
     harmed: int
+    natural_two_step: int
+    second_turn: int
     self_confirmation: float | None
     truth_gain: float | None
     budget: Budget
+    kl_to_sft: float | None = None
+    held_out_nats: dict[str, float] | None = None
+    usable_information: dict[str, float] | None = None
 
     @property
     def right_first(self) -> int:

@@ -41,9 +41,10 @@ def collect(
     first: Sequence[Answer],
     stream: Sequence[Episode],
     logprobs: dict[str, dict[str, list[float]]],
+    held_out: Mapping[str, Mapping[str, Any]],
 ) -> Results:
     """Everything that results.json promises; `first` are SFT-1's direct answers, `stream` is empty where no
-    method needed it."""
+    method needed it, `held_out` has each method's measures on the development questions."""
     methods = {}
     for method in run.methods:
         direct, second = answers[method.name]["direct"], answers[method.name]["second"]
@@ -51,7 +52,7 @@ def collect(
         summary |= evaluate.second_summary(direct, second, first)
         summary |= confirmation.summary(logprobs.get(method.name), logprobs.get(START))
         budget = _budget(run, method, made.samples_of(method))
-        methods[method.name] = MethodResult(**summary, budget=budget)
+        methods[method.name] = MethodResult(**summary, budget=budget, **held_out[method.name])
     return Results(
         model=run.base_fingerprint,
         model_name=run.model_name,

@@ -9,14 +9,14 @@ import pytest
 from cicjax import cli, methods, report
 from cicjax.experiments.paper import repro
 from cicjax.experiments.paper.flags import Flags
-from cicjax.methods import METHODS, interventional
+from cicjax.methods import EVERY, METHODS, interventional
 from cicjax.provenance import protocol
 
 DOSE = replace(
     interventional.METHOD,
-    name="dose_0.1",
-    label="Dose 0.1",
-    weighting=protocol.weighting("stream", wrong=0.1, correct=0.1),
+    name="dose_0.5",
+    label="Dose 0.5",
+    weighting=protocol.weighting("stream", wrong=0.5, correct=0.5),
 )
 CHOSEN = ("sft", "observational", "interventional", DOSE.name)
 
@@ -30,8 +30,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def listed(monkeypatch):
-    """The arm has its place in the tuple of methods."""
-    monkeypatch.setattr(methods, "METHODS", (*METHODS, DOSE))
+    """The arm has its place among the arms."""
+    monkeypatch.setattr(methods, "EVERY", (*EVERY, DOSE))
 
 
 def test_it_has_a_row_and_a_ledger(finished, capsys):
@@ -39,9 +39,9 @@ def test_it_has_a_row_and_a_ledger(finished, capsys):
     written = json.loads((folder / "results.json").read_text())
     assert tuple(written["methods"]) == tuple(results.methods) == CHOSEN
     ledger, row = written["ledger"], written["methods"][DOSE.name]
-    # Attempts and corrections bear loss, those with a tenth of the weight.
-    assert ledger["positions_dose_0.1"] == ledger["positions_observational"] > 0
-    assert row["budget"]["supervised_tokens"] == ledger["positions_dose_0.1"]
+    # Attempts and corrections bear loss, those with half of the weight.
+    assert ledger["positions_dose_0.5"] == ledger["positions_observational"] > 0
+    assert row["budget"]["supervised_tokens"] == ledger["positions_dose_0.5"]
     gains = {name: each["self_confirmation"] for name, each in written["methods"].items()}
     assert gains["interventional"] < gains[DOSE.name] < gains["observational"]
     orders = [json.loads((folder / name / "order.json").read_text()) for name in CHOSEN[1:]]
@@ -55,19 +55,19 @@ def test_the_page_draws_and_explains_it(finished, listed):
     page = report.write_report([folder]).read_text()
     for caption in ("Every method on the same questions", "The methods do not buy the same", "Against SFT-1"):
         table = page[page.index(caption, page.index("<main>")) :]
-        assert "Dose 0.1" in table[: table.index("</table>")], caption
-    assert "positions: dose 0.1" in page and "<dt>dose 0.1</dt>" in page
-    assert "a failed attempt 0.1 and a right one 0.1" in page and "[0.10]" in page
+        assert "Dose 0.5" in table[: table.index("</table>")], caption
+    assert "positions: dose 0.5" in page and "<dt>dose 0.5</dt>" in page
+    assert "a failed attempt 0.5 and a right one 0.5" in page and "[0.50]" in page
     figures = ("figure2-positions", "figure4-solved", "figure5-stream-matched", "self-confirmation")
     for figure in (*figures, "learning-curves"):
-        assert "Dose 0.1" in (folder / "figures" / f"{figure}.svg").read_text(), figure
+        assert "Dose 0.5" in (folder / "figures" / f"{figure}.svg").read_text(), figure
 
 
 def test_the_card_says_what_was_trained(finished, listed, tmp_path):
     folder, results = finished
     assert cli.main(["export", str(folder / DOSE.name), "--output_dir", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "objective: Dose 0.1, equation (14): the stream, where a correction weighs 1" in card
+    assert "objective: Dose 0.5, equation (14): the stream, where a correction weighs 1" in card
     assert "targets: agent, teacher" in card and "tokens of the stream by author: agent" in card
     row = results.methods[DOSE.name]
-    assert f"| dose_0.1 | {row.solved} of {row.questions} |" in card
+    assert f"| dose_0.5 | {row.solved} of {row.questions} |" in card
