@@ -2,11 +2,13 @@
 card."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from cicjax import cli, methods, report
+from cicjax.errors import BadInput
 from cicjax.experiments.paper import repro
 from cicjax.experiments.paper.flags import Flags
 from cicjax.methods import EVERY, METHODS, interventional
@@ -71,3 +73,32 @@ def test_the_card_says_what_was_trained(finished, listed, tmp_path):
     assert "targets: agent, teacher" in card and "tokens of the stream by author: agent" in card
     row = results.methods[DOSE.name]
     assert f"| dose_0.5 | {row.solved} of {row.questions} |" in card
+
+
+def test_an_arm_that_is_asked_for_later_joins_the_rows_that_are_there(finished, tmp_path):
+    folder, before = finished
+    shutil.copytree(folder, tmp_path / "run")
+    later = Flags(
+        output_dir=tmp_path / "run",
+        scale="smoke",
+        methods=("sft",),
+        arms=("mask_wrong",),
+        rates=rates(folder),
+    )
+    after = repro.reproduce(later, (*EVERY, DOSE))
+    assert tuple(after.methods) == ("sft", "observational", "interventional", "mask_wrong", DOSE.name)
+    assert {name: after.methods[name] for name in CHOSEN} == before.methods
+    assert after.methods["mask_wrong"].budget.learning_rate == 1e-3
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["methods"] == list(CHOSEN) and config["arms"] == ["mask_wrong"]
+    # A rate that would move a row that is there is another experiment.
+    moved = replace(later, rates=rates(folder, interventional={"rate": 1e-3}))
+    with pytest.raises(BadInput, match=r"rates\.interventional is absent there and 0\.001 here"):
+        repro.reproduce(moved, (*EVERY, DOSE))
+
+
+def rates(folder, **more):
+    model = json.loads((folder / "results.json").read_text())["model"]
+    path = folder.parent / "rates.json"
+    path.write_text(json.dumps({model: {"methods": {"mask_wrong": {"rate": 1e-3}} | more}}))
+    return path
