@@ -13,12 +13,13 @@ from cicjax.experiments.paper.run import Run, load_run
 from cicjax.experiments.paper.settings import Settings, settings_of
 from cicjax.files.whole import read_object, write_json
 from cicjax.methods import EVERY, Method
+from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.named import named
 from cicjax.tasks.task import Task
 
 OUTSIDE_IDENTITY = (
-    *("model_name_or_path", "output_dir", "save_steps"),
+    *("model_name_or_path", "output_dir", "save_steps", "allow_other_environment"),
     *("methods", "arms", "rates", "resolved.settings.methods"),
 )
 
@@ -103,28 +104,10 @@ def reproduce(flags: Flags, methods: Sequence[Method] = EVERY) -> Results:
     with RunFolder(flags.output_dir, config, outside_identity=(*OUTSIDE_IDENTITY, *new)):
         what = f"{run.model_name}, scale {flags.scale}, seed {flags.seed}"
         print(f"{what}, in {flags.output_dir}: the same command resumes", flush=True)
+        environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
         if known and new:
             write_json(flags.output_dir / "config.json", config)
-        results = stages.run_stages(run)
-        write_json(flags.output_dir / "environment.json", environment())
-    return results
-
-
-def environment() -> dict[str, str]:
-    """Versions and device, for the record; results do not depend on this file."""
-    import platform
-    from importlib.metadata import version
-
-    import jax
-
-    packages = {
-        name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-    }
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device": jax.devices()[0].device_kind,
-    } | packages
+        return stages.run_stages(run)
 
 
 def print_table(results: Results) -> None:
