@@ -21,6 +21,7 @@ from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
+from cicjax.commands.tune import Tune
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, shorten
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -38,6 +39,7 @@ class Verb(Protocol):
 
 VERBS = {
     "repro": Repro,
+    "tune": Tune,
     "report": Report,
     "mask": Mask,
     "convert": Convert,

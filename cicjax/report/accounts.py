@@ -172,8 +172,8 @@ def _stage(name: str) -> tuple[str, str]:
             return look(method).label, "train"
         case ["evaluate", method, "direct" | "second" as protocol]:
             return look(method).label, protocol
-        case ["score", method, "held-out"]:
-            return look(method).label, "scoring"
+        case ["score", scored] if scored.endswith("-held-out"):
+            return look(scored.removesuffix("-held-out")).label, "scoring"
         case ["score", scored] if "-logprobs-" in scored:
             return look(scored.partition("-logprobs-")[0]).label, "scoring"
         case _:

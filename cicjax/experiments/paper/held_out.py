@@ -72,8 +72,16 @@ def held_out_stage(
 ) -> Scores:
     """Log-probabilities of the targets of every row, in evaluations/METHOD-held-out.jsonl."""
     rows = probes(run, attempts, told=method.told).rows
-    flat = [(kind, episode) for kind, episodes in rows.items() for episode in episodes]
-    encoded = [run.encode(episode) for _, episode in flat]
+    flat = [episode for episodes in rows.values() for episode in episodes]
+    scores = iter(scored(run, adapter, flat, name=f"{method.name}-held-out"))
+    return {kind: [next(scores) for _ in episodes] for kind, episodes in rows.items()}
+
+
+def scored(
+    run: Run, adapter: qwen2.Tree | None, episodes: Sequence[Episode], *, name: str
+) -> list[np.ndarray]:
+    """Log-probabilities of each row's targets, kept in evaluations/NAME.jsonl."""
+    encoded = [run.encode(episode) for episode in episodes]
     shape = fit_shape((len(each.tokens) for each in encoded), rows=run.model.kind.lines_per_batch)
 
     def work(_: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -82,19 +90,16 @@ def held_out_stage(
             chunk, model=run.model, base=run.base, adapter=adapter, shape=shape, targets_only=True
         )
         return [
-            {"kind": flat[n][0], "id": flat[n][1].id, "logprobs": np.round(score[each.is_target], 5).tolist()}
+            {"id": episodes[n].id, "logprobs": np.round(score[each.is_target], 5).tolist()}
             for n, score, each in zip(numbers, scores, chunk, strict=True)
         ]
 
-    numbers = range(len(flat))
+    numbers = range(len(episodes))
     chunks = [numbers[start : start + ROWS_PER_CHUNK] for start in numbers[::ROWS_PER_CHUNK]]
-    path = run.folder / "evaluations" / f"{method.name}-held-out.jsonl"
-    with run.timed(f"score {method.name} held-out"), bar(f"score {method.name}, held out") as report:
+    with run.timed(f"score {name}"), bar(f"score {name}") as report:
+        path = run.folder / "evaluations" / f"{name}.jsonl"
         lines = write_in_chunks(path, chunks, work=work, progress=report)
-    return {
-        kind: [np.asarray(line["logprobs"], np.float64) for line in lines if line["kind"] == kind]
-        for kind in rows
-    }
+    return [np.asarray(line["logprobs"], np.float64) for line in lines]
 
 
 def summary(scores: Scores, start: Scores, probes: Probes) -> dict[str, Any]:
@@ -103,12 +108,13 @@ def summary(scores: Scores, start: Scores, probes: Probes) -> dict[str, Any]:
     kinds = ("direct", "repair", "placebo") if scores["repair"] else ()
     return {
         "kl_to_sft": float(np.asarray(policy_gradient.kl(first, ours)).mean()) if len(first) else None,
-        "held_out_nats": {kind: _nats(scores[kind]) for kind in kinds} or None,
+        "held_out_nats": {kind: nats(scores[kind]) for kind in kinds} or None,
         "usable_information": _information(scores, probes) if kinds else None,
     }
 
 
-def _nats(rows: Sequence[np.ndarray]) -> float:
+def nats(rows: Sequence[np.ndarray]) -> float:
+    """Mean negative log-likelihood a token."""
     return float(-np.concatenate(rows).mean())
 
 
