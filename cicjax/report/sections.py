@@ -122,9 +122,7 @@ def summary(runs: Sequence[FinishedRun]) -> list[Child]:
     if second := unanswered(runs):
         sentences.append(second)
     if len(runs) > 1 and (outcomes := _outcomes(runs)):
-        sentences.append(
-            f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in outcomes)}."
-        )
+        sentences.append(f"Over {len(runs)} seeds: {'; '.join(map(_told, outcomes))}.")
     if len(runs) < claims.ENOUGH:
         who = "One seed decides" if len(runs) == 1 else f"{len(runs)} seeds decide"
         sentences.append(
@@ -132,6 +130,13 @@ def summary(runs: Sequence[FinishedRun]) -> list[Child]:
             "Until then this page describes what happened here, and no more."
         )
     return sentences
+
+
+def _told(outcome: claims.Outcome) -> str:
+    """A claim and its word; of an undecided one, how many seeds would decide it."""
+    decided = f", which about {outcome.needed:,} seeds would decide" if outcome.needed else ""
+    remark = f" ({outcome.remark})" if outcome.remark else ""
+    return f"“{outcome.claim.text}” {outcome.word}{remark}{decided}"
 
 
 def unanswered(runs: Sequence[FinishedRun]) -> str | None:
@@ -212,9 +217,7 @@ def _several_seeds(runs: Sequence[FinishedRun]) -> list[Child]:
     if outcomes := _outcomes(runs):
         parts += [tag("p", _how_decided(len(runs))), tables.claims_table(outcomes)]
     if missing := [claim for claim in claims.CLAIMS if claim not in claims.possible(methods)]:
-        named = "; ".join(
-            f"{claim.text} ({look(claim.method).heading} − {look(claim.other).heading})" for claim in missing
-        )
+        named = "; ".join(f"{claim.text} ({tables.contrast(claim)})" for claim in missing)
         parts.append(tag("p", f"Not to be judged here, for want of a row: {named}.", class_="note"))
     parts += [
         tag("h3", "All protocols"),

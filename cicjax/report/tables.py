@@ -216,15 +216,18 @@ def claims_table(outcomes: Sequence[Outcome]) -> Html:
 def _word(outcome: Outcome) -> Html:
     kind = {"holds": "holds", "does not hold": "fails", "undecided": "open"}[outcome.word]
     descriptive = " descriptive" if outcome.descriptive else ""
-    return tag(
-        "span",
-        f"{outcome.word}{' (descriptive)' if outcome.descriptive else ''}",
-        class_=f"word {kind}{descriptive}",
-    )
+    said = f"{outcome.word}{' (descriptive)' if outcome.descriptive else ''}"
+    word = tag("span", said, class_=f"word {kind}{descriptive}")
+    return join([word, f" {outcome.remark}"]) if outcome.remark else word
 
 
 def _contrast(claim: claims.Claim) -> Html:
-    return tag("td", f"{look(claim.method).heading} − {look(claim.other).heading}", class_="words")
+    return tag("td", contrast(claim), class_="words")
+
+
+def contrast(claim: claims.Claim) -> str:
+    """The rows that a claim compares, by their short names."""
+    return claim.contrast or f"{look(claim.method).heading} − {look(claim.other).heading}"
 
 
 def _p(p: float) -> str:
