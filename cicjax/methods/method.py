@@ -83,6 +83,11 @@ class Method:
         return self.rows is stream_rows
 
     @property
+    def learns_corrections(self) -> bool:
+        """Whether the oracle's corrections of its samples are what it learns."""
+        return Author.TEACHER in self.speakers
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Who wrote what it is trained to say, by name."""
         weights = {

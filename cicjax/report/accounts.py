@@ -61,6 +61,7 @@ def budget_table(methods: Methods) -> Html:
         "sampled tokens",
         "verifier calls",
         "oracle solutions",
+        "distinct",
     ]
     names = (
         "updates",
@@ -70,6 +71,7 @@ def budget_table(methods: Methods) -> Html:
         "sampled_tokens",
         "verifier_calls",
         "oracle_solutions",
+        "distinct_solutions",
     )
     rows = [
         [

@@ -11,7 +11,7 @@ from cicjax.experiments.checked import RUN_AGAIN, read_record, require, shown
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """What a method spent beyond SFT-1: updates, tokens, samples, grades, solutions, floating-point
-    operations."""
+    operations. `distinct_solutions` counts a question's correction once, however often it failed."""
 
     updates: int
     empty_updates: int
@@ -23,6 +23,7 @@ class Budget:
     sampled_tokens: int
     verifier_calls: int
     oracle_solutions: int
+    distinct_solutions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

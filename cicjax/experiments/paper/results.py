@@ -125,7 +125,7 @@ def _budget(run: Run, method: Method, samples: Sequence[Episode]) -> Budget:
         record = read_json(run.folder / method.name / BUDGET)
     prompts = {meta(episode)["problem"]: meta(episode)["prompt_tokens"] for episode in samples}
     sampled = sum(len(episode.messages[1].tokens or ()) for episode in samples)
-    corrected = sum(len(episode.messages) == 3 for episode in samples)
+    bought = [episode for episode in samples if len(episode.messages) == 3 and method.learns_corrections]
     spent = {key: record[key] for key in UNTRAINED}
     spent["flop"] += cost.sampling_flop(
         run.model.config, prompt_tokens=sum(prompts.values()), sampled_tokens=sampled
@@ -134,5 +134,8 @@ def _budget(run: Run, method: Method, samples: Sequence[Episode]) -> Budget:
         **spent,
         sampled_tokens=sampled,
         verifier_calls=len(samples),
-        oracle_solutions=run.settings.counts.sft_rows if method.name == START else corrected,
+        oracle_solutions=run.settings.counts.sft_rows if method.name == START else len(bought),
+        distinct_solutions=run.settings.counts.sft_rows
+        if method.name == START
+        else len({meta(episode)["problem"] for episode in bought}),
     )

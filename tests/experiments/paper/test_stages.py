@@ -226,6 +226,8 @@ def test_what_every_second_stage_reports(finished):
         and budgets["base"]["learning_rate"] is None
     )
     assert [budgets[name]["oracle_solutions"] for name in ("sft", "interventional", "grpo")] == [12, 12, 0]
+    distinct = [budgets[name]["distinct_solutions"] for name in ("sft", "interventional", "grpo")]
+    assert distinct == [12, ledger["unique_corrected_questions"], 0]
 
 
 def test_grpo_is_anchored_at_sft_1_and_samples_what_it_trains_on(finished):
@@ -295,6 +297,7 @@ def test_every_arm_is_one_more_row_and_moves_no_other(finished, toy, tmp_path):
     ]
     assert masked[0] + masked[1] - 2 * masked[2] == attempts
     assert more["ledger"]["positions_every_world"] > masked[2]
+    assert budgets["no_oracle"]["oracle_solutions"] == budgets["sft2"]["oracle_solutions"] == 0
 
 
 def test_updates_of_live_rows_leave_out_the_others(finished, toy, tmp_path):
