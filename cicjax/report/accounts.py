@@ -40,6 +40,7 @@ MEANINGS = {
     "policy.epsilon": "clipping range of GRPO's ratio",
     "policy.beta": "weight of GRPO's KL to SFT-1, estimator k3",
     "policy.num_iterations": "GRPO's updates a group",
+    "policy.ratio": "GRPO's ratio: one a token, or one a completion",
     "policy_optimization.learning_rate": "peak rate of GRPO, where it has none among the rates",
     "rows_per_update": "effective batch",
     "attempts_per_problem": "attempts of the stream on a problem before the next one",

@@ -54,8 +54,7 @@ CHOICES = (
     "Where the paper is silent something had to be chosen. Attempts, "
     "candidates and GRPO samples are drawn at the temperature below; "
     "evaluation is greedy. The loss of an update is the sum of weighted token losses over the sum of "
-    "weights; GRPO has one ratio a "
-    "token. The stream arms eat one permutation of the rows, made from the seed."
+    "weights. The stream arms eat one permutation of the rows, made from the seed."
 )
 NEVER_ANSWERED = (
     "The methods here hardly ever answer after a second “Proposed solution:”, "

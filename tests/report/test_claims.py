@@ -112,8 +112,8 @@ def test_the_slope_over_dose_is_that_of_least_squares():
 
 
 def test_under_an_exact_null_the_interval_covers_nothing_as_often_as_it_says():
-    """2,000 experiments of eight seeds and 1,000 questions: two methods that are equally good at each seed, at
-    a level of its own. The interval covers 0 in 93-97 %, and hardly one claim in forty is confirmed against
+    """2,000 experiments of eight seeds and 1,000 questions: two methods that are equally good at each seed,
+    at a level of its own. The interval covers 0 in 93-97 %, and hardly one claim in forty is decided against
     the corrected level."""
     rng = np.random.default_rng(0)
     covered = confirmed = 0

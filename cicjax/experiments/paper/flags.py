@@ -67,6 +67,8 @@ class Flags:
     """Samples a group, K of equations (8) and (10): ReST and GRPO."""
     num_iterations: int = _GRPO.num_iterations
     """GRPO's updates a group; above 1 the clip becomes live."""
+    ratio: Literal["token", "sequence"] = _GRPO.ratio
+    """GRPO's ratio: one a token, or one a completion as equation (11) prints it."""
     beta: float = _GRPO.beta
     """Weight of GRPO's KL to SFT-1."""
     epsilon: float = _GRPO.epsilon

@@ -68,12 +68,11 @@ def _train_group(
     """A group's updates, each of them in the log. Raises Corrupted after several in a row that are not
     finite."""
     constants = run.settings.policy
-    loss = grpo.Loss(epsilon=constants.epsilon, beta=constants.beta)
     for iteration in range(constants.num_iterations):
         again = _clipped(run, learner.adapter, rows) if iteration and rows else {}
         rate = steps.learning_rate_at(learner.step, total, optimization)
         shape = shape_for(run.model, rows)
-        learner.update(rows, rate=rate, shape=shape, loss=loss, facts=facts | again)
+        learner.update(rows, rate=rate, shape=shape, loss=constants.loss, facts=facts | again)
 
 
 def _group(
@@ -129,14 +128,14 @@ def _distances(
 
 
 def _clipped(run: Run, adapter: qwen2.Tree, rows: Sequence[Row]) -> dict[str, float]:
-    """Share of a group's tokens whose ratio the clip cuts: not from the first update, where every ratio is
-    1."""
-    epsilon = run.settings.policy.epsilon
+    """Share of a group's ratios that the clip cuts: not from the first update, where every one is 1."""
+    epsilon, whole = run.settings.policy.epsilon, run.settings.policy.ratio == "sequence"
     cut = []
     for row, policy_logprobs in zip(rows, _scored(run, [row.encoded for row in rows], adapter), strict=True):
         here = row.loss_weights > 0
-        ratio = np.exp(policy_logprobs - row.extras["old_logprobs"])[here]
-        gains = row.extras["advantages"][here] > 0
+        moved = (policy_logprobs - row.extras["old_logprobs"])[here]
+        ratio = np.exp(moved.sum(keepdims=True) if whole else moved)
+        gains = row.extras["advantages"][here][: len(ratio)] > 0
         cut.append(np.where(gains, ratio > 1 + epsilon, ratio < 1 - epsilon))
     return {"clip_ratio": float(np.concatenate(cut).mean())}
 

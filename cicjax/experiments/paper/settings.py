@@ -120,6 +120,7 @@ def settings_of(flags: Flags, task: Task, methods: Sequence[Method]) -> Settings
             epsilon=flags.epsilon,
             beta=flags.beta,
             num_iterations=flags.num_iterations,
+            ratio=flags.ratio,
         ),
         policy_optimization=replace(second_stage, learning_rate=second_stage.learning_rate * POLICY_RATE),
     )

@@ -239,8 +239,9 @@ def test_grpo_is_anchored_at_sft_1_and_samples_what_it_trains_on(finished):
     assert all(line["logprob_gap_max"] < 1e-4 for line in live)
 
 
-def test_with_several_updates_a_group_the_clip_is_live_and_counted(toy, tmp_path):
-    policy = grpo.Constants(num_generations=3, num_iterations=3, epsilon=1e-4)
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_with_several_updates_a_group_the_clip_is_live_and_counted(toy, tmp_path, ratio):
+    policy = grpo.Constants(num_generations=3, num_iterations=3, epsilon=1e-4, ratio=ratio)
     settings = dataclasses.replace(
         SETTINGS, methods=("grpo",), policy=policy, policy_optimization=Optimization(learning_rate=1e-2)
     )
