@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cicjax.experiments.paper.records import POSITIONS
+from cicjax.methods import START
 from cicjax.report import paper as numbers
 from cicjax.report.drawing import look
 from cicjax.report.runs import FinishedRun, settings_lines
@@ -51,8 +52,9 @@ MEANINGS = {
 }
 
 
-def budget_table(methods: Methods) -> Html:
-    """What each method spent beyond SFT-1; the stream's sampling counts for every method that uses it."""
+def budget_table(methods: Methods, tuned: Mapping[str, float]) -> Html:
+    """What each method spent beyond SFT-1; the stream's sampling counts for every method that uses it. Rates
+    that are not among the `tuned` ones say so."""
     header = [
         "method",
         "updates",
@@ -78,7 +80,7 @@ def budget_table(methods: Methods) -> Html:
         [
             name_of(method),
             *(f"{getattr(row.budget, name):,}" for name in names),
-            "–" if row.budget.learning_rate is None else f"{row.budget.learning_rate:g}",
+            _rate(method, row.budget.learning_rate, tuned),
             f"{row.budget.flop:.2e}",
         ]
         for method, row in methods.items()
@@ -89,6 +91,12 @@ def budget_table(methods: Methods) -> Html:
         "are without those of rows without targets, which are skipped."
     )
     return table([*header, "learning rate", "FLOP"], rows, caption=caption)
+
+
+def _rate(method: str, rate: float | None, tuned: Mapping[str, float]) -> str:
+    if rate is None:
+        return "–"
+    return f"{rate:g}" if method in tuned or method == START else f"{rate:g}, untuned"
 
 
 def ledgers_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:

@@ -324,7 +324,7 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
     parts: list[Child] = (
         [tag("p", f"Counts of {len(runs)} seeds added up.", class_="note")] if len(runs) > 1 else []
     )
-    parts.append(accounts.budget_table(methods))
+    parts.append(accounts.budget_table(methods, runs[0].results.settings.get("rates", {})))
     if any(run.results.ledger is not None for run in runs):
         parts += [tag("h3", "The stream's ledger"), accounts.ledgers_table(runs, paper=paper)]
     beside: list[Child] = []
@@ -333,7 +333,10 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
     if any(row.gains is not None for row in methods.values()):
         beside.append(tables.confirmation_table(methods))
     if any(row.kl_to_sft is not None for row in methods.values()):
-        parts += [tag("h3", "On text that nobody was trained on"), tables.held_out_table(methods)]
+        parts += [
+            tag("h3", "On corrected questions, and on text that nobody was trained on"),
+            tables.held_out_table(methods),
+        ]
     return "budgets", "Budgets and ledger", [*parts, tag("div", *beside, class_="columns")]
 
 

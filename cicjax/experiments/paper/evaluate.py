@@ -59,3 +59,8 @@ def second_summary(
         "natural_two_step": right + count(lambda f, d, s: not f and d),
         "second_turn": count(lambda f, d, s: s),
     }
+
+
+def seen_summary(seen: Sequence[Answer]) -> dict[str, int]:
+    """Direct answers to the questions that the stream corrected: what a test set that leaks would show."""
+    return {"seen_solved": sum(answer.solved for answer in seen), "seen_questions": len(seen)}

@@ -31,7 +31,8 @@ class MethodResult:
     """A row of the table: the three protocols of section 2.4, against SFT-1, and what it cost.
 
     `by_skill` is {skill: [solved, questions]}; `self_confirmation` and `truth_gain` are nats a token, None
-    without a stream; the last three are those of `held_out`, None in results of earlier versions.
+    without a stream. `seen_*` count the questions that the stream corrected; the last three are those of
+    `held_out`.
     """
 
     solved: int
@@ -54,6 +55,8 @@ class MethodResult:
     self_confirmation: float | None
     truth_gain: float | None
     budget: Budget
+    seen_solved: int = 0
+    seen_questions: int = 0
     kl_to_sft: float | None = None
     held_out_nats: dict[str, float] | None = None
     usable_information: dict[str, float] | None = None

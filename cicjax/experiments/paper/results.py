@@ -21,7 +21,7 @@ from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.transcript import Episode
 from cicjax.training.learner import BUDGET
 
-Answers = dict[str, list[Answer]]  # direct and second
+Answers = dict[str, list[Answer]]  # direct, second and seen
 UNTRAINED = {
     "updates": 0,
     "empty_updates": 0,
@@ -50,6 +50,7 @@ def collect(
         direct, second = answers[method.name]["direct"], answers[method.name]["second"]
         summary: dict[str, Any] = evaluate.direct_summary(direct)
         summary |= evaluate.second_summary(direct, second, first)
+        summary |= evaluate.seen_summary(answers[method.name]["seen"])
         summary |= confirmation.summary(logprobs.get(method.name), logprobs.get(START))
         budget = _budget(run, method, made.samples_of(method))
         methods[method.name] = MethodResult(**summary, budget=budget, **held_out[method.name])

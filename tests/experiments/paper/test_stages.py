@@ -134,6 +134,7 @@ def test_protocols_add_up(finished):
         assert row["second_turn"] == row["repair_solved"] + sft["solved"] - row["harmed"]
         assert row["kl_to_sft"] == 0 if name == "sft" else row["kl_to_sft"] > 0
         assert set(row["held_out_nats"]) == {"direct", "repair", "placebo"}
+        assert row["seen_questions"] == results["ledger"]["unique_corrected_questions"] >= row["seen_solved"]
         assert row["wilson_low"] <= row["accuracy"] <= row["wilson_high"]
         for protocol in ("direct", "second"):
             lines = (folder / "evaluations" / f"{name}-{protocol}.jsonl").read_text().splitlines()
