@@ -123,9 +123,9 @@ def held_out_table(methods: Methods) -> Html:
         ["method", "corrected questions", "KL to SFT-1", *contexts, *usable],
         rows,
         caption="Solved of the questions that the stream corrected, asked plainly: here alone a question was "
-        "trained on. Then, on the development questions, nats a token: the distance to SFT-1 over its own attempts; "
-        "the oracle's corrections of failed ones in three contexts; what the right attempt is worth over "
-        "another's.",
+        "trained on. Then, on the development questions, nats a token: the distance to SFT-1 over its own "
+        "attempts; the oracle's corrections of failed ones in three contexts; what the right attempt is "
+        "worth over another's.",
     )
 
 

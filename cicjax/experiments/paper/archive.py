@@ -27,6 +27,7 @@ from cicjax.files.whole import json_lines, read_json, read_jsonl, read_object, w
 from cicjax.methods import START
 from cicjax.tasks.task import Task
 
+PLAIN = ("results.json", "config.json", "environment.json", "timings.json")
 ANSWERS, METRICS = "answers.jsonl.xz", "metrics.jsonl.xz"
 PROTOCOLS = ("direct", "second", "seen")
 # Where a run lay says nothing about it, and is nobody's business.

@@ -38,14 +38,12 @@ def collect(
     made: Rollouts,
     *,
     answers: Mapping[str, Answers],
-    first: Sequence[Answer],
     stream: Sequence[Episode],
     logprobs: dict[str, dict[str, list[float]]],
     held_out: Mapping[str, Mapping[str, Any]],
 ) -> Results:
-    """Everything that results.json promises; `first` are SFT-1's direct answers, `stream` is empty where no
-    method needed it, `held_out` has each method's measures on the development questions."""
-    methods = {}
+    """Everything that results.json promises; `stream` is empty where no method needed it, `held_out` has each method's measures on the development questions."""
+    methods, first = {}, answers[START]["direct"]
     for method in run.methods:
         direct, second = answers[method.name]["direct"], answers[method.name]["second"]
         summary: dict[str, Any] = evaluate.direct_summary(direct)

@@ -58,13 +58,7 @@ def run_stages(run: Run) -> Results:
     probed = held_out.probes(run, unseen)
     measured = {name: held_out.summary(each, scores[START], probed) for name, each in scores.items()}
     collected = results.collect(
-        run,
-        made,
-        answers=answers,
-        first=answers[START]["direct"],
-        stream=stream,
-        logprobs=logprobs,
-        held_out=measured,
+        run, made, answers=answers, stream=stream, logprobs=logprobs, held_out=measured
     )
     write_json(run.folder / "results.json", collected.to_json())
     return collected

@@ -39,36 +39,28 @@ def test_a_count_that_the_texts_do_not_bear_out_is_named(kept):
 
 def test_verdicts_are_made_again_and_not_believed(kept):
     lines = [json.loads(line) for line in lzma.decompress((kept / archive.ANSWERS).read_bytes()).splitlines()]
-    wrong = next(
-        line for line in lines if "sft" in line["answers"] and not line["answers"]["sft"]["direct"][0]
-    )
-    wrong["answers"]["sft"]["direct"][0] = 1
-    (kept / archive.ANSWERS).write_bytes(lzma.compress("\n".join(map(json.dumps, lines)).encode()))
-    assert archive.recount(kept, stem.task("tiny")) == []
-    wrong["answers"]["sft"]["direct"][3] = lines[0]["answers"]["sft"]["direct"][3] = "Final answer: 0."
-    (kept / archive.ANSWERS).write_bytes(lzma.compress("\n".join(map(json.dumps, lines[1:])).encode()))
-    assert archive.recount(kept, stem.task("tiny"))
+    asked = [line["answers"]["sft"]["direct"] for line in lines if "direct" in line["answers"]["sft"]]
+    wrong, right = (next(answer for answer in asked if answer[0] == solved) for solved in (0, 1))
+
+    def recounted():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (kept / archive.ANSWERS).write_bytes(lzma.compress(text.encode()))
+        return archive.recount(kept, stem.task("tiny"))
+
+    wrong[0] = 1
+    assert recounted() == []
+    right[3] = "Final answer: 0."
+    assert any(told.startswith("sft: solved is ") for told in recounted())
 
 
 def test_it_is_small_read_by_the_report_and_says_no_places(run, kept, tmp_path):
     archive.write(run, tmp_path / "again")
-    files = {path.name for path in kept.iterdir()}
-    assert files == {
-        "results.json",
-        "config.json",
-        "environment.json",
-        "timings.json",
-        *(archive.ANSWERS, archive.METRICS),
-    }
+    files, plain = {path.name for path in kept.iterdir()}, set(archive.PLAIN)
+    assert files == plain | {archive.ANSWERS, archive.METRICS}
     assert all((kept / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
-    sizes = [
-        sum(path.stat().st_size for path in (run / "evaluations").glob(f"*-{kind}.jsonl"))
-        for kind in archive.PROTOCOLS
-    ]
-    assert (kept / archive.ANSWERS).stat().st_size < sum(sizes) / 10
-    assert str(run.parent) not in "".join(
-        (kept / name).read_text() for name in files if name.endswith(".json")
-    )
+    sizes = [path.stat().st_size for path in (run / "evaluations").glob("*-direct.jsonl")]
+    assert (kept / archive.ANSWERS).stat().st_size < sum(sizes) / 5
+    assert str(run.parent) not in "".join((kept / name).read_text() for name in plain)
     assert read_run(kept).results == read_run(run).results
 
 
