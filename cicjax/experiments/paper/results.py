@@ -42,7 +42,8 @@ def collect(
     logprobs: dict[str, dict[str, list[float]]],
     held_out: Mapping[str, Mapping[str, Any]],
 ) -> Results:
-    """Everything that results.json promises; `stream` is empty where no method needed it, `held_out` has each method's measures on the development questions."""
+    """Everything that results.json promises; `stream` is empty where no method needed it, `held_out` has each
+    method's measures on the development questions."""
     methods, first = {}, answers[START]["direct"]
     for method in run.methods:
         direct, second = answers[method.name]["direct"], answers[method.name]["second"]
