@@ -91,23 +91,23 @@ def arms(run: str, methods: tuple[str, ...], *flags: str, at_once: int = 1) -> I
 
 def embedded() -> Iterator[Step]:
     """On the base that ships: the grid, eight seeds, the further arms, and the variants of one seed."""
-    yield from tuned("tiny/grid", CORE)
+    yield from tuned("embedded/grid", CORE)
     for seed in map(str, range(8)):
-        yield from arms(f"tiny/seed-{seed}", CORE, "--seed", seed, "--num_test", "1000", at_once=3)
-    yield from tuned("tiny/grid", FURTHER)
+        yield from arms(f"embedded/seed-{seed}", CORE, "--seed", seed, "--num_test", "1000", at_once=3)
+    yield from tuned("embedded/grid", FURTHER)
     for seed in map(str, range(8)):
-        yield from arms(f"tiny/seed-{seed}", FURTHER, "--seed", seed, "--num_test", "1000", at_once=3)
+        yield from arms(f"embedded/seed-{seed}", FURTHER, "--seed", seed, "--num_test", "1000", at_once=3)
     test = ("--seed", "0", "--num_test", "1000")
-    yield from arms("tiny/live-rows", VARIANT, *test, "--batches", "live_rows", at_once=4)
-    yield from arms("tiny/two-a-problem", VARIANT, *test, "--attempts_per_problem", "2", at_once=4)
+    yield from arms("embedded/live-rows", VARIANT, *test, "--batches", "live_rows", at_once=4)
+    yield from arms("embedded/two-a-problem", VARIANT, *test, "--attempts_per_problem", "2", at_once=4)
     for ratio in ("token", "sequence"):
         clip = ("--num_iterations", "2", "--ratio", ratio)
-        yield from arms(f"tiny/clip-{ratio}", ("grpo",), *test, *clip)
+        yield from arms(f"embedded/clip-{ratio}", ("grpo",), *test, *clip)
 
 
-def real(model: str) -> Iterator[Step]:
+def real(model: str, name: str) -> Iterator[Step]:
     """On real weights: a grid of three rates at a development seed, seed 0 whole, then two seeds more."""
-    name, base = Path(model).resolve().name, ("--model", model)
+    base = ("--model", model)
     yield from tuned(f"{name}/grid", REAL_TUNED, *base, "--seeds", "1000")
     test = (*base, "--num_test", "500")
     yield from arms(f"{name}/seed-0", REAL_SEED_0, *test, "--seed", "0")
@@ -123,9 +123,8 @@ def check() -> int:
     """Recount every archive; 1 where a count is not borne out."""
     wrong = 0
     for path in sorted(RESULTS.rglob(archive.ANSWERS)):
-        config = read_object(path.parent / "config.json")
-        pool = "tiny" if config.get("model_name_or_path") is None else "paper"
-        told = archive.recount(path.parent, named(config.get("task", "stem"), numbers=pool))
+        task = read_object(path.parent / "results.json")["settings"]["task"]
+        told = archive.recount(path.parent, named(task["name"], numbers=task["numbers"]))
         print(f"{path.parent.relative_to(RESULTS)}: {'; '.join(told) or 'every count is borne out'}")
         wrong += bool(told)
     return int(wrong > 0)
@@ -136,6 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--state", type=Path, help="folder of the runs, outside the repository")
     parser.add_argument("--model", help="folder of real weights; without one, the embedded base")
+    parser.add_argument("--name", help="what the weights are called below checkpoints/results")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no new step after so long")
     parser.add_argument("--list", action="store_true", help="say what is done and what is not")
     parser.add_argument("--check", action="store_true", help="recount what is committed")
@@ -144,8 +144,8 @@ def main() -> int:
         return check()
     if chosen.state is None:
         parser.error("--state DIR is needed: where the runs lie")
-    began = time.monotonic()
-    for step in embedded() if chosen.model is None else real(chosen.model):
+    began, name = time.monotonic(), chosen.name or Path(chosen.model or "").resolve().name
+    for step in embedded() if chosen.model is None else real(chosen.model, name):
         done = step.done(chosen.state)
         if chosen.list:
             print(f"{'done' if done else 'to do':<6} {step.name}")

@@ -14,7 +14,7 @@ STEM, PRINTED = "stem", "stem-printed"
 METHODS = ("settings", "splits", "verify", "correct", "has_marker")
 
 
-def named(name: str, *, numbers: Literal["paper", "printed", "tiny"]) -> Task:
+def named(name: str, *, numbers: Literal["paper", "printed", "tiny", "catalogue"]) -> Task:
     """The task of this name; `numbers` is stem's pool of operands, unless the name says `printed`.
 
     Raises BadInput for a module or attribute that is not there, and for an object that is no task.

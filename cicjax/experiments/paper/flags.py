@@ -32,8 +32,8 @@ class Flags:
     seed: int = 0
     """Problems, adapters, order and samples follow from it."""
     task: Annotated[str, tyro.conf.arg(metavar="stem|MODULE:ATTRIBUTE")] = "stem"
-    """Problems and verifier: stem; stem-printed, whose lines leave out what the paper's printed ones do; or an
-    object of a Python module of your own, which is imported."""
+    """Problems and verifier: stem; stem-printed, whose lines leave out what the paper's printed ones do; or
+    an object of a Python module of your own, which is imported."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = tuple(
         method.name for method in METHODS
     )

@@ -14,6 +14,7 @@ from cicjax.files.whole import read_json, write_json
 from cicjax.methods import EVERY, START, Method
 from cicjax.model import qwen2
 from cicjax.provenance import Encoded, encode, render
+from cicjax.provenance.protocol import PLAIN
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Author, Episode
 from cicjax.sampling.sampler import Decoding, Sampler
@@ -83,6 +84,7 @@ class Run:
             num_train_epochs=self.settings.second_stage_epochs if second else 1,
             live_rows=second and self.settings.batches == "live_rows",
             save_steps=self.save_steps,
+            protocol=PLAIN,
         )
 
     def encode(self, episode: Episode, targets: AbstractSet[Author] = render.TEACHER_ONLY) -> Encoded:
