@@ -14,8 +14,8 @@ Numbers = Literal["paper", "printed", "tiny", "catalogue"]
 
 @dataclass(frozen=True)
 class Stem:
-    """A `Task` over one pool of operands: the paper's, the same with lines as the paper prints them, or one of
-    those for embedded bases."""
+    """A `Task` over one pool of operands: the paper's, the same with lines as the paper prints them, or one
+    of those for embedded bases."""
 
     numbers: Numbers = "paper"
     name: str = "stem"
