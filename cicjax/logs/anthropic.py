@@ -25,7 +25,7 @@ KNOWN = ("id", "messages", "system", "tools", "model", "metadata")
 
 def knows(record: dict[str, Any]) -> bool:
     """Whether a record is of this format: by blocks of its own, its schemas, or its answer's stop reason."""
-    asked, answered = exchanges.parts(record)
+    asked, answered, _ = exchanges.parts(record)
     request = asked or record
     messages = request.get("messages")
     turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
