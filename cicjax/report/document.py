@@ -11,7 +11,7 @@ from pathlib import Path
 from cicjax.errors import BadInput
 from cicjax.files.whole import write_text
 from cicjax.methods import START
-from cicjax.report import figures, sections
+from cicjax.report import figures, sections, trainings
 from cicjax.report.drawing import Drawing
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
 from cicjax.views.html import page
@@ -22,10 +22,16 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     written.
 
     One run without `output`: RUN/report.html and RUN/figures/. Otherwise OUTPUT and, beside it, a folder of
-    OUTPUT's name, less its ending, with "-figures".
+    OUTPUT's name, less its ending, with "-figures". Runs of `cicjax train` make a page of their own kind.
     """
-    runs = read_runs([Path(folder) for folder in folders])
-    target, drawings_folder = _places(runs, None if output is None else Path(output))
+    named, place = [Path(folder) for folder in folders], None if output is None else Path(output)
+    if any(map(trainings.is_training, named)):
+        compared = trainings.read_trainings(named)
+        target, _ = _places(named, place)
+        write_text(target, trainings.render(compared))
+        return target
+    runs = read_runs(named)
+    target, drawings_folder = _places(named, place)
     drawings = draw(runs)
     content = render_page(runs, drawings)
     for drawing in drawings:
@@ -34,11 +40,11 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     return target
 
 
-def _places(runs: Sequence[FinishedRun], output: Path | None) -> tuple[Path, Path]:
+def _places(folders: Sequence[Path], output: Path | None) -> tuple[Path, Path]:
     if output is None:
-        if len(runs) > 1:
+        if len(folders) > 1:
             raise BadInput("several runs make one report: say where with --output FILE")
-        return runs[0].folder / "report.html", runs[0].folder / "figures"
+        return folders[0] / "report.html", folders[0] / "figures"
     if output.is_dir() or not output.parent.is_dir():
         raise BadInput(f"{output}: no place for a file; name one in a folder that is there")
     if output.suffix.lower() not in (".html", ".htm"):
