@@ -11,7 +11,8 @@ from typing import Any
 from cicjax.errors import BadInput, Corrupted
 from cicjax.experiments.answers import Answer, read_answers
 from cicjax.experiments.paper.records import Budget, Ledger, MethodResult, Results
-from cicjax.files.whole import read_json, read_jsonl
+from cicjax.files import seal
+from cicjax.files.seal import read_json, read_jsonl
 from cicjax.logs.native import read_native
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.metrics import read_metrics
@@ -57,6 +58,7 @@ def read_run(folder: Path) -> FinishedRun:
             else "no run is here (neither results.json nor config.json)"
         )
         raise BadInput(f"{folder}: {what}")
+    seal.require(folder)
     path = folder / "results.json"
     results = Results.from_json(read_json(path), where=path)
     return FinishedRun(

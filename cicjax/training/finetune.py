@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cicjax.devices.process import GENERATOR
-from cicjax.files.whole import write_json
+from cicjax.files.seal import write_json
 from cicjax.model import cost, limits, lora, qwen2
 from cicjax.provenance import Author, Encoded
 from cicjax.provenance.protocol import Weighting
@@ -39,10 +39,10 @@ def fine_tune(
     several rows is for a loss that compares them. Raises Corrupted after several non-finite updates in a row.
     """
     directory = trainer.folder / name
+    updates = _updates(trainer, directory, rows)
     finished = finished_adapter(directory)
     if finished is not None:
         return finished
-    updates = _updates(trainer, directory, rows)
     total, optimization = len(updates), trainer.optimization
     shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
     check_fit(trainer.model, trainer.base, start, rows, shape)

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cicjax.errors import Corrupted
-from cicjax.files.whole import read_json
+from cicjax.errors import Corrupted, shorten
+from cicjax.files.seal import read_json
 from cicjax.model import qwen2
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.metrics import MetricsLog
@@ -45,9 +45,12 @@ class Trainer:
 def finished_adapter(directory: Path) -> qwen2.Tree | None:
     """The adapter of a training that has ended here: its budget stands beside its last step."""
     record = directory / BUDGET
-    if record.exists() and checkpoints.latest(directory) == read_json(record)["updates"]:
+    if not record.exists() or checkpoints.latest(directory) != read_json(record)["updates"]:
+        return None
+    try:
         return checkpoints.load_adapter(directory)[0]
-    return None
+    except Corrupted:
+        return None  # who goes on training says so, and makes the step again
 
 
 class Learner:
@@ -71,6 +74,7 @@ class Learner:
             # A damaged newest step is set aside, with a line that says so.
             tree, self.cursor = checkpoints.load(self.directory, self.state._asdict(), fall_back=True)
             self.state = steps.TrainState(**tree)
+            self._check_own(self.cursor)
         self.step = int(self.state.step)
         self._log = MetricsLog(
             trainer.folder / "metrics.jsonl", stage=name, resume_after=self.step if self.resumed else None
@@ -116,16 +120,30 @@ class Learner:
         """One atomic checkpoint: adapter, optimizer and counters, what they belong to, and the reader's place
         in its data where the step alone does not say it. A final one is never retired."""
         self.flush()
-        lora = self._trainer.model.lora
+        self._log.seal()
+        metadata = self._identity() | dict(cursor or {})
+        checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to."""
+        trainer, lora = self._trainer, self._trainer.model.lora
         assert lora is not None
-        metadata = {
+        return {
             "method": self._name,
             "total_updates": self._total,
-            "base_fingerprint": self._trainer.base_fingerprint,
+            "base_fingerprint": trainer.base_fingerprint,
+            "tokenizer": trainer.tokenizer.fingerprint,
             "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
-            **(cursor or {}),
         }
-        checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
+
+    def _check_own(self, metadata: Mapping[str, Any]) -> None:
+        for name, here in self._identity().items():
+            if metadata.get(name) != here:
+                raise Corrupted(
+                    f"{self.directory}: step {int(self.state.step)} is of another training ({name} is "
+                    f"{shorten(metadata.get(name))} there and {shorten(here)} here); delete that step's "
+                    "folder and repeat the command"
+                )
 
     def flush(self) -> None:
         """Wait for the last update and write its metrics."""

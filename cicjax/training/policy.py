@@ -67,15 +67,17 @@ def load_policy(
     location = huggingface.resolve(name if name is not None else str(default_model_folder()))
     stored = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[precision(dtype, embedded=name is None)]
     config, base = huggingface.load_base(location, stored)
-    fingerprint, tree = huggingface.fingerprint(location), None
+    fingerprint, tree, texts = huggingface.fingerprint(location), None, tokenizer.load(location)
     if adapter is not None:
-        tree, lora, _ = load_adapter(adapter, config, base_fingerprint=fingerprint)
+        tree, lora, _ = load_adapter(
+            adapter, config, base_fingerprint=fingerprint, tokenizer_fingerprint=texts.fingerprint
+        )
     device = kind.here()
     return LoadedPolicy(
         location=location,
         model=qwen2.Model(config, lora, device),
         base=layout.prepare(base, device.training if training else device.sampling),
         adapter=tree,
-        tokenizer=tokenizer.load(location),
+        tokenizer=texts,
         fingerprint=fingerprint,
     )

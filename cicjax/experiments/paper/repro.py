@@ -26,7 +26,7 @@ def task_of(flags: Flags) -> Task:
     return named(flags.task, numbers="tiny" if flags.embedded else "paper")
 
 
-def config_of(flags: Flags, chosen: Settings, fingerprint: str) -> dict[str, Any]:
+def config_of(flags: Flags, chosen: Settings, *, model: str, tokenizer: str) -> dict[str, Any]:
     """config.json: the flags, so that `--config RUN/config.json` says the same again, and every value that
     they stand for."""
     chosen_flags = {each.name: _plain(getattr(flags, each.name)) for each in fields(Flags)}
@@ -37,7 +37,8 @@ def config_of(flags: Flags, chosen: Settings, fingerprint: str) -> dict[str, Any
         "learning_rate": chosen.optimization.learning_rate,
         "dtype": chosen.dtype,
     }
-    return chosen_flags | settled | {"resolved": {"model": fingerprint, "settings": chosen.record()}}
+    resolved = {"model": model, "tokenizer": tokenizer, "settings": chosen.record()}
+    return chosen_flags | settled | {"resolved": resolved}
 
 
 def _plain(value: Any) -> Any:
@@ -75,7 +76,7 @@ def reproduce(flags: Flags, methods: Sequence[Method] = METHODS) -> Results:
         methods=methods,
         save_steps=flags.save_steps,
     )
-    config = config_of(flags, chosen, run.base_fingerprint)
+    config = config_of(flags, chosen, model=run.base_fingerprint, tokenizer=run.tokenizer.fingerprint)
     with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
         what = f"{run.model_name}, scale {flags.scale}, seed {flags.seed}"
         print(f"{what}, in {flags.output_dir}: the same command resumes", flush=True)

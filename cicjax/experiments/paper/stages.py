@@ -21,7 +21,7 @@ from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.results import Answers
 from cicjax.experiments.paper.rollouts import Rollouts
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import write_json
+from cicjax.files.seal import write_json
 from cicjax.methods import START, Method, sft
 from cicjax.model import qwen2
 from cicjax.provenance import protocol
