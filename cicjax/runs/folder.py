@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from cicjax import signals
 from cicjax.errors import BadInput, Corrupted, Locked, shorten
 from cicjax.files import numbered, seal, strict
 from cicjax.files.whole import REMEDY, TEMPORARY, json_lines, parse_json_lines, private_folder, write_bytes
@@ -147,6 +148,7 @@ def _chunk_rows(
                 progress(index, len(chunks))
             computed = True
             write_part(part, work(index, chunk))
+            signals.check()
             if progress:
                 progress(index + 1, len(chunks))
         yield from read_part(part)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt32
 
+from cicjax import signals
 from cicjax.devices.kind import Layout
 from cicjax.model import layout, limits, ops, qwen2
 from cicjax.model.config import Tree
@@ -162,6 +163,9 @@ class Sampler:
         """(number, completion) of each row, as they end; numbers[i] is that of row i."""
         step, kind = 1, self._model.kind
         while len(numbers):
+            # 0. Nothing of these rows is kept yet, and nothing of others is lost.
+            signals.check()
+
             # 1. The device draws to the end of a segment, or until no row is left.
             most = max(hows[number].max_new_tokens for number in numbers)
             stop_at = min((step // kind.segment + 1) * kind.segment, most)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from cicjax import signals
 from cicjax.assets import default_model_folder
 from cicjax.devices import kind
 from cicjax.model import huggingface, layout, qwen2
@@ -72,6 +73,7 @@ def load_policy(
         tree, lora, _ = load_adapter(
             adapter, config, base_fingerprint=fingerprint, tokenizer_fingerprint=texts.fingerprint
         )
+    signals.check()
     device = kind.here()
     return LoadedPolicy(
         location=location,
