@@ -121,6 +121,8 @@ def write_run(
     write_json(folder / "environment.json", {"python": "3.11", "device": "cpu"})
     write_json(folder / "timings.json", {"train sft": 12.5, "stream": 3.25})
     write_jsonl(folder / "metrics.jsonl", [line for name in methods[1:] for line in _metrics(name, rng)])
+    seal.take(folder)
+    seal.release(folder)
 
 
 def reseal(folder: Path) -> None:
@@ -129,6 +131,8 @@ def reseal(folder: Path) -> None:
     for path in sorted(folder.rglob("*.json*")):
         if path.name != seal.NAME:
             seal.write_bytes(path, path.read_bytes())
+    seal.take(folder)
+    seal.release(folder)
 
 
 def _answers(problems, rng, *, share: float, text: str) -> list[Answer]:
