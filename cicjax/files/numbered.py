@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cicjax.errors import BadInput, CicjaxError, OutOfResources
 from cicjax.files import seal, strict
-from cicjax.files.whole import check_space, file_digest, no_space, sync, write_json
+from cicjax.files.whole import check_space, file_digest, no_space, permit, sync, write_json
 
 MANIFEST = "digests.json"
 _LEFTOVERS = (".saving-*", ".removing-*")
@@ -115,7 +115,7 @@ def _make_durable(folder: Path, *, number: int, final: bool) -> None:
     digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in inside if path.is_file()}
     write_json(folder / MANIFEST, {"step": number, "final": final, "files": digests})
     for path in [*inside, folder]:
-        path.chmod(0o700 if path.is_dir() else 0o600)
+        permit(path, 0o700 if path.is_dir() else 0o600)
     # Syncs that come together share a commit of the file system: a twentieth of the time, one by one.
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(sync, [*inside, folder]))

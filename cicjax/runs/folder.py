@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from cicjax import signals
-from cicjax.errors import BadInput, Corrupted, Locked, shorten
+from cicjax.errors import BadInput, Corrupted, Locked, printable, shorten
 from cicjax.files import numbered, seal, strict
 from cicjax.files.whole import REMEDY, TEMPORARY, json_lines, parse_json_lines, private_folder, write_bytes
 
@@ -221,7 +221,7 @@ def _check_sealed(path: Path) -> None:
             raise Corrupted(f"{path / name}: {fault}; {seal.ANEW if name in ONCE else REMEDY}")
         if name in ONCE:
             raise Corrupted(f"{path / name}: missing; {seal.ANEW}")
-        print(f"{path / name}: missing, and is made again", file=sys.stderr)
+        print(printable(f"{path / name}: missing, and is made again"), file=sys.stderr)
 
 
 def _take_lock(path: Path) -> int:

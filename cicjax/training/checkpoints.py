@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
-from cicjax.errors import BadInput, Corrupted
+from cicjax.errors import BadInput, Corrupted, printable
 from cicjax.files import numbered, seal
 from cicjax.files.numbered import MANIFEST
 from cicjax.files.whole import REMEDY, array_digest, file_digest, private_folder
@@ -100,10 +100,8 @@ def load(
         except Corrupted as error:
             if not (fall_back and candidates):
                 raise
-            print(
-                f"warning: {error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}",
-                file=sys.stderr,
-            )
+            told = f"{error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}"
+            print(printable(f"warning: {told}"), file=sys.stderr)
             numbered.discard(directory / f"{chosen}.damaged")
             (directory / str(chosen)).rename(directory / f"{chosen}.damaged")
 
