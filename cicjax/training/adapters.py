@@ -8,16 +8,17 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 from cicjax.files import seal
 from cicjax.model import peft, qwen2
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import init_adapter
 from cicjax.model.storage import all_finite
+from cicjax.provenance.protocol import NAMES, PLAIN
 from cicjax.training import checkpoints
 
 # What a peft folder says of itself beside what peft asks for.
-PEFT_FACTS = ("method", "base_fingerprint", "tokenizer")
+PEFT_FACTS = ("method", "base_fingerprint", "tokenizer", "protocol")
 
 
 def load_adapter(
@@ -31,11 +32,11 @@ def load_adapter(
     """(adapter, its settings, what is known of it) from a folder of checkpoints, the newest of them, or from
     a peft folder.
 
-    Known are, where the folder says so, `method`, `step`, `total_updates`, `base_fingerprint` and
-    `tokenizer`. Raises BadInput for another folder, for an adapter that does not fit a base of this
-    configuration and, naming both, for one that was trained on another base or with another tokenizer than
-    those of the fingerprints given; Corrupted where a byte of a checkpoint has changed, and for a step that
-    is not the one that its run sealed.
+    Known are, where the folder says so, `method`, `step`, `total_updates`, `base_fingerprint`, `tokenizer`
+    and `protocol`, the one that it was trained in. Raises BadInput for another folder, for an adapter that
+    does not fit a base of this configuration and, naming both, for one that was trained on another base or
+    with another tokenizer than those of the fingerprints given; Corrupted where a byte of a checkpoint has
+    changed, and for a step that is not the one that its run sealed.
     """
     path = Path(path)
     adapter, lora, known = _read(path, config, base_fingerprint, base_name)
@@ -44,6 +45,10 @@ def load_adapter(
         raise BadInput(
             f"{path}: trained with the tokenizer {str(own)[:12]}, and that of {base_name} is "
             f"{tokenizer_fingerprint[:12]}; give the folder that it was trained with"
+        )
+    if known.get("protocol", PLAIN) not in NAMES:
+        raise BadInput(
+            f"{path}: trained in the protocol {shorten(known['protocol'])}, which this version does not have"
         )
     _check_shapes(adapter, config, lora, where=path)
     for name, leaf in _named(adapter):
@@ -73,7 +78,9 @@ def _read(
         raise BadInput(f"{path}: {_what_instead(path)}")
     adapter, metadata = checkpoints.load_adapter(path, step=step)
     _check_base(path, metadata, base_fingerprint, base_name)
-    return adapter, _settings(metadata.get("lora"), where=path), {**metadata, "step": step}
+    # The paper's rows were plain before its checkpoints said so.
+    earlier = {"protocol": PLAIN} if "scale" in run_config(path) else {}
+    return adapter, _settings(metadata.get("lora"), where=path), {**earlier, **metadata, "step": step}
 
 
 def _what_instead(path: Path) -> str:

@@ -30,7 +30,7 @@ BUDGET = "budget.json"
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
-    seed settles the order of rows."""
+    seed settles the order of rows; `protocol` is the one that the rows are rendered in, where they are."""
 
     folder: Path
     model: qwen2.Model
@@ -43,6 +43,7 @@ class Trainer:
     num_train_epochs: int = 1
     max_steps: int | None = None
     save_steps: int = 25
+    protocol: str | None = None
 
 
 def finished_adapter(directory: Path) -> qwen2.Tree | None:
@@ -147,6 +148,7 @@ class Learner:
             "base_fingerprint": trainer.base_fingerprint,
             "tokenizer": trainer.tokenizer.fingerprint,
             "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
+            **({} if trainer.protocol is None else {"protocol": trainer.protocol}),
         }
 
     def _check_own(self, metadata: Mapping[str, Any]) -> None:
