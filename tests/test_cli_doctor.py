@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cicjax import cli
-from cicjax.files.whole import write_json, write_jsonl
+from cicjax.files.whole import file_digest, write_json
 from cicjax.runs import folder as run_folder
 from cicjax.runs import health
 from cicjax.runs.folder import RunFolder
@@ -25,7 +25,10 @@ def run(tmp_path):
         for step in (1, 2):
             tree = {"adapter": {"a": np.full(3, step, np.float32)}}
             checkpoints.save(path / "adapter", step, tree=tree, metadata={})
-        write_jsonl(path / "rollouts" / "stream.jsonl", [{"a": 1}])
+        (path / "rollouts").mkdir()
+        (path / "rollouts" / "stream.jsonl").write_text('{"a": 1}\n')
+        digest = file_digest(path / "rollouts" / "stream.jsonl")
+        (path / "rollouts" / "stream.jsonl.sha256").write_text(f"{digest}  stream.jsonl\n")
         lines = [{"stage": "adapter", "update": n, "applied": n > 1, "live_rows": 1} for n in (1, 2)]
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_json(path / "results.json", {})
