@@ -98,7 +98,6 @@ def _devices() -> Iterator[Finding]:
         from cicjax.devices import kind
 
         devices, here = jax.devices(), kind.here()
-        backend = jax.default_backend()
     except Exception as error:  # whatever keeps jax from starting, in its own words
         what = " ".join(str(error).split())[:300]
         yield Finding("devices", f"jax does not start: {what}", BadInput.exit_code)
@@ -106,7 +105,7 @@ def _devices() -> Iterator[Finding]:
     what = f"{len(devices)} of {devices[0].device_kind}, kind {here.name}, {environment.cores()} cores"
     yield Finding("devices", what)
     unused = [name for name in ("nvidia0", "accel0", "vfio/0") if Path("/dev", name).exists()]
-    if backend == "cpu" and unused:
+    if devices[0].platform == "cpu" and unused:
         asked = f" (JAX_PLATFORMS={os.environ['JAX_PLATFORMS']})" if "JAX_PLATFORMS" in os.environ else ""
         told = f"/dev/{unused[0]} is there, and jax runs on the CPU{asked}; install the extra cuda or tpu"
         yield Finding("devices", told, note=True)
