@@ -226,9 +226,9 @@ def test_sampled_ids_end_with_their_first_stop_token(tokenizer):
         whole = encode(Transcript([Segment((65, stop), Author.AGENT)]), tokenizer)
         assert whole.tokens.tolist() == [65, stop]
         for ids in ((stop, 65), (65, stop, 65), (stop, stop)):
-            with pytest.raises(BadInput, match="^segment 1: sampled ids go on after a stop token"):
+            with pytest.raises(BadInput, match=r"^segment 1: sampled ids go on after a stop token"):
                 encode(Transcript([Segment(ids, Author.AGENT)]), tokenizer)
-    with pytest.raises(BadInput, match="^transcript 'mine', segment 1: sampled ids go on"):
+    with pytest.raises(BadInput, match=r"^transcript 'mine', segment 1: sampled ids go on"):
         encode(Transcript([Segment((tokenizer.end_of_text, 65), Author.AGENT)], "mine"), tokenizer)
 
 
