@@ -17,6 +17,7 @@ import tyro
 from cicjax import __version__, signals
 from cicjax.commands import habits
 from cicjax.commands.convert import Convert
+from cicjax.commands.doctor import Doctor
 from cicjax.commands.evaluate import Eval
 from cicjax.commands.export import Export
 from cicjax.commands.generate import Generate
@@ -52,6 +53,7 @@ VERBS = {
     "generate": Generate,
     "eval": Eval,
     "export": Export,
+    "doctor": Doctor,
 }
 
 
