@@ -81,6 +81,10 @@ class Reading:
         """What a record says of its success: at the caller's key, else what its format says."""
         return own if self.solved is None else verdicts.lookup(record, self.solved)
 
+    def read_keys(self) -> set[str]:
+        """Keys of a record that are read by the caller's word."""
+        return set() if self.solved is None else {self.solved}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
@@ -170,7 +174,7 @@ def _part(part: Any, what: str, n: int) -> str:
         return strict.text(part, f"part {n} of {what}")
     fields = present(strict.mapping(part, f"part {n} of {what}"))
     kind = fields.get("type")
-    if kind not in TEXTS:
+    if not isinstance(kind, str) or kind not in TEXTS:
         raise BadInput(
             f"part {n} of {what} is of type {shorten(kind)}, which a transcript of text cannot carry; "
             "leave out this record (--on_error skip), or put a text in its place"
