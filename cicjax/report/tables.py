@@ -109,8 +109,8 @@ def held_out_table(methods: Methods) -> Html:
         rows.append(
             [
                 name_of(method),
-                f"{row.seen_solved}/{row.seen_questions}",
-                _number(row.kl_to_sft),
+                f"{row.seen_solved}/{row.seen_questions}" if row.seen_questions else "–",
+                "–" if row.kl_to_sft is None else f"{row.kl_to_sft:.4f}",
                 *(_number(nats.get(kind)) for kind in ("direct", "repair", "placebo")),
                 _number(worth.get("nats"), sign=True),
                 f"{_number(worth.get('low'), sign=True)} to {_number(worth.get('high'), sign=True)}",
