@@ -11,6 +11,7 @@ COUNTS = (
     "repair_questions",
     "two_step_solved",
     "natural_two_step",
+    "second_turn",
     "kept",
     "lost",
     "gained",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cicjax.errors import BadInput, Corrupted, shorten
-from cicjax.files.whole import read_json, read_object
+from cicjax.files.seal import read_json, read_object
 from cicjax.report.drawing import STYLE, WIDTH, Drawing, embedded, svg_of
 from cicjax.runs.metrics import read_metrics
 from cicjax.views.html import Html, bullets, join, page, table, tag
