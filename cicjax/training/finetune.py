@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from cicjax.devices import mesh
 from cicjax.files.whole import write_json
 from cicjax.model import cost, limits, lora, qwen2
 from cicjax.provenance import Author, Encoded
@@ -43,7 +44,7 @@ def fine_tune(
         return finished
     updates = _updates(trainer, directory, rows)
     total, optimization = len(updates), trainer.optimization
-    shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
+    shape = shape_for(trainer.model, trainer.base, [unit for _, unit in rows], updates)
     check_fit(trainer.model, trainer.base, start, rows, shape)
     with Learner(trainer, name, start=start, total=total) as learner, bar(f"train {name}") as report:
         if not learner.resumed:
@@ -67,10 +68,12 @@ def weighted(examples: Sequence[tuple[str, Encoded]], weighting: Weighting) -> l
     return [(id, make_row(encoded, weighting)) for id, encoded in examples]
 
 
-def shape_for(model: qwen2.Model, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()) -> Shape:
-    """The largest micro-batch of a stage over these units, as the model's kind of device wants it; `updates`
-    say how many of them are trained together."""
-    return batches.shape_for(model.kind, units, updates)
+def shape_for(
+    model: qwen2.Model, base: qwen2.Tree, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()
+) -> Shape:
+    """The largest micro-batch of a stage over these units on each device of the base, as the model's kind
+    wants it; `updates` say how many of them are trained together."""
+    return batches.shape_for(model.kind, units, updates, devices=mesh.of(base).count)
 
 
 def check_fit(

@@ -66,7 +66,7 @@ def _train_group(
     for iteration in range(constants.num_iterations):
         again = _clipped(run, learner.adapter, rows) if iteration and rows else {}
         rate = steps.learning_rate_at(learner.step, total, optimization)
-        shape = shape_for(run.model, rows)
+        shape = shape_for(run.model, run.base, rows)
         learner.update(rows, rate=rate, shape=shape, loss=loss, facts=facts | again)
 
 
