@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cicjax.commands.together import Together
 from cicjax.errors import BadInput, shorten
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval:
+class Eval(Together):
     """Ask a model a task's questions in the plain protocol, greedily, and let the verifier grade the answers.
 
     An adapter inside a run of `cicjax repro` is asked that run's questions: none that it was trained on.
@@ -55,6 +56,7 @@ class Eval:
         from cicjax.training.policy import load_policy
 
         settings, task = self._settings()
+        self.join()
         problems = self._problems(settings, task)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         answers = []

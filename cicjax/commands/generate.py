@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cicjax.commands.together import Together
 from cicjax.errors import BadInput
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class Generate(Together):
     """Continue prompts with a model: JSON Lines of {id, prompt} or {id, messages} in, the same with the
     completion out.
 
@@ -56,6 +57,7 @@ class Generate:
         checks.check_counts(self, "max_new_tokens")
         checks.check_finite(self, "temperature")
         checks.check_seed(self.seed)
+        self.join()
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         asked = list(self._prompts(policy.tokenizer))
         if not asked:

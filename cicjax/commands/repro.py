@@ -6,11 +6,12 @@ from typing import Annotated
 
 import tyro
 
+from cicjax.commands.together import Together
 from cicjax.experiments.paper.flags import Flags
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repro(Flags):
+class Repro(Together, Flags):
     """Reproduce sections 2.1-2.5 of the paper in one folder; the same command, repeated, resumes.
 
     agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
@@ -27,12 +28,20 @@ class Repro(Flags):
 
     def run(self) -> None:
         from cicjax import report
+        from cicjax.devices import hosts
         from cicjax.experiments.paper import repro
 
         runs = repro.replicates(self, self.seeds) if self.seeds else [self]
+        self.join()
         for run in runs:
             repro.print_table(repro.reproduce(run))
-            print(f"{report.write_report([run.output_dir])}: open it in a browser")
+            hosts.once(
+                lambda run=run: print(f"{report.write_report([run.output_dir])}: open it in a browser")
+            )
         if self.seeds:
-            page = report.write_report([run.output_dir for run in runs], self.output_dir / "report.html")
-            print(f"{page}: all seeds")
+            hosts.once(lambda: self._report([run.output_dir for run in runs]))
+
+    def _report(self, folders: list[Path]) -> None:
+        from cicjax import report
+
+        print(f"{report.write_report(folders, self.output_dir / 'report.html')}: all seeds")

@@ -40,6 +40,10 @@ class Devices:
         """The tree's arrays, of which every device holds all. Hosts must give the same values."""
         return jax.tree.map(partial(_placed, sharding=self._sharding(PartitionSpec())), tree)
 
+    def row_sharding(self) -> Sharding:
+        """Where arrays of rows lie."""
+        return self._sharding(PartitionSpec(AXIS))
+
     def rows(self, tree: Tree, *, axis: int = 0) -> Tree:
         """The tree's arrays, whose `axis` the devices share; those without it are whole on each. Hosts must
         give the same values, all rows of them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO, TypeVar
 
+from cicjax.devices import hosts
 from cicjax.errors import Corrupted
 from cicjax.files.whole import json_lines, parse_json_lines, private_folder, write_bytes
 
@@ -21,12 +22,16 @@ class MetricsLog:
 
     A stage that starts anew (`resume_after` None) first drops its own lines of an earlier try; one that
     continues after update N drops those beyond N, so that no update is told twice. Other stages' lines stay.
+    Of several hosts the first alone writes.
     Each line reaches the file before `write` returns: write the metrics of update N before its checkpoint and
     none is lost. Raises Corrupted where a line is damaged.
     """
 
     def __init__(self, path: Path, *, stage: str, resume_after: int | None = None) -> None:
         self._stage = stage
+        self._file: TextIO | None = None
+        if not hosts.first():
+            return
         private_folder(path.parent)
         content = path.read_bytes() if path.exists() else b""
         # A kill in the middle of a line leaves a line without an end; that update will be made again.
@@ -54,12 +59,14 @@ class MetricsLog:
                 row[name] = number
         if non_finite:
             row["non_finite"] = non_finite
-        self._file.write(json_lines([row]))
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json_lines([row]))
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file; further writes raise ValueError."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +105,10 @@ class Report(Protocol):
 @contextmanager
 def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) -> Iterator[Report]:
     """A progress bar with the time left where `stream` (standard error) is a terminal, else a plain line
-    every `every` seconds."""
+    every `every` seconds. Of several hosts the first alone tells."""
+    if not hosts.first():
+        yield lambda done, total, note="": None
+        return
     out: TextIO = stream or sys.stderr
     if not out.isatty():
         yield _PlainReport(description, stream=out, every=every)

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput, Corrupted
 from cicjax.files.whole import array_digest, file_digest, private_folder, sync_folder, write_json
 
@@ -49,8 +51,8 @@ def save(
     """
     if step < 0:
         raise ValueError(f"step must not be negative, and is {step}")
-    directory = private_folder(Path(directory))
-    _remove_leftovers(directory)
+    directory = Path(directory)
+    hosts.once(lambda: _remove_leftovers(private_folder(directory)))
     leaves = {name: _storable(name, leaf) for name, leaf in _named_leaves(tree).items()}
     tree = tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
     envelope = {
@@ -59,12 +61,16 @@ def save(
     }
     unfinished = directory / f".saving-{step}"
     with _orbax() as ocp:
-        ocp.save(unfinished.absolute(), tree, custom_metadata=envelope)
-    _seal(unfinished, step=step, final=final)
-    _discard(directory / str(step))
-    unfinished.rename(directory / str(step))
-    sync_folder(directory)
-    _retire(directory, kept={step, *_steps(directory)[-keep:]})
+        ocp.save(unfinished.absolute(), tree, custom_metadata=envelope)  # by every host, or all wait for ever
+
+    def put_in_place() -> None:
+        _seal(unfinished, step=step, final=final)
+        _discard(directory / str(step))
+        unfinished.rename(directory / str(step))
+        sync_folder(directory)
+        _retire(directory, kept={step, *_steps(directory)[-keep:]})
+
+    hosts.once(put_in_place)
     return directory / str(step)
 
 
@@ -102,8 +108,7 @@ def load(
                 f"warning: {error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}",
                 file=sys.stderr,
             )
-            _discard(directory / f"{chosen}.damaged")
-            (directory / str(chosen)).rename(directory / f"{chosen}.damaged")
+            hosts.once(partial(_set_aside, directory, chosen))
 
 
 def load_adapter(
@@ -236,7 +241,7 @@ def _record(leaf: jax.Array) -> dict[str, Any]:
 def _expected(leaf: Any) -> jax.ShapeDtypeStruct:
     leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
     # Without a sharding orbax would take the one of the machine that saved, which may not be here.
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
@@ -319,6 +324,11 @@ def _discard(folder: Path) -> None:
         doomed = folder.with_name(f".removing-{folder.name}")
         folder.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def _set_aside(directory: Path, step: int) -> None:
+    _discard(directory / f"{step}.damaged")
+    (directory / str(step)).rename(directory / f"{step}.damaged")
 
 
 def _remove_leftovers(directory: Path) -> None:

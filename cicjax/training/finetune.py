@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from cicjax.devices import mesh
+from cicjax.devices import hosts, mesh
 from cicjax.devices.process import GENERATOR
 from cicjax.files.whole import write_json
 from cicjax.model import cost, limits, lora, qwen2
@@ -60,7 +60,7 @@ def fine_tune(
         if not updates:
             learner.save(final=True)
         budget = training_budget(trainer, learner.state, [unit for units in updates for unit in units])
-    write_json(directory / BUDGET, budget)
+    hosts.once(lambda: write_json(directory / BUDGET, budget))
     return learner.adapter
 
 
@@ -127,7 +127,8 @@ def _updates(trainer: Trainer, directory: Path, rows: Sequence[tuple[str, Unit]]
     for epoch in range(epochs):
         updates += updates_of(rows, seed=trainer.seed, rows_per_update=trainer.rows_per_update, epoch=epoch)
     updates = updates[: trainer.max_steps]
-    write_json(directory / "order.json", [[id for id, _ in update] for update in updates])
+    order = [[id for id, _ in update] for update in updates]
+    hosts.once(lambda: write_json(directory / "order.json", order))
     return [[unit for _, unit in update] for update in updates]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cicjax.devices import hosts
 from cicjax.experiments.attempts import answer_chunk, plainly
 from cicjax.experiments.paper.rollouts import attempt_row, meta
 from cicjax.experiments.paper.run import Run
@@ -52,7 +53,8 @@ def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
                 learner.save(final=last)
         report(groups, groups)
     _join(run, name)
-    write_json(run.folder / name / BUDGET, _budget(run, name, learner.state))
+    budget = _budget(run, name, learner.state)
+    hosts.once(lambda: write_json(run.folder / name / BUDGET, budget))
     return learner.adapter
 
 
@@ -87,7 +89,8 @@ def _group(
         samples=range(run.settings.policy.num_generations),
     )
     episodes = [attempt_row(name, problem, answer) for answer in answers]
-    write_jsonl(_group_file(run, name, group), [record_of(episode) for episode in episodes])
+    records = [record_of(episode) for episode in episodes]
+    hosts.once(lambda: write_jsonl(_group_file(run, name, group), records))
     encoded = [run.encode(episode) for episode in episodes]
     rewards = [float(answer.solved) for answer in answers]
     facts = {
@@ -153,7 +156,7 @@ def _join(run: Run, name: str) -> None:
         for group in range(run.settings.counts.groups)
         for row in read_jsonl(_group_file(run, name, group))
     ]
-    write_jsonl(run.folder / "rollouts" / f"{name}.jsonl", rows)
+    hosts.once(lambda: write_jsonl(run.folder / "rollouts" / f"{name}.jsonl", rows))
 
 
 def _budget(run: Run, name: str, state: steps.TrainState) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cicjax.devices import hosts
 from cicjax.experiments.answers import Answer
 from cicjax.experiments.attempts import answer_chunk, attempt_message, plainly
 from cicjax.experiments.paper.run import Run
@@ -81,7 +82,8 @@ def _kept(run: Run, name: str, make: Callable[[], Sequence[Episode]]) -> list[Ep
     """The episodes of RUN/rollouts/NAME.jsonl, made where they are not there yet."""
     path = _path(run, name)
     if not path.exists():
-        write_jsonl(path, [record_of(episode) for episode in make()])
+        records = [record_of(episode) for episode in make()]
+        hosts.once(lambda: write_jsonl(path, records))
     return read(run, name)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput
 from cicjax.experiments.paper.settings import Settings
 from cicjax.files.whole import read_json, write_json
@@ -94,10 +95,11 @@ class Run:
         try:
             yield
         finally:
-            path = self.folder / "timings.json"
-            timings = read_json(path) if path.exists() else {}
-            timings[stage] = round(timings.get(stage, 0.0) + time.perf_counter() - started, 3)
-            write_json(path, timings)
+            if hosts.first():
+                path = self.folder / "timings.json"
+                timings = read_json(path) if path.exists() else {}
+                timings[stage] = round(timings.get(stage, 0.0) + time.perf_counter() - started, 3)
+                write_json(path, timings)
 
 
 def load_run(

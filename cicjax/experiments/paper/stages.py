@@ -12,6 +12,7 @@ the last one stopped.
 
 from collections.abc import Sequence
 
+from cicjax.devices import hosts
 from cicjax.experiments.answers import Answer, read_answers
 from cicjax.experiments.attempts import Asked, after_attempt, answer_chunk, plainly
 from cicjax.experiments.paper import results
@@ -48,7 +49,7 @@ def run_stages(run: Run) -> Results:
         if stream:
             logprobs[method.name] = confirmation_stage(run, method.name, adapter, stream)
     collected = results.collect(run, made, answers=answers, first=first, stream=stream, logprobs=logprobs)
-    write_json(run.folder / "results.json", collected.to_json())
+    hosts.once(lambda: write_json(run.folder / "results.json", collected.to_json()))
     return collected
 
 
