@@ -3,15 +3,15 @@
 import errno
 import math
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, get_args, get_origin
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
 
+from cicjax import signals
 from cicjax.commands.convert import Convert
 from cicjax.commands.evaluate import Eval
 from cicjax.commands.export import Export
@@ -23,7 +23,7 @@ from cicjax.commands.score import Score
 from cicjax.commands.train import Train
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, shorten
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 # What XLA says: its allocators, and on a CPU also the kernels that allocate for themselves.
 OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "failed to allocate", "ynnpack operation failed")
 
@@ -159,20 +159,25 @@ def parse(arguments: Sequence[str]) -> Verb:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code.
 
-    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted, 143
-    terminated.
+    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 128 + n where signal
+    n ended it.
     """
     if arguments is None:  # the process is ours
-        signal.signal(signal.SIGTERM, _terminate)
+        signals.install()
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         parse(_with_config(sys.argv[1:] if arguments is None else arguments)).run()
         sys.stdout.flush()
+        signals.check()
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except signals.Stopped as stopped:
+        if stopped.kept:
+            print(f"cicjax: {stopped.name}: {stopped.kept}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except CicjaxError as error:
@@ -191,11 +196,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
         return _fail(str(error), OutOfResources.exit_code if full else BadInput.exit_code)
     return 0
-
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    """End by an exception, so that every `finally` on the way removes what is half written."""
-    raise SystemExit(TERMINATED)
 
 
 def _fail(message: str, code: int) -> int:

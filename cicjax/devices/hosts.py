@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,6 +79,7 @@ def join(
                 local_device_ids=_visible(),
                 cluster_detection_method="deactivate" if process is not None and address else None,
                 initialization_timeout=int(deadline) + 60,
+                shutdown_timeout_seconds=60,
             )
         except ValueError:
             if processes or address:
@@ -148,6 +150,27 @@ def _given_up_after(deadline: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def parting() -> Iterator[Callable[[int], int]]:
+    """Gives a function that passes an exit code on, and where it tells of a failure ends the process at once:
+    jax would wait for the others first, and they for this one."""
+
+    def leave(code: int) -> int:
+        if several() and 0 < code < 128:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
+
+    try:
+        yield leave
+    except Exception:
+        if several():
+            traceback.print_exc()
+            leave(1)
+        raise
 
 
 def barrier(name: str) -> None:

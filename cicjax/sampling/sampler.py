@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt32
 
+from cicjax import signals
 from cicjax.devices import mesh
 from cicjax.devices.kind import Layout
 from cicjax.model import layout, limits, ops, qwen2
@@ -194,6 +195,9 @@ class Sampler:
         """(number, completion) of each row, as they end; parts[d][i] is the number of row i of device d."""
         step, kind, devices = 1, self._model.kind, self._devices
         while any(map(len, parts)):
+            # 0. Nothing of these rows is kept yet, and nothing of others is lost.
+            signals.check()
+
             # 1. The devices draw to the end of a segment, or until no row is left.
             most = max(hows[number].max_new_tokens for part in parts for number in part)
             stop_at = min((step // kind.segment + 1) * kind.segment, most)

@@ -47,16 +47,17 @@ def fine_tune(
     total, optimization = len(updates), trainer.optimization
     shape = shape_for(trainer.model, trainer.base, [unit for _, unit in rows], updates)
     check_fit(trainer.model, trainer.base, start, rows, shape)
-    with Learner(trainer, name, start=start, total=total) as learner, bar(f"train {name}") as report:
+    with bar(f"train {name}") as report, Learner(trainer, name, start=start, total=total) as learner:
         if not learner.resumed:
             show_example(trainer.tokenizer, name, [unit for _, unit in rows])
         report(learner.step, total)
         while learner.step < total:
             rate = steps.learning_rate_at(learner.step, total, optimization)
             learner.update(updates[learner.step], rate=rate, shape=shape, loss=loss)
-            report(learner.step, total, f"loss {learner.progress.loss:.3f}" if learner.progress else "")
             if learner.step % trainer.save_steps == 0 or learner.step == total:
                 learner.save(final=learner.step == total)
+            hosts.check()
+            report(learner.step, total, f"loss {learner.progress.loss:.3f}" if learner.progress else "")
         if not updates:
             learner.save(final=True)
         budget = training_budget(trainer, learner.state, [unit for units in updates for unit in units])

@@ -17,6 +17,7 @@ from cicjax.files.whole import read_json
 from cicjax.model import qwen2
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.metrics import MetricsLog
+from cicjax.signals import Stopped
 from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Shape, Unit
 from cicjax.training.loop import Dispatched, Progress, one_update
@@ -53,7 +54,8 @@ def finished_adapter(directory: Path) -> qwen2.Tree | None:
 
 class Learner:
     """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest
-    checkpoint, or from a copy of `start` where there is none.
+    checkpoint, or from a copy of `start` where there is none. Where the block ends by `signals.Stopped`, the
+    updates since the last checkpoint are saved.
 
     `step` counts the updates begun, `resumed` says whether a checkpoint was there and `cursor` what was saved
     with it; `progress` is the newest update whose metrics were read. Raises Corrupted where the checkpoint is
@@ -74,6 +76,7 @@ class Learner:
             tree, self.cursor = checkpoints.load(self.directory, self.state._asdict(), fall_back=True)
             self.state = steps.TrainState(**tree)
         self.step = int(self.state.step)
+        self._saved = self.step
         self._log = MetricsLog(
             trainer.folder / "metrics.jsonl", stage=name, resume_after=self.step if self.resumed else None
         )
@@ -128,6 +131,7 @@ class Learner:
             **(cursor or {}),
         }
         checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
+        self._saved = self.step
 
     def flush(self) -> None:
         """Wait for the last update and write its metrics."""
@@ -141,12 +145,14 @@ class Learner:
         nonfinite = bool(progress.live_rows) and not progress.applied
         self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if nonfinite else 0
         if self._nonfinite_in_a_row >= MAX_NONFINITE:
-            of_total = "" if self._total is None else f" of {self._total}"
             raise Corrupted(
                 f"{self._nonfinite_in_a_row} updates in a row were not finite (update {progress.update}"
-                f"{of_total}: loss {progress.loss}, gradient norm {progress.grad_norm}): lower the learning "
-                "rate; the adapter is as it was before them"
+                f"{self._of_total()}: loss {progress.loss}, gradient norm {progress.grad_norm}): "
+                "lower the learning rate; the adapter is as it was before them"
             )
+
+    def _of_total(self) -> str:
+        return "" if self._total is None else f" of {self._total}"
 
     def close(self) -> None:
         """Write what is still to be told and close the log."""
@@ -161,10 +167,21 @@ class Learner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        else:
+        try:
+            if isinstance(error, Stopped):
+                self._save_on_the_way_out(error)
+            elif error is None:
+                self.flush()
+        finally:
             self._log.close()
+
+    def _save_on_the_way_out(self, stopped: Stopped) -> None:
+        """Whoever let the signal stop the work did so between two updates."""
+        if self.step > self._saved:
+            self.save()
+        stopped.kept = (
+            f"{self.directory}: saved at update {self.step}{self._of_total()}; the same command resumes"
+        )
 
 
 def metrics_of(progress: Progress) -> dict[str, Any]:

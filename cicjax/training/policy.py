@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from cicjax import signals
 from cicjax.assets import default_model_folder
 from cicjax.devices import kind, mesh
 from cicjax.model import huggingface, layout, qwen2
@@ -70,6 +71,7 @@ def load_policy(
     fingerprint, tree = huggingface.fingerprint(location), None
     if adapter is not None:
         tree, lora, _ = load_adapter(adapter, config, base_fingerprint=fingerprint)
+    signals.check()
     device = kind.here()
     return LoadedPolicy(
         location=location,
