@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cicjax import errors, signals
-from cicjax.errors import BadInput, CicjaxError
+from cicjax.errors import BadInput, CicjaxError, OutOfResources
 
 DEADLINE = 120  # seconds
 TPU_PORT = 8476  # jax's own, 8482, is not open between the hosts of a TPU slice
+# What is in messages of the collectives, the coordination service and its barriers.
+LOST = ("Gloo", "gloo", "arrier", "heartbeat", "oordination", "Socket closed", "onnection closed")
 _count, _number = 1, 0
 _asked: Any = None  # what hosts said of signals in the turn before
 
@@ -150,6 +152,22 @@ def _given_up_after(deadline: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def losses() -> Iterator[None]:
+    """Raise OutOfResources, with a line, for what jax says when another host is gone. Where jax hears of it
+    while it waits itself, it ends this process with words of its own."""
+    try:
+        yield
+    except CicjaxError:
+        raise
+    except Exception as error:
+        if not several() or not any(word in str(error) for word in LOST):
+            raise
+        raise OutOfResources(
+            "another host of this run is gone; when all have ended, run the same command on every host again"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -67,8 +67,8 @@ class Sampler:
         self._devices = mesh.own(base)
         base = _SHARED.prepare(base, model.kind.sampling)
         dtype = ops.table_of(base["embed_tokens"]["embedding"]).dtype
-        own = None if adapter is None else layout.serving(self._devices.whole(adapter), dtype)
-        self._whole = {"base": base, "adapter": own}
+        self._base = base
+        self._adapter = None if adapter is None else layout.serving(self._devices.whole(adapter), dtype)
 
     def sample(
         self,
@@ -124,7 +124,7 @@ class Sampler:
         rows = self._rows_for(min(each, self._model.kind.row_buckets[-1]))
         count = min(len(prompts), rows)
         need = limits.sampling_need(
-            self._model, self._whole["base"], prompts=count, length=tokens, rows=rows, steps=new
+            self._model, self._base, prompts=count, length=tokens, rows=rows, steps=new
         )
         change = "shorten it, lower --max_new_tokens or take fewer prompts at once"
         limits.check_memory(self._model, need, row=names[longest], tokens=tokens + new, change=change)
@@ -166,7 +166,7 @@ class Sampler:
         slot: Any = None,
     ) -> Any:
         """What a program of the model gives on these arrays of rows."""
-        whole = self._whole if adapter else {"base": self._whole["base"]}
+        whole = {"base": self._base} | ({"adapter": self._adapter} if adapter else {})
         return self._devices.each(
             program,
             static={"model": self._model} | ({} if steps is None else {"steps": steps}),
@@ -201,7 +201,8 @@ class Sampler:
             # 1. The devices draw to the end of a segment, or until no row is left.
             most = max(hows[number].max_new_tokens for part in parts for number in part)
             stop_at = min((step // kind.segment + 1) * kind.segment, most)
-            rows, step = decode_rows(devices, self._model, self._whole, rows, step, stop_at)
+            whole = {"base": self._base, "adapter": self._adapter}
+            rows, step = decode_rows(devices, self._model, whole, rows, step, stop_at)
 
             # 2. The host looks at the ids: which rows has a stop id, a stop string or the length ended?
             tokens, logprobs = np.asarray(rows.tokens), np.asarray(rows.logprobs)
