@@ -143,6 +143,7 @@ class Train(Together):
         if self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
         checks.check_seed(self.seed)
+        checks.check_folder(self.output_dir)
         checks.check_names("projection", self.lora_target_modules, PROJECTIONS)
         if (self.wrong or self.correct) and self.objective != "stream":
             raise BadInput("--wrong and --correct belong to --objective stream")

@@ -157,3 +157,10 @@ def test_alone_everything_is_a_plain_call():
     assert hosts.first() and not hosts.several() and hosts.soon(lambda: True)
     with pytest.raises(BadInput):
         hosts.once(lambda: hosts.join(processes=0))
+
+
+def test_a_run_in_a_bucket_is_refused(folder, capsys):
+    for arguments in (train(folder, "gs://mine/run"), ("repro", "--output_dir", "gs://mine/run")):
+        assert cli.main([*map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "gs:// has neither the locks" in error

@@ -12,7 +12,7 @@ from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.run import load_run
 from cicjax.experiments.paper.settings import Settings, settings_of
 from cicjax.methods import METHODS, Method
-from cicjax.runs import environment
+from cicjax.runs import checks, environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.named import named
 from cicjax.tasks.task import Task
@@ -64,6 +64,7 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
 def reproduce(flags: Flags, methods: Sequence[Method] = METHODS) -> Results:
     """Run or resume an experiment and give its results; `methods` are those that the flags may name. Raises
     BadInput, Locked or Corrupted."""
+    checks.check_folder(flags.output_dir)
     task = task_of(flags)
     chosen = settings_of(flags, task, methods)
     # Everything that can be wrong with the input is found before the folder is touched.
