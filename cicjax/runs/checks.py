@@ -38,8 +38,8 @@ def check_folder(path: Path) -> None:
     scheme = re.match(r"[a-z0-9]+(?=:/)", str(path))
     if scheme:
         raise BadInput(
-            f"--output_dir {path}: {scheme[0]}:// has neither the locks nor the renames that a run needs; name "
-            "a folder on a file system, with several hosts on one that all of them share"
+            f"--output_dir {path}: {scheme[0]}:// has neither the locks nor the renames that a run "
+            "needs; name a folder on a file system, with several hosts on one that all of them share"
         )
 
 
