@@ -16,6 +16,16 @@ from typing import Any, NoReturn
 from cicjax.errors import BadInput, shorten
 
 
+class NotJson(BadInput):
+    """Text that is no JSON, with the line of it where that shows, from 1."""
+
+    def __init__(self, error: json.JSONDecodeError) -> None:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        super().__init__(f"not JSON ({error.msg} at {line}column {error.colno})")
+        self.at_place = f"not JSON ({error.msg} at column {error.colno})"
+        self.line = error.lineno
+
+
 @contextmanager
 def place(where: str) -> Iterator[None]:
     """Put `where` before the line of any BadInput raised inside."""
@@ -49,8 +59,7 @@ def load(text: str | bytes) -> Any:
     try:
         return _load(text)
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise BadInput(f"not JSON ({error.msg} at {line}column {error.colno})") from None
+        raise NotJson(error) from None
 
 
 def dumps(value: Any, what: str) -> str:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,10 +73,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Put lines of text at `path`, whole or not at all, with the permissions of any other new file; a link is
-    followed.
+    followed. `-` is standard output.
 
     Raises BadInput where that cannot be done, OutOfResources when the disk is full.
     """
+    if str(path) == "-":
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        return
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
         # renaming onto a device would replace the device

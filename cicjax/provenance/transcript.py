@@ -8,7 +8,7 @@ provenance belongs to the bytes, not to the role.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Self, cast
 
@@ -198,7 +198,7 @@ class Episode:
     """One line of a transcript file. `meta` is any JSON object, carried along; `tools` are function schemas
     that the agent was shown.
 
-    `line` is where it stood, 0 if it was never read.
+    `line` is where it stood, 0 if it was never read, `file` in which of several files.
     """
 
     id: str
@@ -207,3 +207,4 @@ class Episode:
     meta: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
     line: int = 0
+    file: str = field(default="", compare=False)
