@@ -53,7 +53,7 @@ def episodes(record: dict[str, Any], line: int, reading: Reading) -> Iterator[Ep
             model=made.get("model"),
             tools=chats.schemas(made.get("tools")),
             meta={"metadata": made.get("metadata")},
-            foreign={key: value for key, value in made.items() if key not in KNOWN},
+            foreign={key: value for key, value in made.items() if key not in {*KNOWN, *reading.read_keys()}},
             verdict=reading.verdict(made),
         )
 

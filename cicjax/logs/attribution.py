@@ -81,6 +81,10 @@ class Reading:
         """What a record says of its success: at the caller's key, else what its format says."""
         return own if self.solved is None else verdicts.lookup(record, self.solved)
 
+    def read_keys(self) -> set[str]:
+        """Keys of a record that are read by the caller's word."""
+        return set() if self.solved is None else {self.solved}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:

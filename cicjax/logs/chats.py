@@ -87,7 +87,7 @@ def episodes(record: dict[str, Any], line: int, reading: Reading, *, source: str
             model=made.get("model"),
             tools=_tools(made),
             meta={key: made.get(key) for key in ("metadata", "parallel_tool_calls")},
-            foreign={key: value for key, value in made.items() if key not in known},
+            foreign={key: value for key, value in made.items() if key not in known | reading.read_keys()},
             verdict=reading.verdict(made),
         )
 

@@ -75,7 +75,7 @@ def episodes(record: dict[str, Any], line: int, reading: Reading) -> Iterator[Ep
         )
     if "input" not in fields:
         raise BadInput("is a response alone: what the model answered is not here; log its input beside it")
-    kept = {*KNOWN, *exchanges.REQUESTS, *exchanges.RESPONSES}
+    kept = {*KNOWN, *exchanges.REQUESTS, *exchanges.RESPONSES, *reading.read_keys()}
     id = record.get("id") or fields.get("id", line)
     yield chats.conversation(
         _exchange(fields),

@@ -61,7 +61,7 @@ def _result(fields: dict[str, Any], line: int, reading: Reading) -> Episode:
         model=fields.get("model"),
         tools=chats.schemas(tools),
         meta={"rollout": {key: fields[key] for key in KEPT if key in fields}},
-        foreign={key: value for key, value in fields.items() if key not in RESULT_KEYS},
+        foreign={k: value for k, value in fields.items() if k not in {*RESULT_KEYS, *reading.read_keys()}},
         verdict=reading.verdict(fields, None if "error" in fields else fields.get("reward")),
     )
 

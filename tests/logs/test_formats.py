@@ -690,3 +690,8 @@ def test_a_format_is_told_by_its_keys_or_not_at_all(log, record, expected):
 def test_the_names_that_convert_offers_are_those_that_there_are():
     hint = next(field.type for field in dataclasses.fields(Convert) if field.name == "format")
     assert ("auto", *formats.NAMES) == typing.get_args(typing.get_args(hint)[0])
+
+
+def test_every_format_stands_in_the_table():
+    table = Path(__file__).parents[2].joinpath("docs/formats.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z][a-z-]*)` \|", table, re.MULTILINE)) == set(formats.NAMES)

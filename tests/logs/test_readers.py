@@ -118,7 +118,6 @@ def test_anthropic_a_request_with_its_response(tmp_path):
     assert episode.meta == {
         "reward": 1,
         "foreign": {
-            "reward": 1,
             "request": {"max_tokens": 1024},
             "response": {
                 "type": "message",
