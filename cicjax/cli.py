@@ -1,10 +1,12 @@
 """The command line: verbs, `--config`, and errors for users, which end here in one line."""
 
 import errno
+import io
 import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin
@@ -22,7 +24,7 @@ from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
 from cicjax.devices import hosts
-from cicjax.errors import BadInput, CicjaxError, OutOfResources, shorten
+from cicjax.errors import BadInput, CicjaxError, OutOfResources, printable, shorten
 
 INTERRUPTED = 130
 # What XLA says: its allocators, and on a CPU also the kernels that allocate for themselves.
@@ -131,7 +133,12 @@ def _read_config(path: Path) -> dict[str, object]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise BadInput(
+                f"{path}: an alias (*) repeats a part, and few of them make gigabytes; write it out"
+            )
+        content = yaml.safe_load(text)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -145,7 +152,18 @@ def _read_config(path: Path) -> dict[str, object]:
 
 def parse(arguments: Sequence[str]) -> Verb:
     """The verb that these arguments name, with its options. Flag errors and --help end the process, as tyro
-    prints them."""
+    prints them; where an argument does not print, with escapes."""
+    if all(argument.isprintable() for argument in arguments):
+        return _parse(arguments)
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told), redirect_stdout(told):
+            return _parse(arguments)
+    finally:
+        sys.stderr.write(printable(told.getvalue()))
+
+
+def _parse(arguments: Sequence[str]) -> Verb:
     return tyro.extras.subcommand_cli_from_dict(
         VERBS,
         prog="cicjax",
@@ -179,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except signals.Stopped as stopped:
         if stopped.kept:
-            print(f"cicjax: {stopped.name}: {stopped.kept}", file=sys.stderr)
+            print(printable(f"cicjax: {stopped.name}: {stopped.kept}"), file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -202,5 +220,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("cicjax: error: " + " ".join(message.split()), file=sys.stderr)
+    print(printable("cicjax: error: " + " ".join(message.split())), file=sys.stderr)
     return code

@@ -247,7 +247,7 @@ def test_the_codes_stand_in_the_help_and_in_the_module(capsys):
         _mask("--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     codes = [line.split()[0] for line in str(audit.__doc__).splitlines() if line.startswith("    ")]
-    assert len(codes) == 22
+    assert len(codes) == 23
     assert ", ".join(codes) in shown
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 
 if TYPE_CHECKING:
     from cicjax.logs.formats import Collected, Problem
@@ -110,7 +110,7 @@ class Convert:
             "left_out": len(collected.problems),
             "passed_over": collected.passed_over,
         }
-        text = json.dumps(summary, ensure_ascii=False) if self.json else _line(summary, self)
+        text = json.dumps(summary) if self.json else printable(_line(summary, self))
         print(text, file=sys.stderr if self.output == sources.STDIN else sys.stdout)
 
     def _reading(self) -> Any:
@@ -149,12 +149,12 @@ class Convert:
         if self.on_error == "stop" or not collected.episodes:
             if len(lines) == 1:
                 raise BadInput(lines[0])
-            print(*lines, sep="\n", file=sys.stderr)
+            print(*map(printable, lines), sep="\n", file=sys.stderr)
             raise BadInput(
                 f"{len(problems):,} records cannot be read and nothing was written"
                 + ("; --on_error skip leaves them out" if collected.episodes else "")
             )
-        print(*(f"left out: {line}" for line in lines), sep="\n", file=sys.stderr)
+        print(*(printable(f"left out: {line}") for line in lines), sep="\n", file=sys.stderr)
 
     def _check_verdicts(self, episodes: "Sequence[Episode]") -> None:
         from cicjax.provenance import Author

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cicjax.commands.together import Together
-from cicjax.errors import BadInput, shorten
+from cicjax.errors import BadInput, shorten, shown
 
 if TYPE_CHECKING:
     from cicjax.experiments.answers import Answer
@@ -63,10 +63,10 @@ class Eval(Together):
         for answer in _answers(policy, settings, task, problems):
             answers.append(answer)
             if self.json:
-                print(json.dumps(answer.to_json(), ensure_ascii=False), flush=True)
+                print(json.dumps(answer.to_json()), flush=True)
         summary = evaluate.direct_summary(answers)
         if self.json:
-            print(json.dumps({"summary": summary}, ensure_ascii=False))
+            print(json.dumps({"summary": summary}))
         else:
             _print(summary)
 
@@ -141,4 +141,4 @@ def _print(summary: dict[str, Any]) -> None:
     low, high = 100 * summary["wilson_low"], 100 * summary["wilson_high"]
     print(f"solved {summary['solved']} of {summary['questions']} ({low:.1f}-{high:.1f} %, Wilson 95 %)")
     for skill, (solved, asked) in summary["by_skill"].items():
-        print(f"  {skill:<20} {solved:>4} of {asked}")
+        print(f"  {shown(skill):<20} {solved:>4} of {asked}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cicjax.commands.together import Together
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable, shown
 
 if TYPE_CHECKING:
     from cicjax.provenance.tokenizer import Tokenizer
@@ -107,7 +107,7 @@ class Generate(Together):
     def _print(self, record: dict[str, Any], completion: "Completion", tokenizer: "Tokenizer") -> None:
         text = tokenizer.decode(completion.tokens, skip_controls=True)
         if not self.json:
-            print(f"{record['id']}: {text}", flush=True)
+            print(f"{shown(record['id'])}: {printable(text)}", flush=True)
             return
         facts = {"tokens": list(completion.tokens), "logprobs": list(map(float, completion.logprobs))}
         print(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cicjax.errors import BadInput, shorten
+from cicjax.errors import BadInput, printable, shorten, shown
 from cicjax.runs import checks
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Mask:
     audit: bool = False
     """List instead what ruins runs, a line a code, and end with exit code 1 if there is anything. Codes:
     unreadable, unknown-author, unrenderable, nothing-supervised, all-supervised, too-long, truncated-target,
-    no-end, empty-turn, duplicate, duplicate-row, duplicate-id, bad-arguments, echo, no-input, gap,
-    missing-result, orphan-result, hidden-tools, elided, image, reasoning-left-out."""
+    no-end, empty-turn, duplicate, duplicate-row, duplicate-id, other-ids, bad-arguments, echo, no-input,
+    gap, missing-result, orphan-result, hidden-tools, elided, image, reasoning-left-out."""
     verbose: bool = False
     """With --audit: every finding on a line of its own, file:line: severity: code: message."""
     test: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -153,7 +153,7 @@ class Mask:
             }
             shown = names.get(self.objective, self.objective)
             text = page.page_html(rows, tokenizer, title=Path(path).name, weightings=views, shown=shown)
-            whole.write_lines(self.html, [text])
+            whole.write_lines(self.html, [text], private=False)
         if self.json:
             _print_records(rows, tokenizer, weigh)
             return
@@ -162,7 +162,7 @@ class Mask:
                 _print_boxes(rows, tokenizer, objective, self._weighting(objective))
             _print_counts(rows, objective, self._weighting(objective))
         for written in filter(None, (self.labels, self.html)):
-            print(f"{written} written")
+            print(printable(f"{written} written"))
 
     def _check_template(self, tokenizer: "Tokenizer") -> None:
         from cicjax.files import hub
@@ -179,7 +179,8 @@ class Mask:
         episodes = native.read_native(*self.files)
         template.compare(self._name(), episodes, tokenizer, reference, format=name)
         number = _number(len(episodes))
-        print(f"{self._name()}: {number}, --format {name} equals the tokenizer's chat template, id by id")
+        told = f"{self._name()}: {number}, --format {name} equals the tokenizer's chat template, id by id"
+        print(printable(told))
 
     def _audit(self, tokenizer: "Tokenizer") -> None:
         from cicjax.logs import audit
@@ -221,12 +222,12 @@ class Mask:
         else:
             lines = map(str, findings) if self.verbose else audit.roll_up(findings)
         for line in lines:
-            print(" ".join(line.split()))
+            print(printable(" ".join(line.split())))
         if findings:
             sys.stdout.flush()
             raise audit.Findings(audit.summary(findings, self._name()))
         if not self.json:
-            print(f"{self._name()}: {_number(episodes)}, nothing found")
+            print(printable(f"{self._name()}: {_number(episodes)}, nothing found"))
 
     def _name(self) -> str:
         """What was read, in one word."""
@@ -274,7 +275,7 @@ def _print_boxes(rows: "Rows", tokenizer: "Tokenizer", objective: str, weigh: "W
     from cicjax.views import boxes
 
     for episode, encoded in rows:
-        title = f"{objective.capitalize()}: {episode.id}"
+        title = shown(f"{objective.capitalize()}: {episode.id}")
         if sys.stdout.isatty():
             boxes.print_coloured(title, encoded, tokenizer, weigh(encoded))
         else:

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from cicjax.commands.together import Together
+from cicjax.errors import printable
 from cicjax.experiments.paper.flags import Flags
 
 
@@ -27,7 +28,6 @@ class Repro(Together, Flags):
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
-        from cicjax import report
         from cicjax.devices import hosts
         from cicjax.experiments.paper import repro
 
@@ -35,13 +35,12 @@ class Repro(Together, Flags):
         self.join()
         for run in runs:
             repro.print_table(repro.reproduce(run))
-            hosts.once(
-                lambda run=run: print(f"{report.write_report([run.output_dir])}: open it in a browser")
-            )
+            hosts.once(lambda run=run: self._report([run.output_dir], None))
         if self.seeds:
-            hosts.once(lambda: self._report([run.output_dir for run in runs]))
+            hosts.once(lambda: self._report([run.output_dir for run in runs], self.output_dir))
 
-    def _report(self, folders: list[Path]) -> None:
+    def _report(self, folders: list[Path], output_dir: Path | None) -> None:
         from cicjax import report
 
-        print(f"{report.write_report(folders, self.output_dir / 'report.html')}: all seeds")
+        page = report.write_report(folders, None if output_dir is None else output_dir / "report.html")
+        print(printable(f"{page}: {'open it in a browser' if output_dir is None else 'all seeds'}"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cicjax.commands.together import FLAGS, Together
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 from cicjax.model.config import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -222,10 +222,11 @@ class Train(Together):
 
     def _print(self, results: dict[str, Any]) -> None:
         budget = results["budget"]
-        print(
+        told = (
             f"{self.output_dir / 'adapter'}: {budget['updates']} updates over {budget['rows']} rows, "
             f"{budget['supervised_tokens']:,} supervised tokens of {budget['processed_tokens']:,} processed"
         )
+        print(printable(told))
         before, after = results["held_out"]["before"], results["held_out"]["after"]
         for author in before:
             change = f"{before[author]['nll']:.4f} -> {after[author]['nll']:.4f}"

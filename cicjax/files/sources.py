@@ -23,6 +23,7 @@ STDIN = "-"
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz", ".eval")
 ARCHIVE = b"PK\x03\x04"
 MARK = b"\xef\xbb\xbf"
+MOST_UNPACKED = 1 << 30
 # keys by which a turn, or an item between turns, is known
 TURNS = frozenset({"role", "from", "call_id", "summary"})
 BINARY = {
@@ -119,9 +120,11 @@ def _content(name: str) -> bytes:
         raise BadInput(f"{name}: {error.strerror}") from None
     if content.startswith(b"\x1f\x8b"):
         try:
-            content = gzip.decompress(content)
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MOST_UNPACKED + 1)
         except (OSError, EOFError, zlib.error):
             raise BadInput(f"{name}: a gzip file that is damaged or was cut short") from None
+        if len(content) > MOST_UNPACKED:
+            raise BadInput(f"{name}: unpacks to more than {MOST_UNPACKED:,} bytes; unpack it, and part it")
     for start, what in BINARY.items():
         if content.startswith(start):
             raise BadInput(f"{name}: {what}")
@@ -164,6 +167,8 @@ def _whole(name: str, line: int, content: bytes) -> Iterator[Entry]:
 
 
 def _line(where: str, line: int, text: bytes) -> Entry:
+    if len(text) > strict.LONGEST_LINE:
+        return Entry(where, line, {}, strict.TOO_LONG)
     try:
         value = strict.load(text)
     except strict.NotJson as error:
@@ -200,7 +205,8 @@ def _samples(name: str, content: bytes) -> Iterator[Entry]:
                 member for member in archive.namelist() if re.fullmatch(r"(.*/)?samples/.*\.json", member)
             )
             for n, member in enumerate(members, start=1):
-                yield _line(f"{name}[{member}]", n, archive.read(member))
+                with archive.open(member) as packed:
+                    yield _line(f"{name}[{member}]", n, packed.read(strict.LONGEST_LINE + 1))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError):
         raise BadInput(f"{name}: an archive that is damaged or was cut short") from None
     except (NotImplementedError, RuntimeError):

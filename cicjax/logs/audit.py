@@ -14,6 +14,7 @@ Codes are stable:
     duplicate           a question, or a whole row, that the test file has too
     duplicate-row       a row that stands in the file before: it is learned twice
     duplicate-id        an id that another transcript of the file has
+    other-ids           sampled ids that say something else than the text beside them
     bad-arguments       a call whose arguments are no JSON object, kept as the text that was written
     echo                trained text of the world's that repeats what the agent wrote
     no-input            an agent's turn before anybody said anything
@@ -42,7 +43,7 @@ from jaxtyping import Float
 
 from cicjax.errors import BadInput, CicjaxError, shorten
 from cicjax.files import sources
-from cicjax.logs import confounding, native
+from cicjax.logs import confounding, native, sampled
 from cicjax.logs.confounding import Signs
 from cicjax.provenance.echo import echo_spans
 from cicjax.provenance.encode import Encoded
@@ -145,6 +146,7 @@ def audit(
             _ends(episode, encoded, weights, tokenizer),
             _empty(episode),
             _arguments(episode),
+            sampled.signs(episode, tokenizer),
             _echo(encoded, weights, tokenizer),
             confounding.signs(episode),
         )

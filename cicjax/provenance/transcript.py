@@ -112,9 +112,9 @@ class Message:
     """One turn. `role` is its place in the protocol, `author` who wrote the bytes: a teacher may well speak
     as the assistant.
 
-    `tokens` are sampled ids, the sampled stop id included; they are used as they are, and `content` is then
-    for people and verifiers. `logprobs` go with them, one each. `truncated` says that the turn was cut at the
-    length limit or by a stop string, so that its author never ended it. `solved` is the verdict on it.
+    `tokens` are ids that the agent sampled, the stop id included; they are used as they are, and `content` is
+    then for people and verifiers. `logprobs` go with them, one each. `truncated` says that the turn was cut
+    at the length limit or by a stop string, so that its author never ended it. `solved` is the verdict on it.
     `context_only` takes the turn out of every loss, whoever wrote it. `tool_calls` belong to an assistant's
     turn, `tool_call_id` to a tool's result. Raises BadInput where these contradict each other.
     """
@@ -141,6 +141,11 @@ class Message:
         if self.tool_calls and self.role != "assistant":
             raise BadInput(f"tool_calls belong to the role assistant, not to {shorten(self.role)}")
         if self.tokens is not None:
+            if self.author != Author.AGENT:
+                raise BadInput(
+                    f"tokens are ids that the agent sampled, and this turn is by {self.author.label}; "
+                    "leave them out, its content is what counts"
+                )
             object.__setattr__(self, "tokens", token_ids(self.tokens))
         if self.logprobs is not None:
             object.__setattr__(self, "logprobs", _logprobs(self.logprobs, self.tokens))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from cicjax.errors import BadInput
@@ -12,6 +13,7 @@ from cicjax.files.whole import read_object
 from cicjax.model import peft, qwen2
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import init_adapter
+from cicjax.model.storage import all_finite
 from cicjax.training import checkpoints
 
 
@@ -33,6 +35,9 @@ def load_adapter(
     path = Path(path)
     adapter, lora, known = _read(path, config, base_fingerprint, base_name)
     _check_shapes(adapter, config, lora, where=path)
+    for name, leaf in _named(adapter):
+        if not all_finite(np.asarray(leaf)):
+            raise BadInput(f"{path}: {name} holds numbers that are not finite; train the adapter again")
     return adapter, lora, known
 
 
@@ -118,5 +123,9 @@ def _check_shapes(adapter: qwen2.Tree, config: Qwen2Config, lora: LoRAConfig, *,
 
 
 def _shapes(tree: qwen2.Tree) -> dict[str, str]:
+    return {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in _named(tree)}
+
+
+def _named(tree: qwen2.Tree) -> list[tuple[str, Any]]:
     leaves = tree_flatten_with_path(tree)[0]
-    return {keystr(path, simple=True, separator="/"): f"{leaf.dtype} {leaf.shape}" for path, leaf in leaves}
+    return [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]

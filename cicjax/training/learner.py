@@ -5,6 +5,7 @@ decides which rows an update has, its learning rate and when to save; there need
 update's metrics are read when the next one has been handed to the device.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cicjax.devices import mesh
-from cicjax.errors import Corrupted
+from cicjax.errors import Corrupted, printable
 from cicjax.files.whole import read_json
 from cicjax.model import qwen2
 from cicjax.provenance.tokenizer import Tokenizer
@@ -23,6 +24,7 @@ from cicjax.training.batches import Shape, Unit
 from cicjax.training.loop import Dispatched, Progress, one_update
 
 MAX_NONFINITE = 5
+IN_A_ROW = "nonfinite_in_a_row"
 BUDGET = "budget.json"
 
 
@@ -75,6 +77,7 @@ class Learner:
             # A damaged newest step is set aside, with a line that says so.
             tree, self.cursor = checkpoints.load(self.directory, self.state._asdict(), fall_back=True)
             self.state = steps.TrainState(**tree)
+            self._nonfinite_in_a_row = int(self.cursor.get(IN_A_ROW, 0))
         self.step = int(self.state.step)
         self._saved = self.step
         self._log = MetricsLog(
@@ -119,8 +122,14 @@ class Learner:
 
     def save(self, cursor: Mapping[str, Any] | None = None, *, final: bool = False) -> None:
         """One atomic checkpoint: adapter, optimizer and counters, what they belong to, and the reader's place
-        in its data where the step alone does not say it. A final one is never retired."""
+        in its data where the step alone does not say it. A final one is never retired.
+
+        Raises Corrupted after several updates in a row that were not finite, and for a final one where not a
+        single update could be applied.
+        """
         self.flush()
+        if final:
+            self._check_applied()
         lora = self._trainer.model.lora
         assert lora is not None
         metadata = {
@@ -128,6 +137,7 @@ class Learner:
             "total_updates": self._total,
             "base_fingerprint": self._trainer.base_fingerprint,
             "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
+            IN_A_ROW: self._nonfinite_in_a_row,
             **(cursor or {}),
         }
         checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
@@ -142,14 +152,25 @@ class Learner:
     def _record(self, dispatched: Dispatched, facts: Mapping[str, Any]) -> None:
         self.progress = progress = dispatched.read(self._total)
         self._log.write(progress.update, metrics_of(progress) | dict(facts))
-        nonfinite = bool(progress.live_rows) and not progress.applied
-        self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if nonfinite else 0
+        if progress.live_rows:  # an update without targets says nothing either way
+            self._nonfinite_in_a_row = 0 if progress.applied else self._nonfinite_in_a_row + 1
         if self._nonfinite_in_a_row >= MAX_NONFINITE:
             raise Corrupted(
                 f"{self._nonfinite_in_a_row} updates in a row were not finite (update {progress.update}"
                 f"{self._of_total()}: loss {progress.loss}, gradient norm {progress.grad_norm}): "
                 "lower the learning rate; the adapter is as it was before them"
             )
+
+    def _check_applied(self) -> None:
+        """Say how many updates were skipped. Raises Corrupted where those were all that had anything to
+        learn from."""
+        skipped = int(self.state.nonfinite_updates)
+        if not skipped:
+            return
+        what = f"{self.directory}: {skipped} of {self.step} updates were not finite and were skipped"
+        if self.step == skipped + int(self.state.empty_updates):
+            raise Corrupted(f"{what}, so that nothing was learned: lower the learning rate")
+        print(printable(f"warning: {what}"), file=sys.stderr)
 
     def _of_total(self) -> str:
         return "" if self._total is None else f" of {self._total}"

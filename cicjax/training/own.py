@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 from cicjax.files.whole import read_json
 from cicjax.logs import audit, lengths, native
 from cicjax.logs.lengths import Overflow
@@ -56,7 +56,8 @@ def read_rows(
     )
     for count, fate in ((fitted.dropped, "dropped"), (fitted.split, "split")):
         if count:
-            print(f"{path}: {count} of {len(rows)} rows are longer than {max_length} tokens and were {fate}")
+            what = f"{count} of {len(rows)} rows are longer than {max_length} tokens and were {fate}"
+            print(printable(f"{path}: {what}"))
     return fitted.rows
 
 

@@ -44,7 +44,7 @@ def messages(draw: st.DrawFn, ids: list[str]) -> Message:
     return Message(
         role=role,
         content=draw(st.text()),
-        author=draw(st.sampled_from(Author)),
+        author=draw(st.sampled_from(Author)) if tokens is None else Author.AGENT,
         tokens=tokens,
         logprobs=logprobs,
         solved=draw(st.sampled_from([-1, 0, 1])),
@@ -152,6 +152,7 @@ REFUSED = {
         _with(tokens=[1]).replace("[1]", '[1], "logprobs": [-1e999]'),
         "not a log-probability",
     ),
+    "tokens of another's": (_with(tokens=[1], author="user"), "this turn is by user"),
     "tokens text": (_with(tokens="12"), "tokens is a list"),
     "tokens floats": (_with(tokens=[1.0]), "1.0 is not a token id"),
     "tokens booleans": (_with(tokens=[True]), "True is not a token id"),
