@@ -321,6 +321,25 @@ def test_from_standard_input_to_standard_output(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_request_and_its_answer_in_one_flat_record_keep_what_stands_beside_them(log, capsys):
+    answer = {"role": "assistant", "content": "5", "refusal": None, "annotations": [], "edited": "4"}
+    turn = {"messages": [{"role": "user", "content": "2+2?"}], "feedback": {"thumbs": 1}, "body": "x"}
+    log.write_text(
+        json.dumps({"id": "c1", "model": "m", "usage": {}, **turn, "choices": [{"message": answer}]})
+    )
+    arguments = ["--agent_models", "m", "--corrections", "edited", "--solved", "feedback.thumbs"]
+    assert _convert(log, *arguments) == 0
+    (episode,) = _episodes(log.parent)
+    assert [(message.content, message.solved) for message in episode.messages] == [
+        ("2+2?", -1),
+        ("5", 1),
+        ("4", -1),
+    ]
+    assert episode.id == "c1"
+    assert episode.meta["foreign"] == {"usage": {}, "feedback": {"thumbs": 1}, "body": "x"}
+    assert episode.meta["turns"] == {"2": {"model": "m"}}
+
+
 def test_what_a_format_does_not_know_is_kept_in_meta_and_named(log, capsys):
     log.write_text(json.dumps(_chat(reward=0.5, usage={"tokens": 3}, tags=[])))
     turn = json.loads(log.read_text())

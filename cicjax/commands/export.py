@@ -85,7 +85,9 @@ class Export:
     ) -> None:
         from cicjax.model.peft import write_peft
 
-        metadata = {key: str(facts[key]) for key in ("method", "base_fingerprint") if key in facts}
+        metadata = {
+            key: str(facts[key]) for key in ("method", "base_fingerprint", "protocol") if key in facts
+        }
         card = self._card(lora, facts, name=name)
         write_peft(
             self.output_dir,

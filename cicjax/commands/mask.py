@@ -52,8 +52,8 @@ class Mask:
     keep_echoes: bool = False
     """Train also on long repeats of the agent's words in what users, tools and the environment wrote."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
-    """Protocol in which messages become tokens; auto is plain where that holds every episode, else the
-    tokenizer's chat protocol."""
+    """Protocol in which messages become tokens; auto is the one that the file says, else the tokenizer's chat
+    protocol, and plain where it has none."""
     json: bool = False
     """One JSON object a transcript: id, tokens, text, gamma, is_target, weight, author. With --audit, one a
     finding."""

@@ -25,14 +25,14 @@ KNOWN = ("id", "messages", "system", "tools", "model", "metadata")
 
 def knows(record: dict[str, Any]) -> bool:
     """Whether a record is of this format: by blocks of its own, its schemas, or its answer's stop reason."""
-    asked, answered = exchanges.parts(record)
+    asked, answered, _ = exchanges.parts(record)
     request = asked or record
     messages = request.get("messages")
     turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
     blocks = [block for turn in [*turns, answered or {}] for block in _blocks(turn.get("content"))]
     tools = request.get("tools") if isinstance(request.get("tools"), list) else []
     return bool(turns) and (
-        any(block.get("type") in BLOCKS for block in blocks)
+        any(str(block.get("type")) in BLOCKS for block in blocks)
         or any(isinstance(tool, dict) and "input_schema" in tool for tool in tools or [])
         or "stop_reason" in (answered or {})
         or "anthropic_version" in request
@@ -103,7 +103,7 @@ def _assistant(fields: dict[str, Any], blocks: list[dict[str, Any]]) -> dict[str
     ]
     thoughts = [str(block.get("thinking", "")) for block in blocks if block.get("type") == "thinking"]
     hidden = sum(block.get("type") == "redacted_thinking" for block in blocks)
-    texts = [block for block in blocks if block.get("type") not in BLOCKS]
+    texts = [block for block in blocks if str(block.get("type")) not in BLOCKS]
     hosted = [block for block in blocks if block.get("type") in ("server_tool_use", "tool_result")]
     if hosted:
         raise BadInput(

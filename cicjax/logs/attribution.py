@@ -174,7 +174,7 @@ def _part(part: Any, what: str, n: int) -> str:
         return strict.text(part, f"part {n} of {what}")
     fields = present(strict.mapping(part, f"part {n} of {what}"))
     kind = fields.get("type")
-    if kind not in TEXTS:
+    if not isinstance(kind, str) or kind not in TEXTS:
         raise BadInput(
             f"part {n} of {what} is of type {shorten(kind)}, which a transcript of text cannot carry; "
             "leave out this record (--on_error skip), or put a text in its place"

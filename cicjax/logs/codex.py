@@ -23,7 +23,7 @@ Records = Sequence[tuple[int, dict[str, Any]]]
 
 def knows(record: Mapping[str, Any]) -> bool:
     """Whether a record is the first line of a session file."""
-    return (record.get("type") in EVENTS and isinstance(record.get("payload"), dict)) or (
+    return (str(record.get("type")) in EVENTS and isinstance(record.get("payload"), dict)) or (
         {"id", "timestamp", "instructions"} <= record.keys() and "messages" not in record
     )
 

@@ -8,7 +8,7 @@ interface's answers. Of several choices each is a record of its own.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from cicjax.errors import BadInput
 from cicjax.files import strict
@@ -17,13 +17,24 @@ REQUESTS = ("request", "kwargs", "input", "body")
 RESPONSES = ("response", "output", "completion", "result")
 ASKED = frozenset({"messages", "input", "prompt"})
 ANSWERED = frozenset({"choices", "output", "content"})
+# What a request says of the conversation; its other keys are settings.
+KEPT = ("messages", "tools", "functions", "system", "model", "metadata", "parallel_tool_calls", "id")
+
+
+class Exchange(NamedTuple):
+    """The request and the response in a record, None for each that is not there, and the record's other
+    keys. The request of a flat record is the record itself."""
+
+    asked: dict[str, Any] | None
+    answered: dict[str, Any] | None
+    rest: dict[str, Any]
 
 
 def joined(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The records that an exchange is, one a choice; a record that is none comes back as it is. What is
-    neither asked nor answered is kept under `request` and `response`. Raises BadInput for an answer whose
-    request is missing."""
-    asked, answered = parts(record)
+    """The records that an exchange is, one a choice; a record that is none comes back as it is. A request's
+    settings and what a response says beside its answer are kept under `request` and `response`. Raises
+    BadInput for an answer whose request is missing."""
+    asked, answered, rest = parts(record)
     if answered is None:
         yield record
         return
@@ -31,48 +42,64 @@ def joined(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise BadInput(
             "is a response alone: what the model answered is not here; log the request's messages beside it"
         )
-    rest = {key: value for key, value in record.items() if value is not asked and value is not answered}
-    rest = {
-        key: value for key, value in rest.items() if key not in (*REQUESTS, *RESPONSES) and key not in asked
+    turns = strict.listing(asked.get("messages"), "messages")
+    talk = {key: asked[key] for key in KEPT if key in asked}
+    id = record.get("id") or record.get("custom_id") or answered.get("id")
+    notes = {
+        "request": {} if asked is record else {key: asked[key] for key in asked if key not in KEPT},
+        "response": {} if answered is record else _beside(answered, id),
     }
-    for message, leftover in _answers(answered):
-        yield _record(asked, message, rest, leftover)
+    for message in _answers(answered):
+        yield (
+            {**rest, **{key: value for key, value in notes.items() if value}, **talk}
+            | ({} if id is None else {"id": id})
+            | {"messages": [*turns, message]}
+        )
 
 
-def parts(record: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The request and the response in a record, None for each that is not there."""
-    answered = next(
-        (found for key in RESPONSES if (found := _unwrapped(record.get(key), ANSWERED)) is not None), None
-    )
+def _beside(answered: dict[str, Any], id: Any) -> dict[str, Any]:
+    """What a response says beside its answer, and beside an id that is the record's already."""
+    return {
+        key: value
+        for key, value in answered.items()
+        if key not in ANSWERED | ASKED and not (key == "id" and value == id)
+    }
+
+
+def parts(record: dict[str, Any]) -> Exchange:
+    """The request and the response in a record."""
+    asked_at, asked = _found(record, REQUESTS, ASKED)
+    answered_at, answered = _found(record, RESPONSES, ANSWERED)
     if answered is None and "choices" in record:
-        answered = dict(record)
+        answered_at, answered = "choices", record
     if answered is None and "messages" in record:
-        texts = [record[key] for key in RESPONSES if isinstance(record.get(key), str)]
-        answered = {"content": texts[0]} if len(texts) == 1 else None
-    if answered is None:
-        return None, None
-    asked = next(
-        (found for key in REQUESTS if (found := _unwrapped(record.get(key), ASKED)) is not None), None
-    )
-    if asked is None and "messages" in record:
-        asked = {key: value for key, value in record.items() if key not in (*RESPONSES, "choices")}
-    return asked, answered
+        texts = [key for key in RESPONSES if isinstance(record.get(key), str)]
+        if len(texts) == 1:
+            answered_at, answered = texts[0], {"content": record[texts[0]]}
+    if asked is None and answered is not None and "messages" in record:
+        asked = record
+    used = {asked_at, answered_at, *(KEPT if asked is record else ("id",))}
+    return Exchange(asked, answered, {key: value for key, value in record.items() if key not in used})
 
 
-def _unwrapped(value: Any, keys: frozenset[str]) -> dict[str, Any] | None:
-    for _ in range(2):
-        if isinstance(value, dict) and keys & value.keys():
-            return value
-        value = value.get("body", value.get("json")) if isinstance(value, dict) else None
-    return None
+def _found(
+    record: Mapping[str, Any], names: tuple[str, ...], keys: frozenset[str]
+) -> tuple[str, dict[str, Any] | None]:
+    """The first of these names under which such a thing stands, or its body does, and the thing."""
+    for name in names:
+        value = record.get(name)
+        for _ in range(2):
+            if isinstance(value, dict) and keys & value.keys():
+                return name, value
+            value = value.get("body", value.get("json")) if isinstance(value, dict) else None
+    return "", None
 
 
-def _answers(answered: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The messages that a response holds, and what stands beside them."""
-    leftover = {key: value for key, value in answered.items() if key not in ANSWERED and key not in ASKED}
+def _answers(answered: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The messages that a response holds."""
     if "choices" not in answered:
         keys = ("role", "content", "model", "stop_reason")
-        yield {"role": "assistant"} | {key: answered[key] for key in keys if key in answered}, leftover
+        yield {"role": "assistant"} | {key: answered[key] for key in keys if key in answered}
         return
     for n, choice in enumerate(strict.listing(answered["choices"], "choices"), start=1):
         with strict.place(f"choice {n}"):
@@ -81,23 +108,6 @@ def _answers(answered: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[st
             for key in ("finish_reason", "token_ids", "logprobs"):
                 if fields.get(key) is not None:
                     message.setdefault(key, fields[key])
-            if "model" in answered:
+            if answered.get("model") is not None:
                 message.setdefault("model", answered["model"])
-        yield message, leftover
-
-
-def _record(
-    asked: dict[str, Any], message: dict[str, Any], rest: dict[str, Any], leftover: dict[str, Any]
-) -> dict[str, Any]:
-    kept = ("messages", "tools", "functions", "system", "model", "metadata", "parallel_tool_calls", "id")
-    turns = strict.listing(asked.get("messages"), "messages")
-    record = {key: asked[key] for key in kept if key in asked} | {"messages": [*turns, message]}
-    settings = {key: value for key, value in asked.items() if key not in kept}
-    id = rest.pop("id", None) or rest.pop("custom_id", None) or leftover.pop("id", None)
-    notes = {"request": settings, "response": leftover}
-    return (
-        record
-        | rest
-        | ({} if id is None else {"id": id})
-        | {key: value for key, value in notes.items() if value}
-    )
+        yield message

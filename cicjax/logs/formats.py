@@ -128,7 +128,7 @@ NAMES = tuple(format.name for format in FORMATS)
 
 
 def _is_exchange(record: Record) -> bool:
-    asked, answered = chats.exchanges.parts(record)
+    asked, answered, _ = chats.exchanges.parts(record)
     return asked is not None and answered is not None
 
 

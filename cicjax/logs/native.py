@@ -22,10 +22,11 @@ from typing import Any
 from cicjax.errors import BadInput, shorten
 from cicjax.files import sources, strict
 from cicjax.files.whole import write_lines
+from cicjax.provenance.protocol import NAMES
 from cicjax.provenance.transcript import AUTHORS, Author, Episode, Message, ToolCall
 
 ROLES = ("system", "user", "assistant", "tool", "verifier")
-EPISODE_KEYS = ("id", "messages", "source", "meta", "tools")
+EPISODE_KEYS = ("id", "messages", "source", "meta", "tools", "protocol")
 REQUIRED = ("role", "content", "author")
 OPTIONAL = ("tokens", "logprobs", "solved", "truncated", "context_only", "tool_calls", "tool_call_id")
 # keys by which logs of other formats are known
@@ -104,6 +105,8 @@ def record_of(episode: Episode) -> dict[str, Any]:
         record["meta"] = episode.meta
     if episode.tools:
         record["tools"] = list(episode.tools)
+    if episode.protocol is not None:
+        record["protocol"] = episode.protocol
     return record
 
 
@@ -211,6 +214,7 @@ def _episode(record: dict[str, Any], line: int, corrections: str | None) -> Epis
         messages=tuple(_messages(record["messages"], corrections)),
         meta=_meta(record.get("meta")),
         tools=tool_schemas(record.get("tools")),
+        protocol=_protocol(record.get("protocol")),
         line=line,
     )
 
@@ -282,6 +286,12 @@ def _message_record(message: Message) -> dict[str, Any]:
 
 def _call_record(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "arguments": call.arguments} | ({} if call.id is None else {"id": call.id})
+
+
+def _protocol(value: Any) -> str | None:
+    if value is not None and value not in NAMES:
+        raise BadInput(f"unknown protocol {shorten(value)}; protocols are {', '.join(NAMES)}")
+    return value
 
 
 def _meta(value: Any) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ KNOWN = (
 
 def knows(record: dict[str, Any]) -> bool:
     """Whether a record is an exchange with this interface: items in its input or its output."""
-    asked, answered = exchanges.parts(record)
+    asked, answered, _ = exchanges.parts(record)
     lists = [(asked or record).get("input"), (answered or record).get("output")]
     return any(_is_items(items) for items in lists) or record.get("object") == "response"
 
@@ -66,7 +66,7 @@ def _is_items(value: Any) -> bool:
 
 def episodes(record: dict[str, Any], line: int, reading: Reading) -> Iterator[Episode]:
     """The episode of one exchange. Raises BadInput with the item."""
-    asked, answered = exchanges.parts(record)
+    asked, answered, _ = exchanges.parts(record)
     fields = present({**record, **(asked or {}), **(answered or {})})
     if "previous_response_id" in fields or "conversation" in fields:
         raise BadInput(

@@ -54,6 +54,9 @@ class Tokenizer:
             token["content"]: int(token["id"]) for token in spec.get("added_tokens") or []
         }
         self._names = {i: name for name, i in self.controls.items()}
+        self._special = {
+            int(token["id"]) for token in spec.get("added_tokens") or [] if token.get("special", True)
+        }
         self._content = _content_encoder(
             spec, self.controls, nfc=str(config.get("tokenizer_class", "")).startswith("Qwen2")
         )
@@ -91,10 +94,11 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_controls: bool = False) -> str:
-        """Text of `ids`; control tokens appear by name, or not at all with `skip_controls`. Broken UTF-8
-        becomes U+FFFD."""
+        """Text of `ids`; control tokens appear by name. With `skip_controls` those that the file calls
+        special, such as ends of turns, are left out; `<tool_call>` is none of them. Broken UTF-8 becomes
+        U+FFFD."""
         ids = [int(i) for i in ids]
-        kept = [i for i in ids if i not in self._names] if skip_controls else ids
+        kept = [i for i in ids if i not in self._special] if skip_controls else ids
         return "".join(self.pieces(kept))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:

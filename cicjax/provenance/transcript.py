@@ -201,7 +201,7 @@ def _finite(value: object) -> float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
     """One line of a transcript file. `meta` is any JSON object, carried along; `tools` are function schemas
-    that the agent was shown.
+    that the agent was shown; `protocol` is the one that it was sampled in, where its file says so.
 
     `line` is where it stood, 0 if it was never read, `file` in which of several files.
     """
@@ -211,5 +211,6 @@ class Episode:
     source: str = ""
     meta: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    protocol: str | None = None
     line: int = 0
     file: str = field(default="", compare=False)

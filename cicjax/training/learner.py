@@ -31,7 +31,7 @@ BUDGET = "budget.json"
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
-    seed settles the order of rows."""
+    seed settles the order of rows; `protocol` is the one that the rows are rendered in, where they are."""
 
     folder: Path
     model: qwen2.Model
@@ -44,6 +44,7 @@ class Trainer:
     num_train_epochs: int = 1
     max_steps: int | None = None
     save_steps: int = 25
+    protocol: str | None = None
 
 
 def finished_adapter(directory: Path) -> qwen2.Tree | None:
@@ -137,6 +138,7 @@ class Learner:
             "total_updates": self._total,
             "base_fingerprint": self._trainer.base_fingerprint,
             "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
+            **({} if self._trainer.protocol is None else {"protocol": self._trainer.protocol}),
             IN_A_ROW: self._nonfinite_in_a_row,
             **(cursor or {}),
         }

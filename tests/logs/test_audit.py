@@ -62,7 +62,7 @@ def _codes(findings: list[Finding]) -> list[str]:
 
 def test_a_clean_file_has_no_findings(tmp_path, tokenizer):
     assert not _findings(_file(tmp_path, CLEAN, CLEAN_TOOLS), tokenizer)
-    assert not _findings(_file(tmp_path, CLEAN), tokenizer, max_length=100)
+    assert not _findings(_file(tmp_path, CLEAN), tokenizer, max_length=200)
     assert not _findings(_file(tmp_path, CLEAN), tokenizer, objective="observational")
     assert not _findings(_file(tmp_path, *(episode.messages for episode in demo.EPISODES)), tokenizer)
 
@@ -113,7 +113,7 @@ def test_everything_supervised(tmp_path, tokenizer):
 
 def test_too_long_rows(tmp_path, tokenizer):
     path = _file(tmp_path, CLEAN)
-    length = len(encode(render.plain(CLEAN), tokenizer).tokens)
+    length = len(encode(render.chat(CLEAN), tokenizer).tokens)
     assert not _findings(path, tokenizer, max_length=length)
     (finding,) = _findings(path, tokenizer, max_length=length - 1)
     assert (finding.code, finding.line) == ("too-long", 1)

@@ -4,15 +4,20 @@ line with the way out; whatever converts can be masked."""
 import gzip
 import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cicjax import cli
-from cicjax.logs import native
+from cicjax.logs import formats, native
+from cicjax.logs.attribution import Attribution, Reading
 from cicjax.provenance import Author
 
 Turns = list[tuple[str, str]]
@@ -495,3 +500,62 @@ def test_a_terminal_s_log_has_no_missing_results(tmp_path, capsys, folder):
 
 def test_there_are_more_than_forty():
     assert len(ODD) > 40
+
+
+def _records() -> list[object]:
+    """All records of the logs that convert and are text."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = (
+            Path(odd.write(Path(folder) / str(n)))
+            for n, odd in enumerate(ODD.values())
+            if not isinstance(odd.becomes, str)
+        )
+        lines = (file.read_bytes().split(b"\n") for file in written if file.suffix == ".jsonl")
+        return [
+            json.loads(line)
+            for some in lines
+            for line in some
+            if line.startswith((b"{", b"[")) and line.endswith(b"}")
+        ]
+
+
+RECORDS = _records()
+JUNK = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.text(max_size=2)
+    | st.just([])
+    | st.just({})
+    | st.just([{}])
+)
+
+
+def _broken(record: object, draw) -> object:
+    """A record with something else in one of its places, or without it."""
+    if isinstance(record, dict) and record:
+        key = draw(st.sampled_from(sorted(record)))
+        if draw(st.integers(0, 5)) == 0:
+            return {name: value for name, value in record.items() if name != key}
+        return {**record, key: _broken(record[key], draw)}
+    if isinstance(record, list) and record:
+        n = draw(st.integers(0, len(record) - 1))
+        return [*record[:n], _broken(record[n], draw), *record[n + 1 :]]
+    return draw(JUNK)
+
+
+@settings(max_examples=250, deadline=None)
+@given(data=st.data())
+def test_a_log_that_is_broken_anywhere_is_episodes_or_problems_of_a_line(data):
+    record = _broken(data.draw(st.sampled_from(RECORDS)), data.draw)
+    with tempfile.TemporaryDirectory() as folder:
+        name = _put(Path(folder), "log.jsonl", (json.dumps(record) + "\n").encode())
+        reading = Reading(attribution=Attribution(Author.AGENT), corrections="edited")
+        collected = formats.collect([name], reading)
+        assert collected.episodes or collected.problems
+        assert all("\n" not in str(problem) for problem in collected.problems)
+        if collected.episodes:
+            native.write_native(name, collected.episodes)
+            assert [replace(e, line=0) for e in native.read_native(name)] == [
+                replace(e, line=0) for e in collected.episodes
+            ]
