@@ -127,7 +127,7 @@ def beforehand(trainer: Trainer, rows: Sequence[tuple[str, Unit]], start: qwen2.
     None for a fresh adapter. Raises what `check_fit` does."""
     adapter = start if start is not None else jax.eval_shape(lambda: fresh_adapter(trainer.model, seed=0))
     updates = [[unit for _, unit in update] for update in _updates(trainer, rows)]
-    shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
+    shape = shape_for(trainer.model, trainer.base, [unit for _, unit in rows], updates)
     return check_fit(trainer.model, trainer.base, adapter, rows, shape)
 
 
