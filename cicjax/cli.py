@@ -23,6 +23,7 @@ from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
+from cicjax.commands.tune import Tune
 from cicjax.devices import hosts
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, printable, shorten
 
@@ -41,6 +42,7 @@ class Verb(Protocol):
 
 VERBS = {
     "repro": Repro,
+    "tune": Tune,
     "report": Report,
     "mask": Mask,
     "convert": Convert,
