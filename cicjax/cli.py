@@ -15,6 +15,7 @@ import tyro
 
 from cicjax import signals
 from cicjax.commands.convert import Convert
+from cicjax.commands.doctor import Doctor
 from cicjax.commands.evaluate import Eval
 from cicjax.commands.export import Export
 from cicjax.commands.generate import Generate
@@ -51,6 +52,7 @@ VERBS = {
     "generate": Generate,
     "eval": Eval,
     "export": Export,
+    "doctor": Doctor,
 }
 
 
