@@ -14,7 +14,7 @@ from cicjax.experiments.paper.run import Run, load_run
 from cicjax.experiments.paper.settings import Settings, settings_of
 from cicjax.files.whole import read_object, write_json
 from cicjax.methods import EVERY, Method
-from cicjax.runs import environment
+from cicjax.runs import checks, environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.named import named
 from cicjax.tasks.task import Task
