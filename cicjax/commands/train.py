@@ -99,7 +99,7 @@ class Train(Together):
 
     def run(self) -> None:
         from cicjax.devices import hosts
-        from cicjax.files.whole import write_json
+        from cicjax.files.seal import write_json
         from cicjax.provenance import protocol
         from cicjax.runs import environment
         from cicjax.runs.folder import RunFolder

@@ -8,6 +8,7 @@ trained on like anyone's own.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cicjax.devices import hosts
 from cicjax.experiments.answers import Answer
 from cicjax.experiments.attempts import answer_chunk, attempt_message, plainly
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import read_jsonl, write_jsonl
+from cicjax.files.seal import read_jsonl, write_jsonl
 from cicjax.logs.native import episode_of, record_of
 from cicjax.methods import Method
 from cicjax.methods.rows import attempted, demonstration, plain_row, question
@@ -82,7 +83,9 @@ class Rollouts:
         """The agent's samples that a method learns from, as far as they were drawn."""
         if method.sample_file is None:
             return []
-        return self.stream() if method.samples == "stream" else read(self._run, method.sample_file)
+        if method.samples == "own":
+            return read(self._run, method.sample_file)
+        return self.stream() if method.samples == "stream" else [*chain(*self.candidates())]
 
 
 def _kept(run: Run, name: str, make: Callable[[], Sequence[Episode]]) -> list[Episode]:
@@ -90,7 +93,7 @@ def _kept(run: Run, name: str, make: Callable[[], Sequence[Episode]]) -> list[Ep
     path = _path(run, name)
     if not path.exists():
         records = [record_of(episode) for episode in make()]
-        hosts.once(lambda: write_jsonl(path, records))
+        hosts.once(lambda: write_jsonl(path, records, once=True))
     return read(run, name)
 
 
