@@ -6,6 +6,7 @@ same folders give the same bytes.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,17 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     OUTPUT's name, less its ending, with "-figures".
     """
     named = [Path(folder) for folder in folders]
-    experiments = {probed.experiment_of(folder) for folder in named}
-    if len(experiments) > 1:
-        raise BadInput(f"runs of {' and '.join(sorted(experiments))}: one report is of one experiment")
-    parts = {"dialogues": dialogues, "boxes": boxes}.get(next(iter(experiments), "paper"))
-    runs = read_runs(named) if parts is None else probed.read_probed(named, parts.KEYS)
-    target, drawings_folder = _places([run.folder for run in runs], None if output is None else Path(output))
+    parts = _parts({probed.experiment_of(folder) for folder in named})
     if parts is None:
+        runs = read_runs(named)
+        target, drawings_folder = _places([run.folder for run in runs], output)
         drawings = draw(runs)
         content = render_page(runs, drawings)
     else:
-        drawings = parts.draw(runs)
-        content = _probed_page(parts, runs, drawings)
+        others = probed.read_probed(named, parts.KEYS)
+        target, drawings_folder = _places([run.folder for run in others], output)
+        drawings = parts.draw(others)
+        content = _probed_page(parts, others, drawings)
     drawings = [*drawings, *theory.drawings()]
     for drawing in drawings:
         write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg)
@@ -45,7 +45,15 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     return target
 
 
-def _places(folders: Sequence[Path], output: Path | None) -> tuple[Path, Path]:
+def _parts(experiments: AbstractSet[str]) -> Any:
+    """The module of an experiment that probes beliefs, None for the paper's. Raises BadInput for several."""
+    if len(experiments) > 1:
+        raise BadInput(f"runs of {' and '.join(sorted(experiments))}: one report is of one experiment")
+    return {"dialogues": dialogues, "boxes": boxes}.get(next(iter(experiments), "paper"))
+
+
+def _places(folders: Sequence[Path], output: str | Path | None) -> tuple[Path, Path]:
+    output = None if output is None else Path(output)
     if output is None:
         if len(folders) > 1:
             raise BadInput("several runs make one report: say where with --output FILE")

@@ -36,9 +36,9 @@ def beliefs(*, intervened: bool) -> list[float]:
     belief = world.PRIOR
     found = [float(belief[0])]
     for action, outcome in HISTORY:
-        belief = bayes.posterior(belief, world.KNOWS, [action], [int(intervened)])[-1]
+        belief = bayes.posterior(belief, world.KNOWS, np.array([action]), np.array([int(intervened)]))[-1]
         found.append(float(belief[0]))
-        belief = bayes.posterior(belief, world.SHOWS[:, action], [outcome], [0])[-1]
+        belief = bayes.posterior(belief, world.SHOWS[:, action], np.array([outcome]), np.array([0]))[-1]
         found.append(float(belief[0]))
     return found
 
@@ -98,7 +98,7 @@ def lemma() -> Drawing:
     figure, axes = canvas(2.6)
     names, sentences = [], []
     for n, (name, corrections) in enumerate((("swayed teacher", SWAYED), ("the paper's oracle", ORACLE))):
-        found = bayes.prediction_lemma(joint(corrections), [0.0, 1.0])
+        found = bayes.prediction_lemma(joint(corrections), np.array([0.0, 1.0]))
         _, rich = entropies(corrections)
         pairs = (("squared error", found.rich_error, found.gap), ("nats", rich, found.log_loss_gap))
         for m, (unit, left, gap) in enumerate(pairs):

@@ -81,10 +81,8 @@ def build(
 ) -> list[Episode]:
     """The dialogues in which the agent lies with this probability, of a fact where it is a function; with
     probability `silence` the user does not take the claim up. `solved` is the verdict on the claim."""
-    return [
-        dialogue(plan, plan.luck >= (lies if isinstance(lies, float) else lies(plan.fact)), silence=silence)
-        for plan in planned
-    ]
+    odds = lies if callable(lies) else lambda _: lies
+    return [dialogue(plan, plan.luck >= odds(plan.fact), silence=silence) for plan in planned]
 
 
 def dialogue(plan: Plan, true: bool, *, silence: float = 0.0) -> Episode:
