@@ -47,7 +47,7 @@ def reproduce(flags: Flags) -> dict[str, Any]:
             "bayes": {"do": _exact(intervened=True), "conditional": _exact(intervened=False)},
         }
         write_json(flags.output_dir / "results.json", found)
-    return found
+        return read_json(flags.output_dir / "results.json")
 
 
 def _row(flags: Flags, settings: Settings, policy: LoadedPolicy, arm: Arm | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from cicjax.experiments.dialogues.run import Run, results
 from cicjax.experiments.dialogues.settings import USED, settings_of
 from cicjax.experiments.paper import repro as paper
 from cicjax.experiments.paper.flags import Flags
-from cicjax.files.whole import write_json
+from cicjax.files.whole import read_json, write_json
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.training.policy import load_policy
@@ -33,9 +33,8 @@ def reproduce(flags: Flags) -> dict[str, Any]:
     ):
         print(f"dialogues, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}", flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
-        found = results(run)
-        write_json(flags.output_dir / "results.json", found)
-    return found
+        write_json(flags.output_dir / "results.json", results(run))
+        return read_json(flags.output_dir / "results.json")
 
 
 def config_of(flags: Flags, settings: Any, fingerprint: str, used: Any = USED) -> dict[str, Any]:
