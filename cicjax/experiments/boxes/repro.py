@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cicjax.errors import printable
 from cicjax.experiments.boxes import beliefs
 from cicjax.experiments.boxes.settings import ARMS, Arm, Settings, settings_of
 from cicjax.experiments.dialogues.repro import OUTSIDE_IDENTITY, config_of
@@ -34,7 +35,8 @@ def reproduce(flags: Flags) -> dict[str, Any]:
     policy = load_policy(flags.model_name_or_path, dtype=settings.dtype, lora=settings.lora, training=True)
     config = config_of(flags, settings, policy.fingerprint)
     with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
-        print(f"boxes, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}", flush=True)
+        what = f"boxes, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
+        print(printable(what), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
         rows = {BASE: _row(flags, settings, policy, None)}
         rows |= {arm.name: _row(flags, settings, policy, arm) for arm in ARMS}

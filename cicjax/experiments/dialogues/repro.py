@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cicjax.errors import printable
 from cicjax.experiments.dialogues.run import Run, results
 from cicjax.experiments.dialogues.settings import USED, settings_of
 from cicjax.experiments.paper import repro as paper
@@ -31,7 +32,8 @@ def reproduce(flags: Flags) -> dict[str, Any]:
     with RunFolder(
         flags.output_dir, config_of(flags, settings, policy.fingerprint), outside_identity=OUTSIDE_IDENTITY
     ):
-        print(f"dialogues, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}", flush=True)
+        what = f"dialogues, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
+        print(printable(what), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
         write_json(flags.output_dir / "results.json", results(run))
         return read_json(flags.output_dir / "results.json")
