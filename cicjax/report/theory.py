@@ -1,6 +1,7 @@
 """Section 1.1 and the prediction lemma on small finite worlds, computed where the page is written."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -127,9 +128,10 @@ def lemma() -> Drawing:
     return Drawing("theory-lemma", svg_of(figure), f"Bars that add up. {'; '.join(sentences)}.", caption)
 
 
-def drawings() -> list[Drawing]:
+@cache
+def drawings() -> tuple[Drawing, ...]:
     """The figures of this part of the page."""
-    return [posteriors(), lemma()]
+    return posteriors(), lemma()
 
 
 def section(shown: Sequence[Child]) -> tuple[str, str, list[Child]]:
