@@ -15,6 +15,7 @@ import tyro
 
 from cicjax import signals
 from cicjax.commands.convert import Convert
+from cicjax.commands.doctor import Doctor
 from cicjax.commands.evaluate import Eval
 from cicjax.commands.export import Export
 from cicjax.commands.generate import Generate
@@ -23,6 +24,7 @@ from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
+from cicjax.commands.tune import Tune
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, printable, shorten
 
 INTERRUPTED = 130
@@ -40,6 +42,7 @@ class Verb(Protocol):
 
 VERBS = {
     "repro": Repro,
+    "tune": Tune,
     "report": Report,
     "mask": Mask,
     "convert": Convert,
@@ -48,6 +51,7 @@ VERBS = {
     "generate": Generate,
     "eval": Eval,
     "export": Export,
+    "doctor": Doctor,
 }
 
 

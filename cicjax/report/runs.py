@@ -2,7 +2,7 @@
 written can rely on it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import Any
 
 from cicjax.errors import BadInput, Corrupted
 from cicjax.experiments.answers import Answer, read_answers
+from cicjax.experiments.paper.archive import ANSWERS
 from cicjax.experiments.paper.records import Budget, Ledger, MethodResult, Results
-from cicjax.files.whole import read_json, read_jsonl
+from cicjax.files import seal
+from cicjax.files.seal import read_json, read_jsonl
 from cicjax.logs.native import read_native
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.metrics import read_metrics
-from cicjax.statistics import wilson
+from cicjax.statistics import t_interval, wilson
 
 Record = dict[str, Any]
 Answers = dict[str, dict[str, list[Answer]]]
@@ -57,6 +59,9 @@ def read_run(folder: Path) -> FinishedRun:
             else "no run is here (neither results.json nor config.json)"
         )
         raise BadInput(f"{folder}: {what}")
+    # An archive is kept whole by whoever keeps it, and its counts can be made again from it.
+    if not (folder / ANSWERS).is_file():
+        seal.require(folder)
     path = folder / "results.json"
     results = Results.from_json(read_json(path), where=path)
     return FinishedRun(
@@ -65,7 +70,7 @@ def read_run(folder: Path) -> FinishedRun:
         results=results,
         environment=_optional_object(folder / "environment.json"),
         timings=_optional_object(folder / "timings.json"),
-        metrics=read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else [],
+        metrics=_if_there(read_metrics, folder / "metrics.jsonl"),
         stream=_stream(folder / "rollouts" / "stream.jsonl", results.ledger),
         answers=_answers(folder / "evaluations", results.methods),
     )
@@ -93,26 +98,31 @@ def _difference(one: Results, other: Results) -> str:
     """The first thing in which two results are not one experiment at two seeds; empty where they are."""
     if one.model != other.model:
         return "the model"
-    apart = ("seed", "methods")  # Rows that only some runs have are left out of the common table.
+    # Rows that only some runs have are left out of the common table; those in it have one rate.
+    apart = ("seed", "methods", "rates")
     names = sorted(name for name in one.settings.keys() | other.settings.keys() if name not in apart)
     different = [name for name in names if one.settings.get(name) != other.settings.get(name)]
     if different:
         return f"settings.{different[0]}"
-    return "" if one.methods.keys() & other.methods.keys() else "every method"
+    common = one.methods.keys() & other.methods.keys()
+    rates = [each.settings.get("rates", {}) for each in (one, other)]
+    moved = sorted(name for name in common if rates[0].get(name) != rates[1].get(name))
+    if moved:
+        return f"settings.rates.{moved[0]}"
+    return "" if common else "every method"
 
 
 def _optional_object(path: Path) -> Record:
-    value = read_json(path) if path.is_file() else {}
+    value = _if_there(read_json, path) or {}
     if not isinstance(value, dict):
         raise Corrupted(f"{path}: not a JSON object; restore it from a copy")
     return value
 
 
 def _stream(path: Path, ledger: Ledger | None) -> tuple[Episode, ...]:
-    """The stream's rows, by the digest beside them and by the ledger those that were trained on."""
-    if ledger is None or not path.is_file() or not path.stat().st_size:
+    """The stream's rows, by their seal and by the ledger those that were trained on."""
+    if ledger is None or not _if_there(read_jsonl, path):
         return ()
-    read_jsonl(path)
     episodes = tuple(read_native(path))
     wrong = sum(len(episode.messages) > 1 and episode.messages[1].solved == 0 for episode in episodes)
     if (len(episodes), wrong) != (ledger.stream_rows, ledger.wrong_attempts):
@@ -145,7 +155,15 @@ def _answers(folder: Path, methods: dict[str, MethodResult]) -> Answers:
 
 
 def _rows(path: Path) -> list[Answer]:
-    return read_answers(read_jsonl(path), path=path) if path.is_file() else []
+    return read_answers(_if_there(read_jsonl, path), path=path)
+
+
+def _if_there(read: Callable[[Path], Any], path: Path) -> Any:
+    """What a file of the run holds, [] where it never had one. Raises Corrupted where it is lost."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return []
 
 
 def command_of(config: Record) -> list[str]:
@@ -181,7 +199,11 @@ def _pool(rows: Sequence[MethodResult]) -> MethodResult:
     spent = _added(budgets, *(each.name for each in fields(Budget) if each.name != "learning_rate"))
     means = {
         name: _mean([getattr(row, name) for row in rows])
-        for name in ("accuracy", "marker_share", "self_confirmation", "truth_gain")
+        for name in ("accuracy", "marker_share", "self_confirmation", "truth_gain", "kl_to_sft")
+    }
+    means |= {
+        name: _mean_by_key([getattr(row, name) for row in rows])
+        for name in ("held_out_nats", "usable_information")
     }
     low, high = wilson(added["solved"], added["questions"])
     budget = Budget(**spent, learning_rate=rows[0].budget.learning_rate)
@@ -195,6 +217,18 @@ def _added(records: Sequence[object], *names: str) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> Any:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _mean_by_key(records: Sequence[dict[str, float] | None]) -> dict[str, Any] | None:
+    """The mean of every number that all have; of one with an interval, `low` and `high` are those over the
+    seeds."""
+    known = [record for record in records if record]
+    if len(known) < len(records):
+        return None
+    means = {key: _mean([record.get(key) for record in known]) for key in known[0]}
+    if "low" in means:
+        _, means["low"], means["high"] = t_interval([record["nats"] for record in known])
+    return means
 
 
 def pooled_ledger(runs: Sequence[FinishedRun]) -> Ledger | None:

@@ -38,7 +38,7 @@ def trainer(policy, tmp_path):
         model=model,
         base=base,
         base_fingerprint="base",
-        tokenizer=SimpleNamespace(),  # pyright: ignore[reportArgumentType]
+        tokenizer=SimpleNamespace(fingerprint="of a tokenizer"),  # pyright: ignore[reportArgumentType]
         optimization=steps.Optimization(learning_rate=1e-2, warmup_steps=2),
         seed=0,
     )
@@ -167,6 +167,16 @@ class Preference(NamedTuple):
         there = jax.ops.segment_sum(live.reshape(-1).astype(jnp.float32), pairs, num_segments=pairs.size) > 0
         losses = jnp.where(there, jax.nn.softplus(-self.beta * margins), 0.0)
         return losses.sum(), there.sum().astype(jnp.float32)
+
+
+def test_scores_that_are_not_finite_are_no_scores(policy, trainer):
+    from cicjax.training import scoring
+
+    model, base, adapter = policy
+    broken = {**base, "norm": {"scale": base["norm"]["scale"] * jnp.nan}}
+    rows = [transcript(np.random.default_rng(1), 12)]
+    with pytest.raises(Corrupted, match="not finite"):
+        scoring.token_logprobs(rows, model=model, base=broken, adapter=adapter, shape=SHAPE)
 
 
 def test_a_loss_over_pairs_begins_at_ln_2(policy, trainer, tmp_path):

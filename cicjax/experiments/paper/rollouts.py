@@ -8,13 +8,14 @@ trained on like anyone's own.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cicjax.experiments.answers import Answer
 from cicjax.experiments.attempts import answer_chunk, attempt_message, plainly
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import read_jsonl, write_jsonl
+from cicjax.files.seal import read_jsonl, write_jsonl
 from cicjax.logs.native import episode_of, record_of
 from cicjax.methods import Method
 from cicjax.methods.rows import attempted, demonstration, plain_row, question
@@ -54,6 +55,13 @@ class Rollouts:
     def _stream(self) -> list[Episode]:
         return _stream(self._run, self._adapter)
 
+    def held_out(self) -> list[Episode]:
+        """One attempt at every development question, failures with their corrections: trained on by none."""
+        run = self._run
+        chunks = [(first, range(1)) for first in range(0, len(run.splits.dev), PROBLEMS_PER_CHUNK)]
+        _sample(run, "held_out", self._adapter, chunks, task=run.task, problems=run.splits.dev)
+        return read(run, "held_out")
+
     def candidates(self) -> list[list[Episode]]:
         """Groups of K candidates, equation (8): graded attempts, nobody corrected."""
         groups: dict[str, list[Episode]] = {}
@@ -74,14 +82,16 @@ class Rollouts:
         """The agent's samples that a method learns from, as far as they were drawn."""
         if method.sample_file is None:
             return []
-        return self.stream() if method.samples == "stream" else read(self._run, method.sample_file)
+        if method.samples == "own":
+            return read(self._run, method.sample_file)
+        return self.stream() if method.samples == "stream" else [*chain(*self.candidates())]
 
 
 def _kept(run: Run, name: str, make: Callable[[], Sequence[Episode]]) -> list[Episode]:
     """The episodes of RUN/rollouts/NAME.jsonl, made where they are not there yet."""
     path = _path(run, name)
     if not path.exists():
-        write_jsonl(path, [record_of(episode) for episode in make()])
+        write_jsonl(path, [record_of(episode) for episode in make()], once=True)
     return read(run, name)
 
 
@@ -148,7 +158,7 @@ def _stream(run: Run, adapter: qwen2.Tree | None) -> list[Episode]:
 def _candidates(run: Run, adapter: qwen2.Tree | None) -> list[Episode]:
     groups, samples = run.settings.counts.groups, range(run.settings.policy.num_generations)
     chunks = [(first, samples) for first in range(0, groups, PROBLEMS_PER_CHUNK)]
-    _sample(run, "candidates", adapter, chunks, last_problem=groups)
+    _sample(run, "candidates", adapter, chunks, problems=run.splits.agent[:groups])
     return read(run, "candidates")
 
 
@@ -160,15 +170,15 @@ def _sample(
     *,
     task: Task | None = None,
     stop: Callable[[list[dict[str, Any]]], bool] | None = None,
-    last_problem: int | None = None,
+    problems: Sequence[Problem] | None = None,
 ) -> None:
     """RUN/rollouts/NAME.jsonl, chunk by chunk: (first problem, numbers of the samples of each problem)."""
     assert adapter is not None
-    sampler = run.sampler(adapter)
+    sampler, problems = run.sampler(adapter), run.splits.agent if problems is None else problems
 
     def work(_: int, chunk: tuple[int, range]) -> list[dict[str, Any]]:
         first, samples = chunk
-        batch = run.splits.agent[:last_problem][first : first + PROBLEMS_PER_CHUNK]
+        batch = problems[first : first + PROBLEMS_PER_CHUNK]
         answers = answer_chunk(
             [plainly(problem) for problem in batch],
             task=run.task,
