@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 
 from cicjax.errors import BadInput, Corrupted
-from cicjax.files.whole import read_json
+from cicjax.files.seal import read_json
 from cicjax.report import accounts
 from cicjax.report.drawing import INK, STYLE, Drawing, canvas, svg_of
 from cicjax.report.runs import command_of

@@ -9,7 +9,7 @@ from cicjax.experiments.boxes.settings import ARMS, Arm, Settings, settings_of
 from cicjax.experiments.dialogues.repro import OUTSIDE_IDENTITY, config_of
 from cicjax.experiments.paper import repro as paper
 from cicjax.experiments.paper.flags import Flags
-from cicjax.files.whole import read_json, write_json
+from cicjax.files.seal import read_json, write_json
 from cicjax.model import qwen2
 from cicjax.provenance import encode, render
 from cicjax.runs import environment

@@ -10,7 +10,7 @@ from cicjax.experiments.dialogues.run import Run, results
 from cicjax.experiments.dialogues.settings import USED, settings_of
 from cicjax.experiments.paper import repro as paper
 from cicjax.experiments.paper.flags import Flags
-from cicjax.files.whole import read_json, write_json
+from cicjax.files.seal import read_json, write_json
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.training.policy import load_policy

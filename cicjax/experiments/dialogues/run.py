@@ -10,7 +10,7 @@ import numpy as np
 
 from cicjax.experiments.dialogues import probes
 from cicjax.experiments.dialogues.settings import ARMS, BASE, PAIR, Arm, Settings
-from cicjax.files.whole import read_json, write_json
+from cicjax.files.seal import read_json, write_json
 from cicjax.model import qwen2
 from cicjax.provenance import Encoded, encode, render
 from cicjax.provenance.transcript import Episode
