@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -13,7 +13,7 @@ from cicjax.experiments.paper.flags import Flags
 
 @dataclass(frozen=True, kw_only=True)
 class Repro(Together, Flags):
-    """Reproduce sections 2.1-2.5 of the paper in one folder; the same command, repeated, resumes.
+    """Reproduce an experiment of the paper in one folder; the same command, repeated, resumes.
 
     agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
     every assistant turn; interventional = train only what others wrote.
@@ -29,8 +29,8 @@ class Repro(Together, Flags):
 
     def run(self) -> None:
         from cicjax.devices import hosts
-        from cicjax.experiments.paper import repro
 
+        repro = self._experiment()
         runs = repro.replicates(self, self.seeds) if self.seeds else [self]
         self.join()
         for run in runs:
@@ -44,3 +44,13 @@ class Repro(Together, Flags):
 
         page = report.write_report(folders, None if output_dir is None else output_dir / "report.html")
         print(printable(f"{page}: {'open it in a browser' if output_dir is None else 'all seeds'}"))
+
+    def _experiment(self) -> Any:
+        """The module with the experiment's `replicates`, `reproduce` and `print_table`."""
+        if self.experiment == "dialogues":
+            from cicjax.experiments.dialogues import repro
+        elif self.experiment == "boxes":
+            from cicjax.experiments.boxes import repro
+        else:
+            from cicjax.experiments.paper import repro
+        return repro
