@@ -27,6 +27,7 @@ from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
 from cicjax.commands.tune import Tune
+from cicjax.devices import hosts
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, printable, shorten
 
 INTERRUPTED = 130
@@ -221,7 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if list(given) == ["--version"]:
             print(f"cicjax {__version__}")
             return 0
-        parse(_with_config(given) if given else ["--help"]).run()
+        verb = parse(_with_config(given) if given else ["--help"])
+        with hosts.losses():
+            verb.run()
         sys.stdout.flush()
         signals.check()
     except BrokenPipeError:
