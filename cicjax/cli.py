@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, Protocol, get_args, get_origin
 
 import tyro
 
+from cicjax.commands.agent.verbs import Agent
 from cicjax.commands.convert import Convert
 from cicjax.commands.evaluate import Eval
 from cicjax.commands.export import Export
@@ -46,6 +47,7 @@ VERBS = {
     "generate": Generate,
     "eval": Eval,
     "export": Export,
+    "agent": Agent,
 }
 
 

@@ -5,11 +5,14 @@ decides which rows an update has, its learning rate and when to save; there need
 update's metrics are read when the next one has been handed to the device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
 
 from cicjax.errors import Corrupted
 from cicjax.files.whole import read_json
@@ -52,20 +55,22 @@ def finished_adapter(directory: Path) -> qwen2.Tree | None:
 
 class Learner:
     """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest
-    checkpoint, or from a copy of `start` where there is none.
+    checkpoint, or from a copy of `start` where there is none: an adapter, or a state with its moments.
 
     `step` counts the updates begun, `resumed` says whether a checkpoint was there and `cursor` what was saved
     with it; `progress` is the newest update whose metrics were read. Raises Corrupted where the checkpoint is
     damaged and no earlier one is left.
     """
 
-    def __init__(self, trainer: Trainer, name: str, *, start: qwen2.Tree, total: int | None = None) -> None:
+    def __init__(
+        self, trainer: Trainer, name: str, *, start: qwen2.Tree | steps.TrainState, total: int | None = None
+    ) -> None:
         self.directory = trainer.folder / name
         self.progress: Progress | None = None
         self._trainer, self._name, self._total = trainer, name, total
         self._pending: tuple[Dispatched, Mapping[str, Any]] | None = None
         self._nonfinite_in_a_row = 0
-        self.state, self.cursor = steps.start_state(start, trainer.optimization), {}
+        self.state, self.cursor = _begun(start, trainer.optimization), {}
         self.resumed = checkpoints.latest(self.directory) is not None
         if self.resumed:
             # A damaged newest step is set aside, with a line that says so.
@@ -89,8 +94,10 @@ class Learner:
         shape: Shape,
         loss: steps.Loss,
         facts: Mapping[str, Any] | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> None:
-        """Hand one update to the device; `facts` go into its line of metrics.jsonl.
+        """Hand one update to the device; `facts` go into its line of metrics.jsonl, `pause` is called between
+        micro-batches, for whoever shares the device.
 
         Raises Corrupted after several updates in a row that were not finite; each of them left adapter and
         optimizer as they were.
@@ -106,6 +113,7 @@ class Learner:
             shape=shape,
             optimization=trainer.optimization,
             loss=loss,
+            pause=pause,
         )
         self.step += 1
         self._pending = (dispatched, facts or {})
@@ -163,6 +171,13 @@ class Learner:
             self.close()
         else:
             self._log.close()
+
+
+def _begun(start: qwen2.Tree | steps.TrainState, optimization: steps.Optimization) -> steps.TrainState:
+    """A state of its own to go on from: updates donate it."""
+    if isinstance(start, steps.TrainState):
+        return jax.tree.map(jnp.copy, start)
+    return steps.start_state(start, optimization)
 
 
 def metrics_of(progress: Progress) -> dict[str, Any]:

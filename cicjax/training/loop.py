@@ -4,7 +4,7 @@ Which rows form update j is settled by the caller before training starts, so the
 update's index and a run resumes from a state alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,10 +70,12 @@ def one_update(
     shape: Shape,
     optimization: steps.Optimization,
     loss: steps.Loss,
+    pause: Callable[[], None] | None = None,
 ) -> tuple[steps.TrainState, Dispatched]:
     """Update number `index`, from 0 on, at this learning rate: sums over the micro-batches of `units`, one
     division, one step; all one program where the kind of device wants that, for which `shape` must be fixed.
-    Returns before the device has finished. The given state is donated."""
+    Between micro-batches `pause` is called. Returns before the device has finished. The given state is
+    donated."""
     batches = pack(units, shape)
     if model.kind.one_program and batches:
         stacked, count = stack(batches), np.int32(len(batches))
@@ -83,5 +85,7 @@ def one_update(
     sums = steps.zero_sums(state.adapter)
     for batch in batches:
         sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
+        if pause is not None:
+            pause()
     state, metrics = steps.update(optimization, state, sums, np.float32(rate))
     return state, Dispatched(index, units, rate, metrics)

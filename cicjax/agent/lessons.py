@@ -1,0 +1,167 @@
+"""From events to rows: what the agent saw, its attempt, and what the world answered.
+
+    context "attempt"   x  do(y_hat)  y*     the paper's interventional row: y* after the attempt
+    context "none"      x  y*                y* as an answer of its own
+    context "both"      one row of each
+
+All but y* is context. Nothing that the agent sampled, and nothing that somebody put in its mouth, is a
+target: the first by gamma, the second by `context_only`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cicjax.agent import trust
+from cicjax.agent.events import Event
+from cicjax.agent.settings import AgentSettings
+from cicjax.agent.store import Store
+from cicjax.agent.trust import Source
+from cicjax.errors import BadInput, Corrupted
+from cicjax.logs import native
+from cicjax.provenance import encode, protocol, weights
+from cicjax.provenance.echo import copied
+from cicjax.provenance.encode import Encoded
+from cicjax.provenance.protocol import Weighting
+from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.provenance.transcript import NO_VERDICT, Author, Episode, Message
+from cicjax.training.batches import Row, make_row
+
+WEIGHTING = Weighting(weights.INTERVENTIONAL)
+
+
+class Lessons:
+    """Reads a log's events as messages, prompts and rows, in the protocol of the settings."""
+
+    def __init__(self, store: Store, tokenizer: Tokenizer, settings: AgentSettings) -> None:
+        self._store, self._tokenizer, self._settings = store, tokenizer, settings
+        self.format = settings.format
+        if self.format == "auto":
+            self.format = protocol.chat_format(tokenizer) or "plain"
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids up to where the agent's answer begins. Raises BadInput for messages that the protocol cannot
+        hold."""
+        return self._encode(messages, open_turn=True).tokens.tolist()
+
+    def message(self, event: Event) -> Message:
+        """A turn as context. Raises Corrupted where its content was erased."""
+        content = self._content(event)
+        if event.kind == "attempt":
+            return Message(
+                role="assistant",
+                content=content["text"],
+                author=Author.AGENT,
+                tokens=tuple(content["tokens"]),
+                truncated=event.finish != "stop",
+                context_only=True,
+            )
+        return Message(
+            role=event.role, content=content["text"], author=Author(event.author), context_only=True
+        )
+
+    def seen(self, begin: Event) -> list[Message]:
+        """What the agent saw when it began an answer."""
+        return [self.message(self._store.event(seq)) for seq in begin.facts["parts"]]
+
+    def attempt_of(self, begin: Event) -> Event | None:
+        """The answer that was begun; None where it never ended."""
+        return next((e for e in self._store.of_parent(begin.seq) if e.kind == "attempt"), None)
+
+    def rows(self, event: Event, source: Source) -> list[Row]:
+        """The rows of a lesson or of a demonstration to replay."""
+        if event.kind == "demonstration":
+            return [self.demonstrated(self._episode(event))]
+        assert event.parent is not None
+        begin = self._store.event(event.parent)
+        return self.corrected(
+            begin, self.attempt_of(begin), self._content(event)["text"], source, at=event.seq
+        )
+
+    def corrected(
+        self, begin: Event, attempt: Event | None, text: str, source: Source, *, at: int | None = None
+    ) -> list[Row]:
+        """The rows of a correction, in the contexts of the settings; verdicts on the attempt count up to
+        event `at`."""
+        seen, masked = self.seen(begin), self._masked(begin, attempt, source)
+        correction = Message(role="assistant", content=text, author=Author.TEACHER)
+        rows, contexts = [], self._settings.contexts if attempt is not None else "none"
+        if attempt is not None and contexts != "none":
+            tried = replace(self.message(attempt), context_only=False, solved=self._verdict(begin, at))
+            rows.append(self._row([*seen, tried, correction], masked))
+        if contexts != "attempt":
+            rows.append(self._row([*seen, correction], masked))
+        return rows
+
+    def demonstrated(self, episode: Episode) -> Row:
+        """The row of a transcript."""
+        return self._row(episode.messages)
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self._tokenizer.encode(text))
+
+    def _verdict(self, begin: Event, at: int | None) -> int:
+        said = [
+            each.solved
+            for each in self._store.of_parent(begin.seq)
+            if each.kind == "verdict" and (at is None or each.seq < at)
+        ]
+        return said[-1] if said else NO_VERDICT
+
+    def _masked(self, begin: Event, attempt: Event | None, source: Source) -> list[Sequence[int]]:
+        """The attempts whose words a correction may not have learned again."""
+        if source.vouches or self._settings.echo == "keep":
+            return []
+        parts = [self._store.event(seq) for seq in begin.facts["parts"]]
+        attempts = [part for part in (*parts, attempt) if part is not None and part.kind == "attempt"]
+        return [self._content(each)["tokens"] for each in attempts]
+
+    def _row(self, messages: Sequence[Message], masked: Sequence[Sequence[int]] = ()) -> Row:
+        encoded = self._encode(messages)
+        if masked:
+            targets = encoded.is_target & (encoded.gamma == 0)
+            repeats = np.zeros(len(targets), bool)
+            (positions,) = np.nonzero(targets)
+            repeats[positions] = copied(encoded.tokens[positions].tolist(), masked)
+            encoded = encoded._replace(is_target=encoded.is_target & ~repeats)
+        return make_row(encoded, WEIGHTING)
+
+    def _encode(self, messages: Sequence[Message], *, open_turn: bool = False) -> Encoded:
+        episode = Episode(id="conversation", messages=tuple(messages))
+        render = protocol.renderer(self.format, ("teacher",), [episode], self._tokenizer, open_turn=open_turn)
+        return encode(render(episode), self._tokenizer)
+
+    def _episode(self, event: Event) -> Episode:
+        return native.episode_of(self._content(event), where=f"event {event.seq}")
+
+    def _content(self, event: Event) -> Any:
+        content = self._store.content(event)
+        if content is None:
+            raise Corrupted(
+                f"{self._store.path}: what event {event.seq} said was erased, and cannot be learned"
+            )
+        return content
+
+
+def read_messages(given: Any) -> list[dict[str, Any]]:
+    """{role, content} of each message: of a text, which is a question, or of mappings. Raises BadInput for
+    anything else."""
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    read = list(_messages(given))
+    if not read:
+        raise BadInput("there are no messages: give at least a question")
+    return read
+
+
+def _messages(given: Any) -> Iterator[dict[str, Any]]:
+    for n, each in enumerate(given, start=1):
+        record = {"role": each.role, "content": each.content} if isinstance(each, Message) else each
+        if not isinstance(record, Mapping) or not isinstance(record.get("content"), str):
+            raise BadInput(f"message {n}: a message has a role and a content, both texts")
+        if record.get("role") not in trust.SPEAKERS:
+            raise BadInput(f"message {n}: roles are {', '.join(trust.SPEAKERS)}")
+        yield {"role": record["role"], "text": record["content"]}
