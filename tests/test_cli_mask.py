@@ -193,7 +193,8 @@ def test_an_audit_that_finds_nothing(folder, log, capsys):
 
 def test_findings_are_lines_on_stdout_and_exit_code_1(folder, log, capsys):
     log.write_text(log.read_text() + "{}\n")
-    assert _mask(log, "--tokenizer", folder, "--audit", "--max_length", "50", "--test", log) == 1
+    audited = [log, "--tokenizer", folder, "--audit", "--max_length", "50", "--test", log]
+    assert _mask(*audited, "--verbose") == 1
     captured = capsys.readouterr()
     places = [line.split(": ")[:3] for line in captured.out.splitlines()]
     assert [[place.removeprefix(str(log)), severity, code] for place, severity, code in places] == [
@@ -203,6 +204,15 @@ def test_findings_are_lines_on_stdout_and_exit_code_1(folder, log, capsys):
         [":3", "error", "unreadable"],
         [":3", "error", "unreadable"],
     ]
+    assert captured.err == f"cicjax: error: {log}: 5 findings (2 duplicate, 2 unreadable, 1 too-long)\n"
+    assert _mask(*audited) == 1
+    captured = capsys.readouterr()
+    duplicate, long, unreadable = captured.out.splitlines()
+    assert duplicate.startswith(
+        f"{log}: error: duplicate: 2 times in 2 transcripts, lines 1, 2; the first: the question is asked in"
+    )
+    assert long.startswith(f"{log}:2: error: too-long: ")
+    assert unreadable.startswith(f"{log}: error: unreadable: 2 times in one transcript, line 3; the first: ")
     assert captured.err == f"cicjax: error: {log}: 5 findings (2 duplicate, 2 unreadable, 1 too-long)\n"
 
 
@@ -236,7 +246,7 @@ def test_the_codes_stand_in_the_help_and_in_the_module(capsys):
         _mask("--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     codes = [line.split()[0] for line in str(audit.__doc__).splitlines() if line.startswith("    ")]
-    assert len(codes) == 18
+    assert len(codes) == 22
     assert ", ".join(codes) in shown
 
 
@@ -296,6 +306,7 @@ BAD = {
     "audit and page": (["LOG", "--tokenizer", "FOLDER", "--audit", "--html", "x"], "--audit only looks"),
     "audit of the demo": (["--demo", "--audit"], "--audit only looks"),
     "test without audit": (["LOG", "--tokenizer", "FOLDER", "--test", "LOG"], "belong to --audit"),
+    "verbose without audit": (["LOG", "--tokenizer", "FOLDER", "--verbose"], "belong to --audit"),
     "length without audit": (["LOG", "--tokenizer", "FOLDER", "--max_length", "9"], "belong to --audit"),
     "no length": (
         ["LOG", "--tokenizer", "FOLDER", "--audit", "--max_length", "0"],

@@ -62,10 +62,12 @@ class Mask:
     """Write one self-contained page with every token's author and weight; drawn are the first 200
     transcripts, counted all of them."""
     audit: bool = False
-    """List instead what ruins runs, file:line: severity: code: message, and end with exit code 1 if there is
-    anything. Codes: unreadable, unknown-author, unrenderable, nothing-supervised, all-supervised, too-long,
-    truncated-target, no-end, empty-turn, duplicate, echo, no-input, gap, missing-result, orphan-result,
-    hidden-tools, elided, image."""
+    """List instead what ruins runs, a line a code, and end with exit code 1 if there is anything. Codes:
+    unreadable, unknown-author, unrenderable, nothing-supervised, all-supervised, too-long, truncated-target,
+    no-end, empty-turn, duplicate, duplicate-row, duplicate-id, bad-arguments, echo, no-input, gap,
+    missing-result, orphan-result, hidden-tools, elided, image, reasoning-left-out."""
+    verbose: bool = False
+    """With --audit: every finding on a line of its own, file:line: severity: code: message."""
     test: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --audit: the transcripts held out for testing, which must ask other questions."""
     max_length: int | None = None
@@ -114,8 +116,8 @@ class Mask:
                 "--check_template only compares; "
                 "leave --audit, --json, --labels, --html and --demo to another command"
             )
-        if not self.audit and (self.test or self.max_length is not None):
-            raise BadInput("--test and --max_length belong to --audit")
+        if not self.audit and (self.test or self.max_length is not None or self.verbose):
+            raise BadInput("--test, --max_length and --verbose belong to --audit")
         checks.check_counts(self, "max_length")
 
     def _show(self, tokenizer: "Tokenizer") -> None:
@@ -199,8 +201,12 @@ class Mask:
     def _report(self, findings: "Sequence[Finding]", episodes: int) -> None:
         from cicjax.logs import audit
 
-        for finding in findings:
-            print(json.dumps(finding.record()) if self.json else " ".join(str(finding).split()))
+        if self.json:
+            lines = [json.dumps(finding.record()) for finding in findings]
+        else:
+            lines = map(str, findings) if self.verbose else audit.roll_up(findings)
+        for line in lines:
+            print(" ".join(line.split()))
         if findings:
             sys.stdout.flush()
             raise audit.Findings(audit.summary(findings, self.file))

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from cicjax.training.own import Rows
     from cicjax.training.policy import LoadedPolicy
 
-OUTSIDE_IDENTITY = ("file", "eval_file", "model_name_or_path", "start_adapter", "output_dir", "save_steps")
+OUTSIDE_IDENTITY = (
+    *("file", "eval_file", "model_name_or_path", "start_adapter", "output_dir", "save_steps"),
+    "allow_other_environment",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,16 @@ class Train:
     """Precision of the frozen base; adapters, gradients and moments are float32."""
     save_steps: int = 25
     """Updates between two checkpoints: the most that a kill can cost."""
+    allow_other_environment: bool = False
+    """Go on though versions, the kind of device or settings of the numerics are not those the run began
+    with."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.yaml")] = None
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
         from cicjax.files.whole import write_json
         from cicjax.provenance import protocol
+        from cicjax.runs import environment
         from cicjax.runs.folder import RunFolder
         from cicjax.training import own
 
@@ -105,6 +112,7 @@ class Train:
         held_out = self._rows(policy, self.eval_file) if self.eval_file is not None else []
         own.check_held_out(rows, held_out, path=self.eval_file)
         with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
+            environment.settle(self.output_dir, allow_changes=self.allow_other_environment)
             results = own.train_rows(
                 self._trainer(policy), rows, weighting, start=policy.adapter, held_out=held_out
             )

@@ -1,27 +1,35 @@
-"""What a process of cicjax's own sets before jax is imported: where compiled programs are kept, and how
-memory is asked for."""
+"""What a process of cicjax's own sets before jax is imported: where compiled programs are kept, how memory is
+asked for, and what random numbers are drawn by."""
 
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+GENERATOR = "threefry2x32"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def prepare() -> None:
-    """Keep compiled programs and ask for memory in large pages. What the environment says already stands;
-    nothing here can fail.
+    """Pin the generator, keep compiled programs and ask for memory in large pages. What the environment says
+    of the last two already stands; nothing here can fail.
 
     The allocator reads its settings when a process starts, so this one starts once more, under the same
     number and with the same arguments. Call it first of all.
     """
+    pin_generator()
     keep_compiled_programs()
     settings = large_pages()
     if settings is not None and sys.executable:
         os.environ["GLIBC_TUNABLES"] = settings
         with suppress(OSError):
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def pin_generator() -> None:
+    """Random numbers are a function of the seed alone, whatever the environment asks jax to draw them by."""
+    os.environ["JAX_DEFAULT_PRNG_IMPL"] = GENERATOR
+    os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"
 
 
 def keep_compiled_programs() -> None:

@@ -1,4 +1,4 @@
-"""What in a transcript file ruins a run: the findings of `cicjax mask --audit`, one line each.
+"""What in a transcript file ruins a run: the findings of `cicjax mask --audit`, a line a code.
 
 Codes are stable:
 
@@ -12,6 +12,9 @@ Codes are stable:
     no-end              a trained turn whose end-of-text is not trained, so that nobody learns to stop
     empty-turn          a turn in which nothing is said
     duplicate           a question, or a whole row, that the test file has too
+    duplicate-row       a row that stands in the file before: it is learned twice
+    duplicate-id        an id that another transcript of the file has
+    bad-arguments       a call whose arguments are no JSON object, kept as the text that was written
     echo                trained text of the world's that repeats what the agent wrote
     no-input            an agent's turn before anybody said anything
     gap                 an agent's turn right after another
@@ -20,15 +23,16 @@ Codes are stable:
     hidden-tools        tools called of which the episode does not tell
     elided              text that was cut out of what the agent saw
     image               something other than text that the agent saw
+    reasoning-left-out  thoughts of the agent's that stand in meta alone, though its words followed from them
 
-The last seven are signs of confounded actions, see `confounding`. Warnings may be harmless, errors are not;
+The last eight are signs of confounded actions, see `confounding`. Warnings may be harmless, errors are not;
 both are findings.
 """
 
 import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,14 +43,18 @@ from cicjax.errors import BadInput, CicjaxError, shorten
 from cicjax.files import strict
 from cicjax.logs import confounding
 from cicjax.logs.confounding import Signs
-from cicjax.logs.native import parse_episode
+from cicjax.logs.native import is_object, parse_episode
 from cicjax.provenance.echo import echo_spans
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import AUTHORS, Author, Episode
 
-WARNINGS = frozenset({"echo", "no-input", "gap", "missing-result", "hidden-tools", "elided", "image"})
+WARNINGS = frozenset(
+    "echo duplicate-row duplicate-id bad-arguments no-input gap missing-result hidden-tools elided image "
+    "reasoning-left-out".split()
+)
+FIRST = 3  # places that a roll-up names
 
 
 class Findings(CicjaxError):
@@ -139,13 +147,14 @@ def audit(
             _length(encoded, max_length),
             _ends(episode, encoded, weights, tokenizer),
             _empty(episode),
+            _arguments(episode),
             _echo(encoded, weights, tokenizer),
             confounding.signs(episode),
         )
         findings += [
             Finding(str(path), episode.line, code, message) for code, message in itertools.chain(*checks)
         ]
-    return findings
+    return [*findings, *_repeats(rows, path)]
 
 
 def duplicates(
@@ -193,6 +202,27 @@ def nothing_to_learn(rows: Iterable[Encoded]) -> str:
         "`cicjax convert --corrections FIELD` makes them), "
         "replies that state the truth (--targets user), verdicts (passing samples of the model's own, "
         "as repair rows after a failure)"
+    )
+
+
+def roll_up(findings: Sequence[Finding]) -> list[str]:
+    """A line a code and file: the finding itself where it is the only one, else how many there are, where the
+    first of them stand and what the first one says."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.file, finding.code), []).append(finding)
+    return [_rolled(group) for group in groups.values()]
+
+
+def _rolled(group: Sequence[Finding]) -> str:
+    if len(group) == 1:
+        return str(group[0])
+    first, lines = group[0], list(dict.fromkeys(finding.line for finding in group))
+    places = ", ".join(map(str, lines[:FIRST])) + (", ..." if len(lines) > FIRST else "")
+    noun = f"{len(lines):,} transcripts, lines" if len(lines) > 1 else "one transcript, line"
+    return (
+        f"{first.file}: {first.severity}: {first.code}: {len(group):,} times in {noun} {places}; "
+        f"the first: {first.message}"
     )
 
 
@@ -281,6 +311,31 @@ def _empty(episode: Episode) -> Signs:
                 f"message {n}, of role {message.role}, says nothing; "
                 "leave it out, or look where its text went",
             )
+
+
+def _arguments(episode: Episode) -> Signs:
+    for n, message in enumerate(episode.messages, start=1):
+        for call in message.tool_calls:
+            if not is_object(call.arguments):
+                yield (
+                    "bad-arguments",
+                    f"the call of {shorten(call.name)} in message {n} has arguments that are no JSON object "
+                    f"({shorten(call.arguments)}); kept as text, as a mistake of the agent's it may stay",
+                )
+
+
+def _repeats(rows: Sequence[tuple[Episode, Encoded]], path: str | Path) -> Iterator[Finding]:
+    """Ids and rows that stood in the file before."""
+    ids: dict[str, int] = {}
+    seen: dict[bytes, int] = {}
+    for episode, encoded in rows:
+        content = encoded.tokens.tobytes() + encoded.gamma.tobytes() + encoded.is_target.tobytes()
+        if (line := ids.setdefault(episode.id, episode.line)) != episode.line:
+            message = f"the id {shorten(episode.id)} is that of line {line} too; give each its own"
+            yield Finding(str(path), episode.line, "duplicate-id", message)
+        if (line := seen.setdefault(content, episode.line)) != episode.line:
+            message = f"the same row as line {line}, so that it is learned twice; leave one of them out"
+            yield Finding(str(path), episode.line, "duplicate-row", message)
 
 
 def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer) -> Signs:

@@ -36,6 +36,7 @@ IMAGE = re.compile(
 def signs(episode: Episode) -> Signs:
     """Every sign in an episode that the agent saw what is not here, as code and message."""
     yield from _unseen(episode)
+    yield from _unsaid(episode)
     yield from _tools(episode)
 
 
@@ -81,6 +82,26 @@ def _unseen(episode: Episode) -> Signs:
                 )
 
 
+def _unsaid(episode: Episode) -> Signs:
+    """Thoughts that importers set aside in `meta["turns"]`: the reader of the row does not have them."""
+    turns = (episode.meta or {}).get("turns")
+    thoughts = [
+        n
+        for n, message in enumerate(episode.messages, start=1)
+        if message.author is Author.AGENT
+        and isinstance(turns, dict)
+        and isinstance(beside := turns.get(str(n)), dict)
+        and beside.get("reasoning")
+    ]
+    if thoughts:
+        yield (
+            "reasoning-left-out",
+            f"the thoughts of {len(thoughts)} of the agent's turns, message {thoughts[0]} first, are in meta "
+            "alone: what it wrote, and a correction of it, follow from words that are not in the row; "
+            "put them into the content if the model writes them there",
+        )
+
+
 def _tools(episode: Episode) -> Signs:
     calls: dict[str, int] = {}
     unanswered: list[tuple[int, str | None]] = []
@@ -91,6 +112,8 @@ def _tools(episode: Episode) -> Signs:
             calls |= {call.id: n for call in message.tool_calls if call.id is not None}
         elif message.role == "tool":
             yield from _orphan(episode.messages, n, message, calls)
+            if _answers_all(episode.messages, n):
+                unanswered = []
             # A result without an id answers the first call that waits.
             of = next(
                 (pair for pair in unanswered if message.tool_call_id in (None, pair[1]) or pair[1] is None),
@@ -109,6 +132,13 @@ def _tools(episode: Episode) -> Signs:
             f"message {called[0]} calls a tool, "
             "but neither `tools` nor a system turn told the agent of any; add what it was told",
         )
+
+
+def _answers_all(messages: Sequence[Message], n: int) -> bool:
+    """Whether message n, a result without an id, is the one result of all the calls before it: a terminal's
+    screen after several keystrokes is written so."""
+    alone = messages[n - 2].role != "tool" and all(m.role != "tool" for m in messages[n : n + 1])
+    return n > 1 and alone and messages[n - 1].tool_call_id is None
 
 
 def _unanswered(calls: Sequence[tuple[int, str | None]]) -> Signs:

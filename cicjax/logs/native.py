@@ -89,17 +89,23 @@ def write_native(path: str | Path, episodes: Iterable[Episode]) -> None:
     write_lines(path, (format_episode(episode) for episode in episodes))
 
 
-def tool_call(name: Any, arguments: Any, id: Any) -> ToolCall:
-    """A call as a file has it. `arguments` is an object, or the JSON text of one, which stays as it was
-    written.
+def is_object(arguments: str) -> bool:
+    """Whether the arguments of a call are the strict JSON text of an object."""
+    try:
+        strict.dumps(strict.mapping(strict.load(arguments), "what the text says"), "the text")
+    except BadInput:
+        return False
+    return True
 
-    Raises BadInput for other types and for text that is not strict JSON.
+
+def tool_call(name: Any, arguments: Any, id: Any) -> ToolCall:
+    """A call as a file has it. `arguments` is an object or a text, which stays as it was written: a model
+    that calls with broken JSON has made the very mistake that a correction is about.
+
+    Raises BadInput for other types.
     """
     if isinstance(arguments, str):
-        with strict.place("arguments of a tool call"):
-            strict.dumps(
-                strict.mapping(strict.load(strict.text(arguments, "text")), "what the text says"), "the text"
-            )
+        strict.text(arguments, "arguments of a tool call")
     elif isinstance(arguments, dict):
         arguments = strict.dumps(arguments, "arguments of a tool call")
     else:

@@ -16,10 +16,11 @@ from typing import Any
 
 from cicjax.errors import BadInput, CicjaxError, shorten
 from cicjax.files import strict
+from cicjax.logs.native import is_object
 from cicjax.provenance.chat import PROTOCOLS, Protocol, chat
 from cicjax.provenance.encode import encode
 from cicjax.provenance.tokenizer import FILE, Tokenizer
-from cicjax.provenance.transcript import Episode, Message
+from cicjax.provenance.transcript import Episode, Message, ToolCall
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 AROUND = 8  # tokens shown of each side
@@ -131,11 +132,20 @@ def _as_dict(message: Message, protocol: Protocol) -> dict[str, Any]:
     calls = [
         {
             "type": "function",
-            "function": {"name": call.name, "arguments": strict.load(call.arguments)},
+            "function": {"name": call.name, "arguments": _arguments(call)},
         }
         for call in message.tool_calls
     ]
     return {"role": role, "content": message.content} | ({"tool_calls": calls} if calls else {})
+
+
+def _arguments(call: ToolCall) -> Any:
+    if not is_object(call.arguments):
+        raise BadInput(
+            f"the arguments of the call of {shorten(call.name)} are no JSON object, "
+            "and a chat template writes nothing else: leave this transcript out of the comparison"
+        )
+    return strict.load(call.arguments)
 
 
 def _parting(ours: Sequence[int], theirs: Sequence[int], tokenizer: Tokenizer) -> str:

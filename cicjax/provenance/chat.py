@@ -123,8 +123,9 @@ def chat(
     with the tools in it, is context whole unless the system is among the targets. The agent's turns are
     targets always, since gamma weighs them, and nothing of a message that is context only is one. With
     `open_turn` the row ends where the assistant's next turn begins, which is the prompt to sample it from.
-    Raises BadInput, naming the message, for a role that the protocol lacks, arguments of a call that are no
-    JSON object, sampled ids where no turn was sampled, and where there is no message.
+    Arguments of a call that are no JSON object stand as they were written. Raises BadInput, naming the
+    message, for a role that the protocol lacks, sampled ids where no turn was sampled, and where there is no
+    message.
     """
     if not messages:
         raise BadInput("a conversation has at least one message: there are none")
@@ -242,7 +243,7 @@ def _turn(scribe: _Scribe, n: int, unthinking: Pieces) -> Iterator[Segment]:
         before, after = protocol.call
         for number, call in enumerate(message.tool_calls):
             between = [scribe.said("\n")] if number else []
-            yield from (*between, scribe.said(before), scribe.said(_called(call, n)), scribe.said(after))
+            yield from (*between, scribe.said(before), scribe.said(_called(call)), scribe.said(after))
     yield from scribe.end()
 
 
@@ -265,14 +266,11 @@ def _check(n: int, message: Message, protocol: Protocol) -> None:
         )
 
 
-def _called(call: ToolCall, n: int) -> str:
+def _called(call: ToolCall) -> str:
     try:
         arguments = strict.dumps(strict.mapping(strict.load(call.arguments), "what it says"), "it")
     except BadInput:
-        what = (
-            f"the arguments of the call of {shorten(call.name)} are no JSON object: {shorten(call.arguments)}"
-        )
-        raise BadInput(f"message {n}: {what}") from None
+        arguments = call.arguments  # broken, and so written: where it stood, as it stood
     return f'\n{{"name": "{call.name}", "arguments": {arguments}}}\n'
 
 

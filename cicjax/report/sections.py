@@ -8,7 +8,7 @@ from cicjax.experiments.paper.records import MethodResult
 from cicjax.report import accounts, claims, tables, transcripts
 from cicjax.report import paper as numbers
 from cicjax.report.drawing import Drawing, embedded, look, signed
-from cicjax.report.runs import FinishedRun, command_of, pooled
+from cicjax.report.runs import FinishedRun, command_of, pooled, settings_lines
 from cicjax.views.html import Child, Html, bullets, folded, join, tag
 
 Section = tuple[str, str, Sequence[Child]]
@@ -362,8 +362,9 @@ def _origin(run: FinishedRun) -> list[Child]:
         "model name": weights_name(run),
         "folder": run.folder.resolve().name,
     }
+    identity |= dict(settings_lines(run.environment))
     made = accounts.named_values(
-        identity | run.environment, head=("environment", ""), caption="What made these numbers.", kind="text"
+        identity, head=("environment", ""), caption="What made these numbers.", kind="text"
     )
     beside = [made]
     if spent := {

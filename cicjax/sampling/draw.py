@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from cicjax.devices.process import GENERATOR
+
 BLOCK = 128
 
 
@@ -17,7 +19,7 @@ def row_keys(
 ) -> UInt32[np.ndarray, "B 2"]:
     """Key data of each row, folded from (seed, stage, problem, sample): a row draws the same numbers in
     whatever batch it sits."""
-    root = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
+    root = jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), zlib.crc32(stage.encode()))
     numbers = np.asarray(problems, np.uint32), np.asarray(samples, np.uint32)
     keys = jax.vmap(lambda problem, sample: jax.random.fold_in(jax.random.fold_in(root, problem), sample))(
         *numbers
@@ -29,7 +31,7 @@ def uniforms(keys: UInt32[Array, "B 2"], step: Int[Array, ""]) -> Float[Array, "
     """The number in [0, 1) of each row at `step`."""
 
     def one(data: UInt32[Array, "2"]) -> Float[Array, ""]:
-        key: Key[Array, ""] = jax.random.wrap_key_data(data)
+        key: Key[Array, ""] = jax.random.wrap_key_data(data, impl=GENERATOR)
         return jax.random.uniform(jax.random.fold_in(key, step))
 
     return jax.vmap(one)(keys)

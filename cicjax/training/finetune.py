@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from cicjax.devices.process import GENERATOR
 from cicjax.files.whole import write_json
 from cicjax.model import cost, limits, lora, qwen2
 from cicjax.provenance import Author, Encoded
@@ -96,9 +97,8 @@ def check_fit(
 def fresh_adapter(model: qwen2.Model, *, seed: int) -> qwen2.Tree:
     """The adapter that a run begins with where none is given: a function of the seed alone."""
     assert model.lora is not None
-    return lora.init_adapter(
-        model.config, model.lora, jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"adapter"))
-    )
+    key = jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), zlib.crc32(b"adapter"))
+    return lora.init_adapter(model.config, model.lora, key)
 
 
 def updates_of(rows: Sequence[T], *, seed: int, rows_per_update: int, epoch: int = 0) -> list[list[T]]:

@@ -224,11 +224,92 @@ def test_results_by_id_and_by_order(tmp_path, tokenizer):
     unnamed = Message(role="assistant", content="", author=Author.AGENT, tool_calls=(ToolCall(name="a"),) * 2)
     result = _said("tool", "x", Author.TOOL)
     assert not _findings(_file(tmp_path, (SYSTEM, USER, unnamed, result, result, RIGHT)), tokenizer)
-    assert _codes(_findings(_file(tmp_path, (SYSTEM, USER, unnamed, result, RIGHT)), tokenizer)) == [
-        "missing-result"
-    ]
+    assert (
+        _codes(_findings(_file(tmp_path, (SYSTEM, USER, unnamed, RIGHT)), tokenizer))
+        == ["missing-result"] * 2
+    )
     open_end = (SYSTEM, USER, RIGHT, USER, two)
     assert not _findings(_file(tmp_path, open_end), tokenizer)
+
+
+def test_one_result_without_an_id_answers_all_calls_before_it(tmp_path, tokenizer):
+    """As a terminal writes its screen once, after all that was typed."""
+    typed = Message(
+        role="assistant",
+        content="",
+        author=Author.AGENT,
+        tool_calls=tuple(ToolCall(name="type", id=name) for name in "abc"),
+    )
+    screen = _said("tool", "$", Author.TOOL)
+    assert not _findings(_file(tmp_path, (SYSTEM, USER, typed, screen, typed, screen, RIGHT)), tokenizer)
+    two_of_three = (SYSTEM, USER, typed, screen, screen, RIGHT)
+    (finding,) = _findings(_file(tmp_path, two_of_three), tokenizer)
+    assert finding.code == "missing-result"
+    by_id = _said("tool", "$", Author.TOOL, tool_call_id="b")
+    assert (
+        _codes(_findings(_file(tmp_path, (SYSTEM, USER, typed, by_id, RIGHT)), tokenizer))
+        == ["missing-result"] * 2
+    )
+
+
+def test_rows_and_ids_that_stand_twice(tmp_path, tokenizer):
+    path = _file(tmp_path, CLEAN, (USER, RIGHT), CLEAN, CLEAN)
+    path.write_text(path.read_text().replace('"id": "2"', '"id": "1"'))
+    findings = _findings(path, tokenizer)
+    assert [(finding.line, finding.code, finding.severity) for finding in findings] == [
+        (2, "duplicate-id", "warning"),
+        (3, "duplicate-row", "warning"),
+        (4, "duplicate-row", "warning"),
+    ]
+    assert "line 1" in findings[0].message
+    assert "line 1" in findings[2].message
+    other_author = (USER, _said("assistant", "5", Author.TEACHER), RIGHT)
+    assert not _findings(_file(tmp_path, CLEAN, other_author), tokenizer)
+
+
+@pytest.mark.parametrize("arguments", ['{"a": ', "[]", '{"a": NaN}', '{"a": 1, "a": 2}', "ls -l"])
+def test_broken_arguments_are_kept_and_named(tmp_path, tokenizer, arguments):
+    call = Message(
+        role="assistant",
+        content="",
+        author=Author.AGENT,
+        tool_calls=(ToolCall(name="count", arguments=arguments, id="c"),),
+    )
+    path = _file(tmp_path, (SYSTEM, USER, call, RESULT, RIGHT))
+    (finding,) = _findings(path, tokenizer)
+    assert (finding.code, finding.severity) == ("bad-arguments", "warning")
+    ((episode,), _) = audit.read(path)
+    text = tokenizer.decode(encode(render.chat(episode.messages), tokenizer).tokens)
+    assert f'{{"name": "count", "arguments": {arguments}}}' in text
+
+
+def test_thoughts_of_the_agent_that_are_in_meta_alone(tmp_path, tokenizer):
+    def findings(messages, meta):
+        path = tmp_path / "log.jsonl"
+        path.write_text(format_episode(Episode(id="1", messages=messages, meta=meta)) + "\n")
+        return _findings(path, tokenizer)
+
+    thought = {"turns": {"2": {"reasoning": "Five, I think."}}}
+    (finding,) = findings(CLEAN, thought)
+    assert (finding.code, finding.severity) == ("reasoning-left-out", "warning")
+    assert "1 of the agent's turns, message 2 first" in finding.message
+    assert not findings(CLEAN, {"turns": {"3": {"reasoning": "a teacher's"}, "2": {"model": "m"}}})
+    for odd in ({"turns": [1]}, {"turns": {"2": "x"}}, {"turns": {"2": {"reasoning": ""}}}, {}):
+        assert not findings(CLEAN, odd)
+
+
+def test_findings_roll_up_by_file_and_code():
+    def found(line: int, code: str = "gap", file: str = "a") -> Finding:
+        return Finding(file, line, code, f"m{line}")
+
+    assert audit.roll_up([found(3)]) == ["a:3: warning: gap: m3"]
+    many = [found(0, "too-long"), *(found(n) for n in (2, 2, 3, 5, 8)), found(4, file="b")]
+    assert audit.roll_up(many) == [
+        "a: error: too-long: m0",
+        "a: warning: gap: 5 times in 4 transcripts, lines 2, 3, 5, ...; the first: m2",
+        "b:4: warning: gap: m4",
+    ]
+    assert audit.roll_up([]) == []
 
 
 def test_a_result_without_a_call(tmp_path, tokenizer):

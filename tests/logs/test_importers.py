@@ -485,11 +485,6 @@ REFUSED = {
     ),
     "custom call": ("openai", _call(type="custom"), "a tool call of type 'custom' cannot be carried"),
     "call without function": ("openai", _call(function=None), "a tool call needs the key 'function'"),
-    "arguments no JSON": (
-        "openai",
-        _call(function={"name": "f", "arguments": "{a: 1}"}),
-        "message 1: arguments of a tool call: not JSON",
-    ),
     "weight a half": ("openai", _assistant(weight=0.5), "weight is 0 or 1, not 0.5"),
     "weight a truth": ("openai", _assistant(weight=True), "weight is 0 or 1, not True"),
     "train a number": ("axolotl", _assistant(train=0), "train is true or false, not 0"),

@@ -63,6 +63,9 @@ class Flags:
     """Precision of the frozen base; adapters, gradients and moments are float32."""
     save_steps: int = 25
     """Updates between two checkpoints: the most that a kill can cost."""
+    allow_other_environment: bool = False
+    """Go on though versions, the kind of device or settings of the numerics are not those the run began
+    with."""
 
     @property
     def embedded(self) -> bool:

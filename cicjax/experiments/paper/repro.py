@@ -11,13 +11,13 @@ from cicjax.experiments.paper.flags import Flags
 from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.run import load_run
 from cicjax.experiments.paper.settings import Settings, settings_of
-from cicjax.files.whole import write_json
 from cicjax.methods import METHODS, Method
+from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.named import named
 from cicjax.tasks.task import Task
 
-OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps")
+OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps", "allow_other_environment")
 
 
 def task_of(flags: Flags) -> Task:
@@ -79,26 +79,8 @@ def reproduce(flags: Flags, methods: Sequence[Method] = METHODS) -> Results:
     with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
         what = f"{run.model_name}, scale {flags.scale}, seed {flags.seed}"
         print(f"{what}, in {flags.output_dir}: the same command resumes", flush=True)
-        results = stages.run_stages(run)
-        write_json(flags.output_dir / "environment.json", environment())
-    return results
-
-
-def environment() -> dict[str, str]:
-    """Versions and device, for the record; results do not depend on this file."""
-    import platform
-    from importlib.metadata import version
-
-    import jax
-
-    packages = {
-        name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-    }
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device": jax.devices()[0].device_kind,
-    } | packages
+        environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
+        return stages.run_stages(run)
 
 
 def print_table(results: Results) -> None:
