@@ -67,7 +67,7 @@ class Conversations:
 
         def started(store: Store, before: Sequence[Event]) -> Draft:
             parts = [event.seq for event in before]
-            self._lessons.prompt([self._lessons.message(event) for event in before])
+            self._lessons.prompt([self._lessons.turns.message(event) for event in before])
             return Draft(
                 kind="begin",
                 source=source.name,
@@ -78,7 +78,7 @@ class Conversations:
             )
 
         *parts, event = self._store.append(*drafts, started)
-        prompt = self._lessons.prompt([self._lessons.message(part) for part in parts])
+        prompt = self._lessons.prompt([self._lessons.turns.message(part) for part in parts])
         # Without a seed of its own an answer is numbered by the event that begins it.
         return Begun(event=event, prompt=prompt, version=version, seed=event.seq if seed is None else seed)
 

@@ -103,9 +103,11 @@ class Home:
             start = (
                 fresh_adapter(policy.model, seed=settings.seed) if policy.adapter is None else policy.adapter
             )
+            states = States(folder, policy, settings)
             facts = {
-                "digest": States(folder, policy, settings).begin(start),
+                "digest": states.begin(start),
                 "config": file_digest(folder / CONFIG),
+                "files": states.digests(0),
             }
             store.append(
                 Draft(kind="home", source=trust.OPERATOR, author=Author.SYSTEM, facts=facts),

@@ -19,24 +19,25 @@ from cicjax.agent.events import Event
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.store import Store
 from cicjax.agent.trust import Source
-from cicjax.errors import BadInput, Corrupted
-from cicjax.logs import native
+from cicjax.agent.turns import Turns
+from cicjax.errors import BadInput
 from cicjax.provenance import encode, protocol, weights
 from cicjax.provenance.echo import copied
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import NO_VERDICT, Author, Episode, Message
+from cicjax.provenance.transcript import Author, Episode, Message
 from cicjax.training.batches import Row, make_row
 
 WEIGHTING = Weighting(weights.INTERVENTIONAL)
 
 
 class Lessons:
-    """Reads a log's events as messages, prompts and rows, in the protocol of the settings."""
+    """Reads a log's events as prompts and rows, in the protocol of the settings."""
 
     def __init__(self, store: Store, tokenizer: Tokenizer, settings: AgentSettings) -> None:
-        self._store, self._tokenizer, self._settings = store, tokenizer, settings
+        self._tokenizer, self._settings = tokenizer, settings
+        self.turns = Turns(store)
         self.format = settings.format
         if self.format == "auto":
             self.format = protocol.chat_format(tokenizer) or "plain"
@@ -46,50 +47,25 @@ class Lessons:
         hold."""
         return self._encode(messages, open_turn=True).tokens.tolist()
 
-    def message(self, event: Event) -> Message:
-        """A turn as context. Raises Corrupted where its content was erased."""
-        content = self._content(event)
-        if event.kind == "attempt":
-            return Message(
-                role="assistant",
-                content=content["text"],
-                author=Author.AGENT,
-                tokens=tuple(content["tokens"]),
-                truncated=event.finish != "stop",
-                context_only=True,
-            )
-        return Message(
-            role=event.role, content=content["text"], author=Author(event.author), context_only=True
-        )
-
-    def seen(self, begin: Event) -> list[Message]:
-        """What the agent saw when it began an answer."""
-        return [self.message(self._store.event(seq)) for seq in begin.facts["parts"]]
-
-    def attempt_of(self, begin: Event) -> Event | None:
-        """The answer that was begun; None where it never ended."""
-        return next((e for e in self._store.of_parent(begin.seq) if e.kind == "attempt"), None)
-
     def rows(self, event: Event, source: Source) -> list[Row]:
         """The rows of a lesson or of a demonstration to replay."""
         if event.kind == "demonstration":
-            return [self.demonstrated(self._episode(event))]
-        assert event.parent is not None
-        begin = self._store.event(event.parent)
-        return self.corrected(
-            begin, self.attempt_of(begin), self._content(event)["text"], source, at=event.seq
-        )
+            return [self.demonstrated(self.turns.transcript(event))]
+        begin = self.turns.about(event)
+        attempt, text = self.turns.attempt_of(begin), self.turns.content(event)["text"]
+        return self.corrected(begin, attempt, text, source, at=event.seq)
 
     def corrected(
         self, begin: Event, attempt: Event | None, text: str, source: Source, *, at: int | None = None
     ) -> list[Row]:
         """The rows of a correction, in the contexts of the settings; verdicts on the attempt count up to
         event `at`."""
-        seen, masked = self.seen(begin), self._masked(begin, attempt, source)
+        seen, masked = self.turns.seen(begin), self._masked(begin, attempt, source)
         correction = Message(role="assistant", content=text, author=Author.TEACHER)
         rows, contexts = [], self._settings.contexts if attempt is not None else "none"
         if attempt is not None and contexts != "none":
-            tried = replace(self.message(attempt), context_only=False, solved=self._verdict(begin, at))
+            solved = self.turns.verdict_on(begin, before=at)
+            tried = replace(self.turns.message(attempt), context_only=False, solved=solved)
             rows.append(self._row([*seen, tried, correction], masked))
         if contexts != "attempt":
             rows.append(self._row([*seen, correction], masked))
@@ -103,28 +79,22 @@ class Lessons:
         """How many tokens a text has."""
         return len(self._tokenizer.encode(text))
 
-    def _verdict(self, begin: Event, at: int | None) -> int:
-        said = [
-            each.solved
-            for each in self._store.of_parent(begin.seq)
-            if each.kind == "verdict" and (at is None or each.seq < at)
-        ]
-        return said[-1] if said else NO_VERDICT
-
     def _masked(self, begin: Event, attempt: Event | None, source: Source) -> list[Sequence[int]]:
         """The attempts whose words a correction may not have learned again."""
         if source.vouches or self._settings.echo == "keep":
             return []
-        parts = [self._store.event(seq) for seq in begin.facts["parts"]]
-        attempts = [part for part in (*parts, attempt) if part is not None and part.kind == "attempt"]
-        return [self._content(each)["tokens"] for each in attempts]
+        attempts = [
+            each
+            for each in (*self.turns.parts(begin), attempt)
+            if each is not None and each.kind == "attempt"
+        ]
+        return [self.turns.content(each)["tokens"] for each in attempts]
 
     def _row(self, messages: Sequence[Message], masked: Sequence[Sequence[int]] = ()) -> Row:
         encoded = self._encode(messages)
         if masked:
-            targets = encoded.is_target & (encoded.gamma == 0)
-            repeats = np.zeros(len(targets), bool)
-            (positions,) = np.nonzero(targets)
+            (positions,) = np.nonzero(encoded.is_target & (encoded.gamma == 0))
+            repeats = np.zeros(len(encoded.tokens), bool)
             repeats[positions] = copied(encoded.tokens[positions].tolist(), masked)
             encoded = encoded._replace(is_target=encoded.is_target & ~repeats)
         return make_row(encoded, WEIGHTING)
@@ -134,21 +104,10 @@ class Lessons:
         render = protocol.renderer(self.format, ("teacher",), [episode], self._tokenizer, open_turn=open_turn)
         return encode(render(episode), self._tokenizer)
 
-    def _episode(self, event: Event) -> Episode:
-        return native.episode_of(self._content(event), where=f"event {event.seq}")
-
-    def _content(self, event: Event) -> Any:
-        content = self._store.content(event)
-        if content is None:
-            raise Corrupted(
-                f"{self._store.path}: what event {event.seq} said was erased, and cannot be learned"
-            )
-        return content
-
 
 def read_messages(given: Any) -> list[dict[str, Any]]:
-    """{role, content} of each message: of a text, which is a question, or of mappings. Raises BadInput for
-    anything else."""
+    """{role, text} of each message: of a text, which is a question, or of mappings with role and content.
+    Raises BadInput for anything else."""
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     read = list(_messages(given))

@@ -76,7 +76,7 @@ class Observations:
 
         def judged(store: Store, before: Sequence[Event]) -> Draft:
             reason = self._why_not(begin, said, source, key)
-            attempt = self.lessons.attempt_of(begin)
+            attempt = self.lessons.turns.attempt_of(begin)
             return Draft(
                 kind="correction" if said.scope == "answer" else "reply",
                 source=source.name,
@@ -87,7 +87,7 @@ class Observations:
                 key=key,
                 teaches=not reason,
                 reason=reason or ("" if attempt else "the attempt was cut short: learned as a demonstration"),
-                facts={"turn": begin.facts["turn"]},
+                facts={"turn": begin.facts["turn"], "asked_by": begin.source},
                 idempotency=idempotency,
             )
 
@@ -101,10 +101,10 @@ class Observations:
             return f"{source.name} may not teach"
         if (number := self._taught(key)) is not None:
             return f"taught already as lesson {number}"
-        attempt = self.lessons.attempt_of(begin)
+        attempt = self.lessons.turns.attempt_of(begin)
         if attempt is not None and _same(self.store.content(attempt)["text"], said.text):
             return "it repeats the attempt"
-        questions = [message.content for message in self.lessons.seen(begin)]
+        questions = [message.content for message in self.lessons.turns.seen(begin)]
         if self.check is not None and not self.check(questions, said.text):
             return "it fails the verifier"
         return self._unfit(self.lessons.corrected(begin, attempt, said.text, source), said.text)

@@ -140,6 +140,10 @@ class Steps:
             return self.states.load(number)
         return self._work(self._history.version(number))
 
+    def remade(self, number: int) -> str:
+        """The digest of a version, made from the log where it is not on disk."""
+        return checkpoints.fingerprint(self._state(number).adapter)
+
     def _gated(self, version: Version) -> Items | None:
         """The gate's problems, where this version meets it."""
         settings = self._settings.gate

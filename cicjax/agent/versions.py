@@ -20,11 +20,12 @@ PLANNED, KEPT, SERVED, REJECTED, FORGOTTEN = "planned", "kept", "served", "rejec
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A numbered lesson: the event that it is, and its source."""
+    """A numbered lesson: the event that it is, its source, and who had asked."""
 
     number: int
     seq: int
     source: str
+    asked_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,8 @@ class History:
     def apply(self, event: Event) -> None:
         """Take the next event."""
         if event.lesson is not None:
-            lesson = Lesson(number=event.lesson, seq=event.seq, source=event.source)
+            asked_by = event.facts.get("asked_by", "")
+            lesson = Lesson(number=event.lesson, seq=event.seq, source=event.source, asked_by=asked_by)
             self.lessons[event.lesson] = self._by_seq[event.seq] = lesson
         elif event.kind == "demonstration" and event.facts.get("replay"):
             self.seeds[event.seq] = event.source
@@ -168,8 +170,10 @@ class History:
                 self.aside.pop(lesson, None)
 
     def _contains(self, version: Version, source: str) -> bool:
-        replayed = (self.seeds.get(seq) or self._by_seq[seq].source for seq in version.replay)
-        return source in (*(self.lessons[n].source for n in version.lessons), *replayed)
+        lessons = [self.lessons[number] for number in version.lessons]
+        lessons += [self._by_seq[seq] for seq in version.replay if seq in self._by_seq]
+        replayed = {self.seeds[seq] for seq in version.replay if seq in self.seeds}
+        return source in replayed or any(source in (each.source, each.asked_by) for each in lessons)
 
     def lineage(self, number: int) -> Iterator[Version]:
         """A version and those that it came from, the newest first."""
@@ -192,7 +196,7 @@ class History:
         return [
             lesson
             for lesson in self.lessons.values()
-            if lesson.number not in taken and lesson.source not in self.excluded
+            if lesson.number not in taken and not self.forgotten(lesson)
         ]
 
     def open_plan(self) -> Version | None:
@@ -238,9 +242,13 @@ class History:
             raise BadInput(f"there is no version {number}; there are 0 to {max(self.versions)}")
         return self.versions[number]
 
+    def forgotten(self, lesson: Lesson) -> bool:
+        """Whether whoever gave the lesson, or asked for the answer that it corrects, is forgotten."""
+        return not self.excluded.isdisjoint((lesson.source, lesson.asked_by))
+
     def state_of(self, lesson: int) -> str:
         """What became of a lesson, in a few words."""
-        if self.lessons[lesson].source in self.excluded:
+        if self.forgotten(self.lessons[lesson]):
             return "forgotten"
         by = [v.number for v in self.lineage(self.head) if lesson in v.lessons]
         return (

@@ -3,11 +3,11 @@
 import functools
 import operator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cicjax.commands.agent import talk, tend
+from cicjax.commands.agent import keep, talk, tend
 
 VERBS = {
     "new": talk.New,
@@ -22,10 +22,17 @@ VERBS = {
     "admit": tend.Admit,
     "source": tend.Source,
     "forget": tend.Forget,
+    "rebuild": keep.Rebuild,
+    "verify": keep.Verify,
+    "export": keep.Export,
+    "import": keep.Import,
 }
-Verb: Any = functools.reduce(
-    operator.or_, [Annotated[verb, tyro.conf.subcommand(name)] for name, verb in VERBS.items()]
-)
+if TYPE_CHECKING:
+    Verb = Any
+else:
+    Verb = functools.reduce(
+        operator.or_, [Annotated[verb, tyro.conf.subcommand(name)] for name, verb in VERBS.items()]
+    )
 
 
 @dataclass(frozen=True)
