@@ -93,7 +93,7 @@ def digest_of(value: Any) -> str:
 def chained(previous: str, event: Event) -> str:
     """The digest of an event after the one of digest `previous`."""
     record = {name: value for name, value in asdict(event).items() if name != "digest"}
-    return hashlib.sha256(bytes.fromhex(previous) + canonical(record)).hexdigest()
+    return hashlib.sha256(previous.encode() + canonical(record)).hexdigest()
 
 
 def body_of(draft: Draft) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cicjax.agent.acting import turn_key
 from cicjax.agent.settings import GateSettings
 from cicjax.provenance.tokenizer import Tokenizer
@@ -115,3 +117,42 @@ def turn_of(problem: Problem) -> str:
 def problems_of(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
     """The problems of a gate: the development split beside the paper's other splits."""
     return tuple(task.splits(seed, sft=200, agent=200, dev=count, test=0).dev)
+
+
+class Chance(NamedTuple):
+    """How answers change by chance from one version to the next, and what a version does to them on top: the
+    share that changes, half each way, and the share that is lost."""
+
+    changed: float
+    lost: float = 0.0
+    accuracy: float = 0.75
+
+
+def rejected_share(
+    settings: GateSettings, chance: Chance, *, trials: int, versions: int = 1, seed: int = 0
+) -> float:
+    """How often the rule rejects a version, simulated: the serving one lies `versions` harmless changes from
+    the anchor, and the candidate one more, with `chance.lost` of the answers gone. Both comparisons are in
+    force."""
+    rng = np.random.default_rng(seed)
+    rejected = 0
+    for _ in range(trials):
+        anchor = rng.random(settings.problems) < chance.accuracy
+        serving = anchor
+        for _ in range(versions):
+            serving = changed(rng, serving, chance._replace(lost=0.0))
+        outcomes = [_outcomes(row) for row in (changed(rng, serving, chance), serving, anchor)]
+        rejected += not decide(outcomes[0], outcomes[1], outcomes[2], settings).passed
+    return rejected / trials
+
+
+def changed(rng: np.random.Generator, right: np.ndarray, chance: Chance) -> np.ndarray:
+    """The outcomes of the next version: of all answers `lost` more turn wrong than right."""
+    gain = max(chance.changed / 2 - chance.lost / 2, 0.0)
+    loss, share = gain + chance.lost, right.mean()
+    draw = rng.random(len(right))
+    return np.where(right, draw >= loss / max(share, 1e-9), draw < gain / max(1 - share, 1e-9))
+
+
+def _outcomes(right: np.ndarray) -> Outcomes:
+    return Outcomes(tuple(right.tolist()), (True,) * len(right))

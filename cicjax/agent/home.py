@@ -104,11 +104,8 @@ class Home:
                 fresh_adapter(policy.model, seed=settings.seed) if policy.adapter is None else policy.adapter
             )
             states = States(folder, policy, settings)
-            facts = {
-                "digest": states.begin(start),
-                "config": file_digest(folder / CONFIG),
-                "files": states.digests(0),
-            }
+            facts = {"digest": states.begin(start), "config": file_digest(folder / CONFIG)}
+            states.seal(0)
             store.append(
                 Draft(kind="home", source=trust.OPERATOR, author=Author.SYSTEM, facts=facts),
                 trust.declaration(trust.OPERATOR, trust.RIGHTS),

@@ -14,7 +14,7 @@ from typing import Any
 from cicjax.agent.lessons import WEIGHTING
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.versions import Version
-from cicjax.files.whole import file_digest, private_folder
+from cicjax.files.whole import file_digest, private_folder, write_json
 from cicjax.model import qwen2
 from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Row, shape_for
@@ -22,7 +22,7 @@ from cicjax.training.finetune import check_fit
 from cicjax.training.learner import Learner, Trainer
 from cicjax.training.policy import LoadedPolicy
 
-STATE = "state"
+STATE, FILES = "state", "files.json"
 LOSS = steps.Likelihood(WEIGHTING.rule)
 Pause = Callable[[], None]
 
@@ -59,12 +59,13 @@ class States:
         """The adapter of a version."""
         return checkpoints.load_adapter(self.of(number) / STATE)[0]
 
-    def digests(self, number: int) -> dict[str, str]:
-        """SHA-256 of the files that speak for all of a version's."""
+    def seal(self, number: int) -> None:
+        """Leave the SHA-256 of the files that speak for all of a version's, for `verify`."""
         folder = self.of(number)
         state = folder / STATE / str(checkpoints.latest(folder / STATE)) / checkpoints.MANIFEST
         files = state, folder / "metrics.jsonl"
-        return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+        digests = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+        write_json(folder / FILES, digests)
 
     def step(
         self,

@@ -109,6 +109,7 @@ class Steps:
 
     def _take(self, version: Version, pause: Pause | None) -> Version:
         state = self._work(version, pause)
+        self.states.seal(version.number)
         self._newest = version.number, state
         state_of, numbers = SERVED, dict[str, Any]()
         if (due := self._gated(version)) is not None:
@@ -121,7 +122,6 @@ class Steps:
             "version": version.number,
             "state": state_of,
             "digest": checkpoints.fingerprint(state.adapter),
-            "files": self.states.digests(version.number),
             "gate": numbers,
         }
         self._store.append(Draft(kind="outcome", source="agent", author=Author.SYSTEM, facts=facts))
@@ -142,7 +142,9 @@ class Steps:
 
     def remade(self, number: int) -> str:
         """The digest of a version, made from the log where it is not on disk."""
-        return checkpoints.fingerprint(self._state(number).adapter)
+        state = self._state(number)
+        self.states.seal(number)
+        return checkpoints.fingerprint(state.adapter)
 
     def _gated(self, version: Version) -> Items | None:
         """The gate's problems, where this version meets it."""

@@ -12,11 +12,12 @@ from typing import Any
 from cicjax.agent.continual import Agent
 from cicjax.agent.events import Event, chained
 from cicjax.agent.home import CONFIG, Home
+from cicjax.agent.learner import FILES
 from cicjax.agent.store import DDL, GENESIS, NAME, Store
 from cicjax.agent.turns import Erased
 from cicjax.agent.versions import PLANNED, History
 from cicjax.errors import BadInput, Corrupted
-from cicjax.files.whole import file_digest, private_folder
+from cicjax.files.whole import file_digest, private_folder, read_json
 from cicjax.training.checkpoints import MANIFEST
 
 
@@ -25,15 +26,17 @@ def verify(folder: Path) -> list[str]:
     reads beside a writer."""
     try:
         return list(_findings(folder))
-    except (sqlite3.DatabaseError, Corrupted) as error:
-        return [str(error) if isinstance(error, Corrupted) else f"{folder / NAME}: cannot be read ({error})"]
+    except Corrupted as error:
+        return [str(error)]
+    except (sqlite3.DatabaseError, ValueError) as error:
+        return [f"{folder / NAME}: cannot be read ({error})"]
 
 
 def _findings(folder: Path) -> Iterator[str]:
     sealed = folder / f"{NAME}.sha256"
     if sealed.exists() and sealed.read_bytes() != f"{file_digest(folder / NAME)}  {NAME}\n".encode():
         yield f"{folder / NAME}: not the bytes that were written"
-    history, facts = History(), dict[int, Event]()
+    history, config, sound = History(), "", True
     with Store(folder, read_only=True) as store:
         yield from _damage(store)
         previous, expected = GENESIS, 1
@@ -43,15 +46,17 @@ def _findings(folder: Path) -> Iterator[str]:
                 return
             if event.seq != expected or chained(previous, event) != event.digest:
                 yield f"{store.path}: event {event.seq} ({event.kind}) is not what was written"
+                sound = False
             previous, expected = event.digest, event.seq + 1
-            history.apply(event)
-            if event.kind in ("home", "outcome"):
-                facts[event.facts.get("version", 0)] = event
-    if 0 in facts and file_digest(folder / CONFIG) != facts[0].facts["config"]:
+            if sound:
+                history.apply(event)
+            config = event.facts["config"] if sound and event.kind == "home" else config
+    if sound and file_digest(folder / CONFIG) != config:
         yield f"{folder / CONFIG}: not the bytes that were written"
-    for number, event in facts.items():
-        needed = number in (history.head, history.serving)
-        yield from _version(folder / "versions" / str(number), event.facts["files"], needed=needed)
+    for number, version in history.versions.items():
+        if version.state != PLANNED:
+            needed = number in (history.head, history.serving)
+            yield from _version(folder / "versions" / str(number), needed=needed)
 
 
 def _damage(store: Store) -> Iterator[str]:
@@ -84,16 +89,17 @@ def _readable(store: Store) -> Iterator[Event | str]:
         yield f"{store.path}: event {last + 1} cannot be read ({error})"
 
 
-def _version(folder: Path, files: dict[str, str], *, needed: bool) -> Iterator[str]:
+def _version(folder: Path, *, needed: bool) -> Iterator[str]:
     """What of a version's files is not as it was written; one that is not kept any more is none."""
     if not folder.exists():
         if needed:
             yield f"{folder}: missing; make it again with `cicjax agent rebuild`"
         return
-    for name, digest in files.items():
+    for name, digest in read_json(folder / FILES).items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
-            yield f"{path}: {'not the bytes that were written' if path.is_file() else 'missing'}"
+            what = "not the bytes of which it says the digest" if path.is_file() else "missing"
+            yield f"{folder / FILES} and {path}: {what}"
         elif path.name == MANIFEST:
             inside = json.loads(path.read_bytes())["files"]
             wrong = [n for n, d in inside.items() if not _is(path.parent / n, d)]

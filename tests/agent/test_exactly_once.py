@@ -18,7 +18,10 @@ import life
 
 from cicjax.agent import whole
 from cicjax.agent.continual import Agent
+from cicjax.agent.learner import LOSS
 from cicjax.agent.versions import REJECTED
+from cicjax.training import checkpoints
+from cicjax.training.batches import shape_for
 from cicjax.training.learner import Learner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,8 +115,8 @@ def test_a_cursor_beside_the_checkpoint_learns_a_lesson_twice(toy, tmp_path):
                     return told_by(name)
                 trainer = states._trainer(0)
                 with Learner(trainer, name, start=states.adapter(0)) as learner:
-                    shape = life.steps.shape_for(trainer.model.kind, rows[done])
-                    learner.update(rows[done], rate=1e-2, shape=shape, loss=life.steps.LOSS)
+                    shape = shape_for(trainer.model.kind, rows[done])
+                    learner.update(rows[done], rate=1e-2, shape=shape, loss=LOSS)
                     learner.save()
                 if killed_at != done:
                     cursor.write_text(json.dumps(done + 1))
@@ -121,7 +124,7 @@ def test_a_cursor_beside_the_checkpoint_learns_a_lesson_twice(toy, tmp_path):
 
         def told_by(name):
             with Learner(states._trainer(0), name, start=states.adapter(0)) as learner:
-                return learner.step, life.checkpoints.fingerprint(learner.adapter)
+                return learner.step, checkpoints.fingerprint(learner.adapter)
 
         whole_life, cut = learn("whole"), learn("cut", killed_at=1)
         assert (whole_life[0], cut[0]) == (3, 4) and whole_life[1] != cut[1]
