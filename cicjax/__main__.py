@@ -1,16 +1,23 @@
-"""`cicjax`, and `python -m cicjax`: the process is prepared before anything that it would import twice."""
+"""`cicjax`, and `python -m cicjax`: signals first; then the process is prepared, before anything that it
+would import twice."""
 
 import sys
 
-from cicjax.devices import process
+from cicjax import signals
 
 
 def main() -> int:
     """The command that the process's arguments say. Returns its exit code."""
-    process.prepare()
-    from cicjax import cli
+    signals.install()
+    try:
+        from cicjax.devices import process
 
-    return cli.main()
+        process.prepare()
+        from cicjax import cli
+
+        return cli.main()
+    finally:
+        signals.restore()
 
 
 if __name__ == "__main__":

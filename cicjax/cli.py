@@ -1,17 +1,19 @@
 """The command line: verbs, `--config`, and errors for users, which end here in one line."""
 
 import errno
+import io
 import math
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, get_args, get_origin
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
 
+from cicjax import signals
 from cicjax.commands.agent.verbs import Agent
 from cicjax.commands.convert import Convert
 from cicjax.commands.evaluate import Eval
@@ -22,9 +24,9 @@ from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
-from cicjax.errors import BadInput, CicjaxError, OutOfResources, shorten
+from cicjax.errors import BadInput, CicjaxError, OutOfResources, printable, shorten
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 # What XLA says: its allocators, and on a CPU also the kernels that allocate for themselves.
 OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "failed to allocate", "ynnpack operation failed")
 
@@ -132,7 +134,12 @@ def _read_config(path: Path) -> dict[str, object]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise BadInput(
+                f"{path}: an alias (*) repeats a part, and few of them make gigabytes; write it out"
+            )
+        content = yaml.safe_load(text)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -146,7 +153,18 @@ def _read_config(path: Path) -> dict[str, object]:
 
 def parse(arguments: Sequence[str]) -> Verb:
     """The verb that these arguments name, with its options. Flag errors and --help end the process, as tyro
-    prints them."""
+    prints them; where an argument does not print, with escapes."""
+    if all(argument.isprintable() for argument in arguments):
+        return _parse(arguments)
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told), redirect_stdout(told):
+            return _parse(arguments)
+    finally:
+        sys.stderr.write(printable(told.getvalue()))
+
+
+def _parse(arguments: Sequence[str]) -> Verb:
     return tyro.extras.subcommand_cli_from_dict(
         VERBS,
         prog="cicjax",
@@ -161,20 +179,25 @@ def parse(arguments: Sequence[str]) -> Verb:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code.
 
-    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 130 interrupted, 143
-    terminated.
+    0 ok, 1 findings of an audit, 2 bad input, 3 locked, 4 out of resources, 5 corrupted, 128 + n where signal
+    n ended it.
     """
     if arguments is None:  # the process is ours
-        signal.signal(signal.SIGTERM, _terminate)
+        signals.install()
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         parse(_with_config(sys.argv[1:] if arguments is None else arguments)).run()
         sys.stdout.flush()
+        signals.check()
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except signals.Stopped as stopped:
+        if stopped.kept:
+            print(printable(f"cicjax: {stopped.name}: {stopped.kept}"), file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except CicjaxError as error:
@@ -195,11 +218,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    """End by an exception, so that every `finally` on the way removes what is half written."""
-    raise SystemExit(TERMINATED)
-
-
 def _fail(message: str, code: int) -> int:
-    print("cicjax: error: " + " ".join(message.split()), file=sys.stderr)
+    print(printable("cicjax: error: " + " ".join(message.split())), file=sys.stderr)
     return code

@@ -49,6 +49,11 @@ def shorten(value: object) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
+def shown(name: str) -> str:
+    """A name as part of a line that is printed: `printable`, and on that one line."""
+    return printable(" ".join(name.splitlines()))
+
+
 def printable(text: str) -> str:
     """Text with what does not print, or moves other text about, spelled out; newline and tab stay."""
     if text.isprintable():

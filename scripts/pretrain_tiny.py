@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Makes the embedded base: tokenizer, corpus and model from a seed alone.
+"""Makes an embedded base: tokenizer, corpus and model from a seed alone.
 
-    python scripts/pretrain_tiny.py --output_dir checkpoints/tiny --checkpoint_dir /somewhere/else
+    python scripts/pretrain_tiny.py --output_dir DIR --checkpoint_dir /somewhere/else
+    python scripts/pretrain_tiny.py --numbers tiny ...       the world in which every number is stated
 
 Documents, batches and updates are functions of (seed, update): killed and started again with the same command
 it ends with the same bytes on the same machine. The corpus is `cicjax.tasks.stem.corpus`; this file holds the
@@ -40,7 +41,8 @@ from cicjax.provenance import encode
 from cicjax.provenance.tokenizer import Tokenizer, load
 from cicjax.provenance.transcript import END_OF_TEXT
 from cicjax.runs.folder import RunFolder
-from cicjax.tasks.stem.corpus import documents
+from cicjax.tasks.stem.catalogue import CATALOGUE
+from cicjax.tasks.stem.corpus import ODDS, documents
 from cicjax.training import checkpoints
 from cicjax.training.batches import Batch, Row, Shape, make_row, pack
 from cicjax.training.scoring import EVERYTHING
@@ -60,6 +62,8 @@ SPECIAL = (
 ).split()
 PLAIN = ("<tool_call>", "</tool_call>")  # control tokens that stay visible when special ones are skipped
 VOCABULARY = 512
+# Many more sums are to be known by heart where every number is stated.
+TOKENS = {CATALOGUE: 12_000_000, "tiny": 24_000_000}
 TOKENIZER_PART = 1 << 32  # of the corpus; updates are counted from 0 and never come so far
 
 CONFIG = Qwen2Config(
@@ -80,8 +84,9 @@ CONFIG = Qwen2Config(
 class Recipe:
     """Everything that the result depends on. `lines` of `length` tokens are one update."""
 
-    tokens: int = 24_000_000
+    tokens: int = TOKENS[CATALOGUE]
     seed: int = 0
+    numbers: str = CATALOGUE
     config: Qwen2Config = CONFIG
     lines: int = 24
     length: int = 320
@@ -121,7 +126,9 @@ def write_tokenizer(folder: Path, recipe: Recipe) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = recipe.config.vocab_size - len(SPECIAL)
     trainer = trainers.BpeTrainer(vocab_size=entries, initial_alphabet=alphabet, show_progress=False)
-    sample = itertools.islice(documents(recipe.seed, TOKENIZER_PART), recipe.tokenizer_documents)
+    sample = itertools.islice(
+        documents(recipe.seed, TOKENIZER_PART, numbers=recipe.numbers), recipe.tokenizer_documents
+    )
     texts = (segment.content for document in sample for segment in document.transcript.segments)
     bpe.train_from_iterator((text for text in texts if isinstance(text, str)), trainer)
     bpe.add_tokens(
@@ -148,7 +155,7 @@ def draw_batch(recipe: Recipe, tokenizer: Tokenizer, update: int) -> Batch:
     first tokens are targets."""
     rows: list[Row] = []
     room = 0.96 * recipe.lines * recipe.length
-    for document in documents(recipe.seed, update):
+    for document in documents(recipe.seed, update, numbers=recipe.numbers):
         encoded = encode(document.transcript, tokenizer)
         cut = type(encoded)(*(column[: recipe.length] for column in encoded))
         rows.append(make_row(cut._replace(is_target=np.ones(len(cut.tokens), np.bool_)), EVERYTHING))
@@ -301,18 +308,25 @@ def main() -> int:
         required=True,
         help="where the run keeps its state, outside the repository",
     )
-    parser.add_argument("--tokens", type=int, default=Recipe.tokens)
+    parser.add_argument("--tokens", type=int, help="by default 12 million, 24 for the numbers `tiny`")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument(
+        "--numbers",
+        choices=sorted(ODDS),
+        default=Recipe.numbers,
+        help="catalogue: questions name what carries a constant; tiny: they state everything, and nobody "
+        "answers twice",
+    )
     options = parser.parse_args()
     try:
         if options.output_dir.exists():
             raise BadInput(f"{options.output_dir}: exists already; move it away or name another folder")
-        if options.tokens < 1 or options.seed < 0:
+        tokens = TOKENS[options.numbers] if options.tokens is None else options.tokens
+        if tokens < 1 or options.seed < 0:
             raise BadInput(
-                f"--tokens {options.tokens} --seed {options.seed}: give at least one token and a seed from "
-                "0 on"
+                f"--tokens {tokens} --seed {options.seed}: give at least one token and a seed from 0 on"
             )
-        recipe = replace(Recipe(), tokens=options.tokens, seed=options.seed)
+        recipe = replace(Recipe(), tokens=tokens, seed=options.seed, numbers=options.numbers)
         state = pretrain(recipe, options.checkpoint_dir)
         write_folder(options.output_dir, recipe, state, checkpoint_dir=options.checkpoint_dir)
     except CicjaxError as error:

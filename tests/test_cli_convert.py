@@ -1,12 +1,14 @@
 """`cicjax convert` from the outside: a log in, a native file out, one line of counts, one line for every
 error and then no file."""
 
+import gzip
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from cicjax import cli
+from cicjax import assets, cli
 from cicjax.commands.convert import Convert
 from cicjax.logs import native
 from cicjax.provenance import Author, Message
@@ -59,8 +61,8 @@ def test_a_log_becomes_a_native_file_and_a_line_of_counts(log, capsys):
 def test_the_summary_as_an_object(log, capsys):
     assert _convert(log, "--assistant_author", "teacher", "--corrections", "edited", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {
-        "file": str(log),
-        "format": "openai",
+        "files": [str(log)],
+        "formats": {"openai": 1},
         "output": str(log.with_name("out.jsonl")),
         "episodes": 1,
         "turns": 5,
@@ -75,7 +77,13 @@ def test_the_summary_as_an_object(log, capsys):
         },
         "context_only": 2,
         "sampled": 0,
+        "solved": 0,
+        "unsolved": 0,
         "reasoning_set_aside": 1,
+        "kept_in_meta": {},
+        "rows": 1,
+        "left_out": 0,
+        "passed_over": [],
     }
 
 
@@ -150,7 +158,6 @@ REFUSED = {
         ["--corrections", "edited"],
         ":1: message 4: nothing says who wrote this assistant's turn",
     ),
-    "no key of edits": (CHAT, ["--assistant_author", "agent"], ":1: message 3: unknown key 'edited'"),
     "a key that is taken": (
         CHAT,
         ["--assistant_author", "agent", "--corrections", "role"],
@@ -166,8 +173,32 @@ REFUSED = {
         ["--assistant_author", "agent"],
         "a native file says who wrote each turn",
     ),
-    "unknown format": ({"text": "x"}, [], ":1: is of no known format; say which it is with --from NAME"),
-    "two formats": ({**CHAT, "conversations": []}, [], "looks like messages and like axolotl"),
+    "unknown format": ({"mood": "x"}, [], ":1: is of no known format (its keys: 'mood'); say which it is"),
+    "two formats": (
+        {**CHAT, "conversations": [{}]},
+        ["--assistant_author", "agent"],
+        ":1: a record has either messages (or conversations)",
+    ),
+    "a key of verdicts that is not there": (
+        CHAT,
+        ["--assistant_author", "agent", "--solved", "reward"],
+        "no record and no message has a verdict at --solved reward",
+    ),
+    "a verdict that is none": (
+        {**CHAT, "reward": {"a": 1}},
+        ["--assistant_author", "agent", "--solved", "reward"],
+        ":1: the verdict {'a': 1} is no single number; name the one inside it, --solved KEY.INNER",
+    ),
+    "labels without a tokenizer": (
+        CHAT,
+        ["--assistant_author", "agent", "--to", "labels"],
+        "--to labels and --tokenizer DIR belong together",
+    ),
+    "nothing to prefer": (
+        CHAT,
+        ["--assistant_author", "agent", "--to", "preference"],
+        "no transcript has an attempt of the agent's with a correction",
+    ),
     "wrong format": (
         CHAT,
         ["--from", "atif", "--assistant_author", "agent"],
@@ -236,3 +267,207 @@ def test_a_key_of_corrections_beyond_ascii(log, ascii_only):
     (episode,) = native.read_native(log.with_name("out.jsonl"))
     assert [message.author for message in episode.messages] == [Author.AGENT, Author.TEACHER]
     assert _convert(log, "--assistant_author", "agent", "--corrections", "édit") == 2
+
+
+def _chat(content: str = "5", **facts) -> dict:
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": content}]
+    return {"messages": turns, **facts}
+
+
+def _episodes(folder: Path) -> list[native.Episode]:
+    return native.read_native(folder / "out.jsonl")
+
+
+def _run(folder: Path, *arguments: object) -> int:
+    output = [] if "--output" in arguments else ["--output", folder / "out.jsonl"]
+    return cli.main(["convert", *map(str, [*arguments, "--assistant_author", "agent", *output])])
+
+
+def test_folders_patterns_gzip_arrays_and_several_files(tmp_path, capsys):
+    logs = tmp_path / "logs"
+    (logs / "deep" / ".hidden").mkdir(parents=True)
+    (logs / "a.jsonl").write_text("\n".join(json.dumps(_chat(str(n))) for n in range(2)))
+    (logs / "deep" / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps(_chat("gz")).encode()))
+    (logs / "deep" / "c.json").write_text(json.dumps([_chat("c"), _chat("d", id="own")], indent=1))
+    (logs / "deep" / "metadata.json").write_text('{"avg_reward": 1}')
+    (logs / "deep" / "empty.jsonl").write_text("\n")
+    (logs / "deep" / "notes.txt").write_text("not a log")
+    (logs / "deep" / ".hidden" / "x.jsonl").write_text("not a log either")
+    assert _run(tmp_path, logs) == 0
+    out = capsys.readouterr().out
+    assert f"passed over: {logs}/deep/empty.jsonl: holds no episode" in out
+    assert f"{logs}/deep/metadata.json" in out
+    assert [episode.id for episode in _episodes(tmp_path)] == ["a-1", "a-2", "b-1", "c-1", "own"]
+    whole = [episode.messages[1].content for episode in _episodes(tmp_path)]
+    assert whole == ["0", "1", "gz", "c", "d"]
+    assert _run(tmp_path, f"{logs}/a.*", logs / "deep", f"{logs}/**/*.gz", logs) == 0
+    assert [episode.messages[1].content for episode in _episodes(tmp_path)] == whole
+    assert _run(tmp_path, f"{logs}/none*") == 2
+    assert f"{logs}/none*: no file has such a name" in capsys.readouterr().err
+    assert _run(tmp_path, logs / "deep" / "metadata.json", logs) == 2
+    assert "metadata.json:1: is of no known format (its keys: 'avg_reward')" in capsys.readouterr().err
+    assert _run(tmp_path, logs, "--output", logs / "a.jsonl") == 2
+    assert "which would be lost; name another" in capsys.readouterr().err
+
+
+def test_from_standard_input_to_standard_output(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(json.dumps(_chat()).encode())))
+    )
+    assert _run(tmp_path, "-", "--output", "-") == 0
+    out, err = capsys.readouterr()
+    assert native.parse_episode(out, where="-").messages[1].content == "5"
+    assert err.startswith("-: 1 episode from openai, 2 turns by agent 1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_request_and_its_answer_in_one_flat_record_keep_what_stands_beside_them(log, capsys):
+    answer = {"role": "assistant", "content": "5", "refusal": None, "annotations": [], "edited": "4"}
+    turn = {"messages": [{"role": "user", "content": "2+2?"}], "feedback": {"thumbs": 1}, "body": "x"}
+    log.write_text(
+        json.dumps({"id": "c1", "model": "m", "usage": {}, **turn, "choices": [{"message": answer}]})
+    )
+    arguments = ["--agent_models", "m", "--corrections", "edited", "--solved", "feedback.thumbs"]
+    assert _convert(log, *arguments) == 0
+    (episode,) = _episodes(log.parent)
+    assert [(message.content, message.solved) for message in episode.messages] == [
+        ("2+2?", -1),
+        ("5", 1),
+        ("4", -1),
+    ]
+    assert episode.id == "c1"
+    assert episode.meta["foreign"] == {"usage": {}, "feedback": {"thumbs": 1}, "body": "x"}
+    assert episode.meta["turns"] == {"2": {"model": "m"}}
+
+
+def test_what_a_format_does_not_know_is_kept_in_meta_and_named(log, capsys):
+    log.write_text(json.dumps(_chat(reward=0.5, usage={"tokens": 3}, tags=[])))
+    turn = json.loads(log.read_text())
+    turn["messages"][1] |= {"annotations": [], "audio": None, "edited": "4", "latency": 2}
+    log.write_text(json.dumps(turn))
+    assert _convert(log, "--assistant_author", "agent") == 0
+    (episode,) = _episodes(log.parent)
+    assert episode.meta == {
+        "foreign": {"reward": 0.5, "usage": {"tokens": 3}},
+        "turns": {"2": {"foreign": {"edited": "4", "latency": 2}}},
+    }
+    out = capsys.readouterr().out
+    assert (
+        "; kept in meta, unread: reward (1), usage (1), message.edited (1), message.latency (1); if " in out
+    )
+    assert "if edited is an edited text, --corrections edited makes a teacher's turn of it" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values", "solved"),
+    [
+        ((), [1.0, 0.9, None], [-1, -1, -1]),
+        (("--solved", "score"), [1.0, 0.9, None], [1, 0, -1]),
+        (("--solved", "score", "--solved_at", "0.5"), [1, 0.5, 0.4], [1, 1, 0]),
+        (("--solved", "score.value"), [{"value": "C"}, {"value": "I"}, {}], [1, 0, -1]),
+        (("--solved", "score"), [True, "failed", "0.3"], [1, 0, 0]),
+    ],
+)
+def test_verdicts_at_a_key_or_at_keys_within_one_another(log, arguments, values, solved, capsys):
+    log.write_text("\n".join(json.dumps(_chat(score=value)) for value in values))
+    assert _convert(log, "--assistant_author", "agent", *arguments) == 0
+    assert [episode.messages[1].solved for episode in _episodes(log.parent)] == solved
+    assert all(episode.messages[0].solved == -1 for episode in _episodes(log.parent))
+    passed, failed = solved.count(1), solved.count(0)
+    assert (f"of the agent's, {passed} solved and {failed} not" in capsys.readouterr().out) is bool(
+        passed + failed
+    )
+
+
+def test_a_verdict_of_a_turn_is_that_turn_s(log):
+    turns = [{"role": "assistant", "content": str(n), "ok": n == 1} for n in range(2)]
+    log.write_text(json.dumps({"messages": [*turns, {"role": "assistant", "content": "2"}], "ok": True}))
+    assert _convert(log, "--assistant_author", "agent", "--solved", "ok") == 0
+    (episode,) = _episodes(log.parent)
+    assert [message.solved for message in episode.messages] == [0, 1, 1]
+
+
+def test_all_problems_at_once_and_what_comes_of_them(log, capsys):
+    bad = [{**_chat(), "messages": [{"role": "narrator", "content": str(n)}]} for n in range(3)]
+    broken = ["{", json.dumps(_chat("kept")), *map(json.dumps, bad)]
+    log.write_text("\n".join(broken))
+    assert _convert(log, "--assistant_author", "agent") == 2
+    out, err = capsys.readouterr()
+    first, second, last = err.splitlines()
+    assert out == ""
+    assert first.startswith(f"{log}:1: not JSON")
+    assert second.startswith(f"{log}:3: message 1: unknown role 'narrator'")
+    assert second.endswith("(and 2 more like it)")
+    assert last == (
+        "cicjax: error: 4 records cannot be read and nothing was written; --on_error skip leaves them out"
+    )
+    assert not log.with_name("out.jsonl").exists()
+    assert _convert(log, "--assistant_author", "agent", "--on_error", "skip") == 0
+    out, err = capsys.readouterr()
+    assert "; 4 records left out" in out
+    assert [line[:9] for line in err.splitlines()] == ["left out:"] * 2
+    assert [episode.messages[1].content for episode in _episodes(log.parent)] == ["kept"]
+    log.write_text("\n".join(map(json.dumps, bad)))
+    assert _convert(log, "--assistant_author", "agent", "--on_error", "skip") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ids_are_made_each_its_own(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(
+            "\n".join(json.dumps(_chat(id=id)) for id in ("x", "x-2", "x"))
+        )
+    assert _run(tmp_path, tmp_path / "a.jsonl", tmp_path / "b.jsonl") == 0
+    assert [episode.id for episode in _episodes(tmp_path)] == ["x", "x-2", "x-3", "x-4", "x-2-2", "x-5"]
+
+
+CORRECTED = {
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+    "messages": [
+        {"role": "user", "content": "2+2?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "?"},
+        {"role": "assistant", "content": "5", "edited": "4"},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Yes."},
+    ],
+}
+
+
+def test_out_again_as_prompts_with_completions_and_as_preferences(log):
+    log.write_text(json.dumps(CORRECTED) + "\n" + json.dumps(_chat()))
+    arguments = ["--assistant_author", "agent", "--corrections", "edited", "--to"]
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}, "id": "1"}
+    before = [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "?", "tool_call_id": "1"},
+    ]
+    attempt, correction = ({"role": "assistant", "content": content} for content in "54")
+    assert _convert(log, *arguments, "trl") == 0
+    assert list(map(json.loads, log.with_name("out.jsonl").open())) == [
+        {"prompt": [*before, attempt], "completion": [correction], "tools": CORRECTED["tools"]}
+    ]
+    assert _convert(log, *arguments, "preference") == 0
+    assert list(map(json.loads, log.with_name("out.jsonl").open())) == [
+        {"prompt": before, "chosen": [correction], "rejected": [attempt], "tools": CORRECTED["tools"]}
+    ]
+
+
+def test_out_again_as_labels_equals_the_labels_of_mask(log, tmp_path):
+    tiny = assets.default_model_folder()
+    log.write_text(json.dumps(CORRECTED))
+    arguments = ["--assistant_author", "agent", "--corrections", "edited"]
+    assert _convert(log, *arguments) == 0
+    masked = cli.main(
+        ["mask", str(log.with_name("out.jsonl")), "--tokenizer", str(tiny), "--labels", str(tmp_path / "m")]
+    )
+    assert masked == 0
+    assert _convert(log, *arguments, "--to", "labels", "--tokenizer", tiny) == 0
+    assert log.with_name("out.jsonl").read_text() == (tmp_path / "m").read_text()
+    (row,) = map(json.loads, (tmp_path / "m").open())
+    assert 0 < sum(label != -100 for label in row["labels"]) < len(row["labels"])

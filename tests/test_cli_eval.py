@@ -55,6 +55,38 @@ def test_however_many_are_asked_none_was_trained_on(toy, run, capsys):
     assert {row["id"] for row in rows(run / "evaluations" / "sft-direct.jsonl")} < test
 
 
+def test_an_adapter_that_began_from_a_runs_is_asked_that_runs_questions(toy, run, tmp_path, capsys):
+    own = tmp_path / "own"
+    start = ("--start_adapter", run / "sft", "--model", toy, "--output_dir", own, "--max_steps", 1)
+    assert main("train", run / "rollouts" / "sft.jsonl", *start) == 0
+    assert "protocol: plain (30 rows)" in capsys.readouterr().out
+    few = ("--model", toy, "--max_new_tokens", 2)
+    expected = [row["id"] for row in rows(run / "evaluations" / "sft-direct.jsonl")]
+    moved = (run / "sft").rename(tmp_path / "moved")
+    for more in (("--adapter", own / "adapter"), ("--questions_of", run)):
+        assert main("eval", *few, *more, "--json") == 0
+        *found, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+        assert [row["id"] for row in found] == expected
+        drawn = {"split": "test", "questions": 8, "seed": 3, "teacher_rows": 30, "questions_of": str(run)}
+        assert last["asked"] == {"task": "stem", "protocol": "plain"} | drawn
+    assert main("eval", *few, "--adapter", own / "adapter") == 0
+    told = capsys.readouterr().out
+    assert f"questions: 8 of stem (split test, seed 3, beside 30 teacher rows), those of {run}\n" in told
+    moved.rename(run / "sft")
+
+
+def test_the_questions_of_another_run_may_be_known(toy, run, tmp_path, capsys):
+    config = json.loads((run / "config.json").read_text())
+    config["resolved"]["settings"]["counts"]["sft_rows"] = 29
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    few = ("--model", toy, "--max_new_tokens", 2, "--questions_of", tmp_path)
+    assert main("eval", *few, "--adapter", run / "sft") == 2
+    assert f"comes from {run}, and may know the answers" in capsys.readouterr().err
+    (tmp_path / "config.json").unlink()
+    assert main("eval", *few) == 2
+    assert f"{tmp_path}: no run of `cicjax repro`" in capsys.readouterr().err
+
+
 def test_without_a_run_the_questions_are_those_of_the_papers_counts(toy, capsys):
     from cicjax.tasks import stem
 

@@ -1,5 +1,6 @@
 """`cicjax mask` from the outside: output, exit codes, one line for every error."""
 
+import io
 import json
 import os
 import shutil
@@ -246,8 +247,54 @@ def test_the_codes_stand_in_the_help_and_in_the_module(capsys):
         _mask("--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     codes = [line.split()[0] for line in str(audit.__doc__).splitlines() if line.startswith("    ")]
-    assert len(codes) == 22
+    assert len(codes) == 23
     assert ", ".join(codes) in shown
+
+
+def test_folders_several_files_and_standard_input(folder, log, capsys, monkeypatch, tmp_path):
+    def shown(*arguments: object) -> list[str]:
+        assert _mask(*arguments, "--tokenizer", folder, "--json") == 0
+        return [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
+
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a.jsonl").write_text(log.read_text().replace('"id": "', '"id": "a'))
+    (logs / "b.json").write_text(json.dumps([json.loads(line) for line in log.open()]))
+    assert (
+        shown(logs)
+        == shown(f"{logs}/*")
+        == shown(logs / "a.jsonl", logs / "b.json")
+        == ["a1", "a2", "1", "2"]
+    )
+    assert shown(logs, "--id", "2", "a1") == ["a1", "2"]
+    assert shown(logs, "--limit", 3) == ["a1", "a2", "1"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(log.read_bytes())))
+    assert shown("-") == ["1", "2"]
+
+
+def test_an_audit_of_a_folder_says_which_file(folder, log, capsys, tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name in "ab":
+        (logs / f"{name}.jsonl").write_text(log.read_text() + "{\n" * (name == "b"))
+    assert _mask(logs, "--tokenizer", folder, "--audit", "--verbose") == 1
+    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    assert [(place, code) for place, _, code, *_ in lines] == [
+        (f"{logs}/b.jsonl:1", "duplicate-id"),
+        (f"{logs}/b.jsonl:1", "duplicate-row"),
+        (f"{logs}/b.jsonl:2", "duplicate-id"),
+        (f"{logs}/b.jsonl:2", "duplicate-row"),
+        (f"{logs}/b.jsonl:3", "unreadable"),
+    ]
+    assert f"that of {logs}/a.jsonl:1 too" in lines[0][3]
+
+
+def test_a_log_of_another_format_is_told_the_way(folder, log, capsys):
+    log.write_text(json.dumps({"id": "1", "model": "m", "messages": [{"role": "user", "content": "?"}]}))
+    assert _mask(log, "--tokenizer", folder) == 2
+    err = capsys.readouterr().err
+    assert "`cicjax convert FILE --assistant_author agent|teacher --output OUT.jsonl` makes episodes" in err
+    assert err.count("\n") == 1
 
 
 def test_demo_shows_both_rows_under_both_objectives(folder, capsys):
@@ -281,12 +328,12 @@ def test_flags_have_underscores_and_help_an_example(capsys):
 
 
 BAD = {
-    "no file": ([], "name one transcript file"),
+    "no file": ([], "name a transcript file"),
     "file and demo": (["LOG", "--demo"], "--demo shows its own rows"),
     "no tokenizer": (["LOG"], "--tokenizer DIR"),
     "no such tokenizer": (["LOG", "--tokenizer", "/missing"], "give a folder with tokenizer.json"),
     "no such file": (["/missing.jsonl", "--tokenizer", "FOLDER"], "/missing.jsonl: No such file"),
-    "not a transcript": (["FOLDER/tokenizer.json", "--tokenizer", "FOLDER"], "not JSON"),
+    "not a transcript": (["FOLDER/tokenizer.json", "--tokenizer", "FOLDER"], "an episode needs the key"),
     "labels into nowhere": (["LOG", "--tokenizer", "FOLDER", "--labels", "/missing/x"], "cannot be written"),
     "labels onto a device": (["LOG", "--tokenizer", "FOLDER", "--labels", os.devnull], "no ordinary file"),
     "a page into nowhere": (["LOG", "--tokenizer", "FOLDER", "--html", "/missing/x"], "cannot be written"),
@@ -307,6 +354,15 @@ BAD = {
     "audit of the demo": (["--demo", "--audit"], "--audit only looks"),
     "test without audit": (["LOG", "--tokenizer", "FOLDER", "--test", "LOG"], "belong to --audit"),
     "verbose without audit": (["LOG", "--tokenizer", "FOLDER", "--verbose"], "belong to --audit"),
+    "one of them in an audit": (
+        ["LOG", "--tokenizer", "FOLDER", "--audit", "--limit", "1"],
+        "--id and --limit choose what is shown",
+    ),
+    "an id that is not there": (
+        ["LOG", "--tokenizer", "FOLDER", "--id", "1", "9"],
+        "log.jsonl: no transcript has the id '9'",
+    ),
+    "a limit of none": (["LOG", "--tokenizer", "FOLDER", "--limit", "0"], "--limit"),
     "length without audit": (["LOG", "--tokenizer", "FOLDER", "--max_length", "9"], "belong to --audit"),
     "no length": (
         ["LOG", "--tokenizer", "FOLDER", "--audit", "--max_length", "0"],

@@ -77,7 +77,7 @@ def test_training_makes_held_out_corrections_likelier_and_repeats_for_free(toy, 
     assert "[MASK] a = F / m = 12 / 3 = 5" in first and "[LOSS] a = F / m = 12 / 3 = 4" in first
     results = json.loads((run / "results.json").read_text())
     before, after = results["held_out"]["before"], results["held_out"]["after"]
-    assert set(before) == {"user", "agent", "environment", "teacher"}
+    assert set(before) == {"system", "user", "agent", "environment", "teacher"}
     assert after["teacher"]["nll"] < before["teacher"]["nll"]
     assert results["budget"]["updates"] == 12 and results["budget"]["rows"] == 21
     bytes_before = (run / "results.json").read_bytes()
@@ -225,8 +225,9 @@ def test_a_split_keeps_attempt_and_correction_together(toy, tmp_path, capsys):
         for message in ({**QUESTION, "content": f"{n} N on 3 kg?"}, ATTEMPT, CORRECTION)
     ]
     log = write(tmp_path / "log.jsonl", three)
-    whole = len(score(capsys, toy, log)[0]["tokens"])
-    assert train(toy, log, tmp_path / "run", "--max_length", whole - 1, "--overflow", "split") == 0
+    whole = len(score(capsys, toy, log, "--format", "plain")[0]["tokens"])
+    split = ("--max_length", whole - 1, "--overflow", "split", "--format", "plain")
+    assert train(toy, log, tmp_path / "run", *split) == 0
     order = json.loads((tmp_path / "run" / "adapter" / "order.json").read_text())
     assert sorted(id for update in order for id in update) == ["row 0/1", "row 0/2"]
     budget = json.loads((tmp_path / "run" / "adapter" / "budget.json").read_text())
@@ -252,6 +253,8 @@ def test_generate_continues_prompts_and_messages_alike(toy, tmp_path, capsys):
         5,
         "--dtype",
         "float32",
+        "--format",
+        "plain",
         "--json",
     )
     assert cli.main([str(argument) for argument in arguments]) == 0

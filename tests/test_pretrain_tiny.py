@@ -54,11 +54,12 @@ def tokenizer(folder):
     return tokenizers.load(folder)
 
 
-def test_shares_of_the_tokens_are_as_stated(tokenizer):
+@pytest.mark.parametrize("numbers", SHARES)
+def test_shares_of_the_tokens_are_as_stated(tokenizer, numbers):
     sizes = Counter()
-    for document in islice(documents(0, 0), 4000):
+    for document in islice(documents(0, 0, numbers=numbers), 4000):
         sizes[document.kind] += len(encode(document.transcript, tokenizer).tokens)
-    for kind, share in SHARES.items():
+    for kind, share in SHARES[numbers].items():
         assert sizes[kind] / sum(sizes.values()) == pytest.approx(share, abs=0.025)
 
 

@@ -31,7 +31,7 @@ ROOMS = (
     ),
     *("tasks", "methods", "agent", "experiments", "report", "server", "commands", "cli"),
 )
-COMMON = {"__init__": set(), "errors": set(), "assets": {"errors"}, "statistics": set()}
+COMMON = {"__init__": set(), "errors": set(), "assets": {"errors"}, "statistics": set(), "signals": set()}
 TEXT = {"provenance", "logs", "views"}
 # Before, and yet closed to this room.
 CLOSED = {

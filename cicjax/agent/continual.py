@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cicjax import signals
 from cicjax.agent import trust
 from cicjax.agent.acting import Begun, Conversations
 from cicjax.agent.events import Attempt, Draft, Event, Receipt
@@ -222,6 +223,7 @@ class Agent:
         upto = None if due or self.store.last is None else self.store.last.seq
         while (version := self.steps.next(upto, pause)) is not None:
             yield version
+            signals.check()
 
     def serve(self, number: int, *, reason: str = "", confirm: bool = False) -> Version:
         """Let this version serve, and go on from it, moments and all. Lessons that it has not learned are set

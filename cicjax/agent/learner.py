@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cicjax import signals
 from cicjax.agent.lessons import WEIGHTING
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.versions import Version
@@ -88,13 +89,14 @@ class States:
             for _ in range(settings.updates_per_step):
                 rate = steps.learning_rate_at(learner.step, None, settings.optimization)
                 learner.update(rows, rate=rate, shape=shape, loss=LOSS, pause=pause)
+                signals.check()  # half a step has no plan in its state, and is taken again
             learner.save({"plan": plan}, final=True)
             return learner.state
 
     def _discard_other(self, number: int, plan: str) -> None:
         """Remove the state of a step of another plan, which a log that was restored from a copy may meet."""
         folder = self.of(number)
-        if self.here(number) and checkpoints.load_adapter(folder / STATE)[1]["plan"] != plan:
+        if self.here(number) and checkpoints.load_adapter(folder / STATE)[1].get("plan") != plan:
             shutil.rmtree(folder)
 
     def _trainer(self, number: int) -> Trainer:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cicjax.errors import BadInput, shorten
+from cicjax.errors import BadInput, shorten, shown
 
 if TYPE_CHECKING:
     from cicjax.experiments.answers import Answer
+    from cicjax.experiments.paper.questions import Origin
     from cicjax.experiments.paper.settings import Settings
     from cicjax.tasks.task import Problem, Task
     from cicjax.training.policy import LoadedPolicy
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Ask a model a task's questions in the plain protocol, greedily, and let the verifier grade the answers.
+    """Ask a model a task's questions, greedily, and let the verifier grade the answers.
 
-    An adapter inside a run of `cicjax repro` is asked that run's questions: none that it was trained on.
+    An adapter that comes from a run of `cicjax repro` is asked that run's questions: none that it was trained
+    on. It is asked in the protocol that it was trained in.
 
     Example: cicjax eval --model Qwen2.5-0.5B --adapter runs/small/interventional --task stem
     """
@@ -32,6 +34,10 @@ class Eval:
     """A Qwen2 folder or a hub id; without one, the embedded base and its numbers."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
+    questions_of: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Ask what this run of `cicjax repro` asked; by default the run that the adapter comes from."""
+    format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
+    """Protocol of the questions; auto is the one that the adapter was trained in, else plain."""
     task: Annotated[str, tyro.conf.arg(metavar="stem|MODULE:ATTRIBUTE")] = "stem"
     """Problems and verifier: stem, section 2.1's, or an object of a Python module of your own, which is
     imported."""
@@ -51,45 +57,68 @@ class Eval:
     summary."""
 
     def run(self) -> None:
-        from cicjax.experiments.paper import evaluate
+        from cicjax.experiments.paper import evaluate, questions
+        from cicjax.provenance import protocol
         from cicjax.training.policy import load_policy
 
-        settings, task = self._settings()
+        if self.questions_of is not None:
+            origin = questions.named_run(self.questions_of, self.adapter)
+        else:
+            origin = questions.run_of(self.adapter) if self.adapter is not None else None
+        settings, task = self._settings(origin)
         problems = self._problems(settings, task)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
+        unsaid = policy.protocol or (protocol.PLAIN if self.format == "auto" else None)
+        name = protocol.decide(self.format, (), policy.tokenizer, adapter=unsaid)
+        asked = self._asked(settings, origin, len(problems), protocol=name)
+        if not self.json:
+            _print_asked(asked)
         answers = []
-        for answer in _answers(policy, settings, task, problems):
+        for answer in _answers(policy, settings, task, problems, protocol=name):
             answers.append(answer)
             if self.json:
-                print(json.dumps(answer.to_json(), ensure_ascii=False), flush=True)
+                print(json.dumps(answer.to_json()), flush=True)
         summary = evaluate.direct_summary(answers)
         if self.json:
-            print(json.dumps({"summary": summary}, ensure_ascii=False))
+            print(json.dumps({"summary": summary, "asked": asked}))
         else:
             _print(summary)
 
-    def _settings(self) -> "tuple[Settings, Task]":
-        """What the adapter's run asked, or what the paper's counts ask, with these flags over it."""
-        from cicjax.experiments.paper.settings import PAPER, Settings, asked_in
+    def _asked(
+        self, settings: "Settings", origin: "Origin | None", questions: int, *, protocol: str
+    ) -> dict[str, Any]:
+        """Which questions these are."""
+        return {
+            "task": settings.task["name"],
+            "split": self.split,
+            "questions": questions,
+            "seed": settings.seed,
+            "teacher_rows": settings.counts.sft_rows,
+            "questions_of": None if origin is None else str(origin.run),
+            "protocol": protocol,
+        }
+
+    def _settings(self, origin: "Origin | None") -> "tuple[Settings, Task]":
+        """What a run asked, or what the paper's counts ask, with these flags over it."""
+        from cicjax.experiments.paper.settings import PAPER, Settings
         from cicjax.runs import checks
         from cicjax.tasks.named import named
         from cicjax.tasks.task import record_of
-        from cicjax.training.adapters import run_config
 
         checks.check_counts(self, "num_test", "max_new_tokens")
-        run = asked_in(run_config(self.adapter), where=self.adapter) if self.adapter is not None else None
+        run = None if origin is None else origin.settings
         if run is not None and self.seed not in (None, run.seed):
             raise BadInput(
-                f"{self.adapter}: its run has seed {run.seed}, and with --seed {self.seed} it may know the "
-                "answers; leave --seed out"
+                f"{self.adapter or self.questions_of}: its run has seed {run.seed}, and with --seed "
+                f"{self.seed} it may know the answers; leave --seed out"
             )
         checks.check_seed(self.seed or 0)
         pool = "tiny" if self.model_name_or_path is None else "paper"
         task = named(self.task, numbers=pool if run is None else run.task.get("numbers", pool))
         if run is not None and run.task != record_of(task):
             raise BadInput(
-                f"{self.adapter}: its run asked {shorten(run.task)}, and --task {self.task} is another "
-                "task; name the run's"
+                f"{self.adapter or self.questions_of}: its run asked {shorten(run.task)}, and --task "
+                f"{self.task} is another task; name the run's"
             )
         settings = run or Settings(seed=self.seed or 0, methods=(), counts=PAPER, task=record_of(task))
         longest = self.max_new_tokens or settings.max_answer_tokens
@@ -111,7 +140,12 @@ class Eval:
 
 
 def _answers(
-    policy: "LoadedPolicy", settings: "Settings", task: "Task", problems: "Sequence[Problem]"
+    policy: "LoadedPolicy",
+    settings: "Settings",
+    task: "Task",
+    problems: "Sequence[Problem]",
+    *,
+    protocol: str,
 ) -> "Iterator[Answer]":
     """The answers of the run's own evaluation, chunk by chunk."""
     from cicjax.experiments.attempts import answer_chunk, plainly
@@ -132,11 +166,19 @@ def _answers(
             seed=settings.seed,
             stage="evaluate direct",
             first_problem=first,
+            protocol=protocol,
         )
+
+
+def _print_asked(asked: dict[str, Any]) -> None:
+    drawn = f"split {asked['split']}, seed {asked['seed']}, beside {asked['teacher_rows']} teacher rows"
+    whose = f", those of {asked['questions_of']}" if asked["questions_of"] else ""
+    print(f"questions: {asked['questions']} of {asked['task']} ({drawn}){whose}")
+    print(f"protocol: {asked['protocol']}")
 
 
 def _print(summary: dict[str, Any]) -> None:
     low, high = 100 * summary["wilson_low"], 100 * summary["wilson_high"]
     print(f"solved {summary['solved']} of {summary['questions']} ({low:.1f}-{high:.1f} %, Wilson 95 %)")
     for skill, (solved, asked) in summary["by_skill"].items():
-        print(f"  {skill:<20} {solved:>4} of {asked}")
+        print(f"  {shown(skill):<20} {solved:>4} of {asked}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 
 if TYPE_CHECKING:
     from cicjax.model.config import LoRAConfig, Qwen2Config
@@ -85,7 +85,9 @@ class Export:
     ) -> None:
         from cicjax.model.peft import write_peft
 
-        metadata = {key: str(facts[key]) for key in ("method", "base_fingerprint") if key in facts}
+        metadata = {
+            key: str(facts[key]) for key in ("method", "base_fingerprint", "protocol") if key in facts
+        }
         card = self._card(lora, facts, name=name)
         write_peft(
             self.output_dir,
@@ -95,7 +97,7 @@ class Export:
             card=card,
             metadata=metadata,
         )
-        print(f"{self.output_dir}: {_described(adapter, lora)}, as peft reads it")
+        print(printable(f"{self.output_dir}: {_described(adapter, lora)}, as peft reads it"))
 
     def _write_merged(
         self,
@@ -120,7 +122,8 @@ class Export:
         huggingface.write_merged(
             self.output_dir, location, adapter=adapter, lora=lora, dtype=dtype, card=card
         )
-        print(f"{self.output_dir}: {_described(adapter, lora)}, merged into {name}, in {dtype}")
+        described = _described(adapter, lora)
+        print(printable(f"{self.output_dir}: {described}, merged into {name}, in {dtype}"))
 
 
 def _described(adapter: dict[str, Any], lora: "LoRAConfig") -> str:

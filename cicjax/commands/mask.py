@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable, shorten, shown
 from cicjax.runs import checks
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ class Mask:
     Example: cicjax mask rollouts.jsonl --tokenizer Qwen2.5-0.5B --objective interventional
     """
 
-    file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FILE")] = None
-    """Native transcript file: one JSON object a line, with an author beside every message."""
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...")] = ()
+    """Native transcripts, one JSON object a line with an author beside every message: files, gzip too,
+    folders, patterns, or - for standard input. Other logs go through `cicjax convert LOG --output - ... |
+    cicjax mask -`."""
     tokenizer: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder with a tokenizer.json, or a hub id. Needs no weights. With --demo the embedded base's by
     default."""
@@ -50,8 +52,8 @@ class Mask:
     keep_echoes: bool = False
     """Train also on long repeats of the agent's words in what users, tools and the environment wrote."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
-    """Protocol in which messages become tokens; auto is plain where that holds every episode, else the
-    tokenizer's chat protocol."""
+    """Protocol in which messages become tokens; auto is the one that the file says, else the tokenizer's chat
+    protocol, and plain where it has none."""
     json: bool = False
     """One JSON object a transcript: id, tokens, text, gamma, is_target, weight, author. With --audit, one a
     finding."""
@@ -60,12 +62,16 @@ class Mask:
     other trainers. Only for weights of 0 and 1."""
     html: Annotated[Path | None, tyro.conf.arg(metavar="OUT.html")] = None
     """Write one self-contained page with every token's author and weight; drawn are the first 200
-    transcripts, counted all of them."""
+    transcripts, or as many of them as make 50,000 tokens, counted all."""
+    id: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID ...")] = ()
+    """Only the transcripts with these ids."""
+    limit: int | None = None
+    """Only the first so many transcripts."""
     audit: bool = False
     """List instead what ruins runs, a line a code, and end with exit code 1 if there is anything. Codes:
     unreadable, unknown-author, unrenderable, nothing-supervised, all-supervised, too-long, truncated-target,
-    no-end, empty-turn, duplicate, duplicate-row, duplicate-id, bad-arguments, echo, no-input, gap,
-    missing-result, orphan-result, hidden-tools, elided, image, reasoning-left-out."""
+    no-end, empty-turn, duplicate, duplicate-row, duplicate-id, other-ids, bad-arguments, echo, no-input,
+    gap, missing-result, orphan-result, hidden-tools, elided, image, reasoning-left-out."""
     verbose: bool = False
     """With --audit: every finding on a line of its own, file:line: severity: code: message."""
     test: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -81,11 +87,13 @@ class Mask:
 
     def run(self) -> None:
         from cicjax.assets import default_model_folder
-        from cicjax.files import whole
+        from cicjax.files import sources, whole
         from cicjax.provenance import tokenizer
 
         self._check()
-        whole.refuse_same(self.file, self.labels, self.html)
+        named = [Path(source.name) for source in sources.expand(self.files) if source.name != sources.STDIN]
+        for file in named or [None]:
+            whole.refuse_same(file, self.labels, self.html)
         loaded = tokenizer.load(default_model_folder() if self.tokenizer is None else self.tokenizer)
         if self.check_template:
             self._check_template(loaded)
@@ -95,9 +103,9 @@ class Mask:
             self._show(loaded)
 
     def _check(self) -> None:
-        if self.demo == (self.file is not None):
+        if self.demo == bool(self.files):
             raise BadInput(
-                "name one transcript file, or give --demo"
+                "name a transcript file, or give --demo"
                 if not self.demo
                 else "--demo shows its own rows; leave the file out"
             )
@@ -118,7 +126,11 @@ class Mask:
             )
         if not self.audit and (self.test or self.max_length is not None or self.verbose):
             raise BadInput("--test, --max_length and --verbose belong to --audit")
-        checks.check_counts(self, "max_length")
+        if (self.id or self.limit is not None) and (self.audit or self.check_template):
+            raise BadInput(
+                "--id and --limit choose what is shown; --audit and --check_template go through all"
+            )
+        checks.check_counts(self, "max_length", "limit")
 
     def _show(self, tokenizer: "Tokenizer") -> None:
         from cicjax.files import whole
@@ -126,8 +138,8 @@ class Mask:
         from cicjax.provenance import protocol
         from cicjax.views import demo, page
 
-        path = self.file or Path("demo")
-        episodes = demo.EPISODES if self.file is None else native.read_native(self.file)
+        path = self._name()
+        episodes = self._chosen(native.read_native(*self.files) if self.files else demo.EPISODES)
         render = protocol.renderer(self.format, self.targets, episodes, tokenizer)
         rows = list(protocol.encode_all(episodes, tokenizer, render=render, path=path))
         weigh = self._weighting(self.objective)
@@ -140,8 +152,8 @@ class Mask:
                 for o in dict.fromkeys(("observational", "interventional", self.objective))
             }
             shown = names.get(self.objective, self.objective)
-            text = page.page_html(rows, tokenizer, title=path.name, weightings=views, shown=shown)
-            whole.write_lines(self.html, [text])
+            text = page.page_html(rows, tokenizer, title=Path(path).name, weightings=views, shown=shown)
+            whole.write_lines(self.html, [text], private=False)
         if self.json:
             _print_records(rows, tokenizer, weigh)
             return
@@ -150,7 +162,7 @@ class Mask:
                 _print_boxes(rows, tokenizer, objective, self._weighting(objective))
             _print_counts(rows, objective, self._weighting(objective))
         for written in filter(None, (self.labels, self.html)):
-            print(f"{written} written")
+            print(printable(f"{written} written"))
 
     def _check_template(self, tokenizer: "Tokenizer") -> None:
         from cicjax.files import hub
@@ -158,43 +170,47 @@ class Mask:
         from cicjax.provenance import protocol
         from cicjax.provenance import tokenizer as tokenizers
 
-        assert self.file is not None and self.tokenizer is not None
+        assert self.tokenizer is not None
         name = protocol.chat_format(tokenizer) if self.format == "auto" else self.format
         if name is None or name == "plain":
             raise BadInput("the plain protocol has no chat template to compare with; choose --format chatml")
         folder = hub.resolve(self.tokenizer, tokenizers.FILES, wanted=tokenizers.FILE)
         reference = template.load(folder, tokenizer)
-        episodes = native.read_native(self.file)
-        template.compare(self.file, episodes, tokenizer, reference, format=name)
+        episodes = native.read_native(*self.files)
+        template.compare(self._name(), episodes, tokenizer, reference, format=name)
         number = _number(len(episodes))
-        print(f"{self.file}: {number}, --format {name} equals the tokenizer's chat template, id by id")
+        told = f"{self._name()}: {number}, --format {name} equals the tokenizer's chat template, id by id"
+        print(printable(told))
 
     def _audit(self, tokenizer: "Tokenizer") -> None:
         from cicjax.logs import audit
         from cicjax.provenance import protocol
 
-        assert self.file is not None
+        path = self._name()
         weigh = protocol.weighting(
             self.objective, wrong=self.wrong or 0.0, correct=self.correct or 0.0, keep_echoes=True
         )
-        rows, findings = self._readable(self.file, tokenizer)
+        rows, findings = self._readable(self.files, tokenizer)
         if rows:
-            findings += audit.audit(rows, tokenizer, path=self.file, weigh=weigh, max_length=self.max_length)
+            findings += audit.audit(rows, tokenizer, path=path, weigh=weigh, max_length=self.max_length)
         if self.test is not None:
-            test_rows, unreadable = self._readable(self.test, tokenizer)
-            findings += [*unreadable, *audit.duplicates(rows, test_rows, path=self.file, test_path=self.test)]
+            test_rows, unreadable = self._readable([str(self.test)], tokenizer)
+            findings += [*unreadable, *audit.duplicates(rows, test_rows, path=path, test_path=self.test)]
         self._report(
-            sorted(findings, key=lambda finding: (finding.file != str(self.file), finding.line)), len(rows)
+            sorted(
+                findings, key=lambda finding: (finding.file == str(self.test), finding.file, finding.line)
+            ),
+            len(rows),
         )
 
-    def _readable(self, path: Path, tokenizer: "Tokenizer") -> "tuple[Rows, list[Finding]]":
+    def _readable(self, names: Sequence[str], tokenizer: "Tokenizer") -> "tuple[Rows, list[Finding]]":
         from cicjax.logs import audit
         from cicjax.provenance import encode, protocol
 
-        episodes, findings = audit.read(path)
+        episodes, findings = audit.read(*names)
         render = protocol.renderer(self.format, self.targets, episodes, tokenizer)
         rows, unrenderable = audit.encode_or_find(
-            episodes, path, lambda episode: encode(render(episode), tokenizer)
+            episodes, names[0], lambda episode: encode(render(episode), tokenizer)
         )
         return rows, [*findings, *unrenderable]
 
@@ -206,12 +222,22 @@ class Mask:
         else:
             lines = map(str, findings) if self.verbose else audit.roll_up(findings)
         for line in lines:
-            print(" ".join(line.split()))
+            print(printable(" ".join(line.split())))
         if findings:
             sys.stdout.flush()
-            raise audit.Findings(audit.summary(findings, self.file))
+            raise audit.Findings(audit.summary(findings, self._name()))
         if not self.json:
-            print(f"{self.file}: {_number(episodes)}, nothing found")
+            print(printable(f"{self._name()}: {_number(episodes)}, nothing found"))
+
+    def _name(self) -> str:
+        """What was read, in one word."""
+        return self.files[0] if len(self.files) == 1 else f"{len(self.files)} files" if self.files else "demo"
+
+    def _chosen(self, episodes: "Sequence[Episode]") -> "Sequence[Episode]":
+        missing = set(self.id) - {episode.id for episode in episodes}
+        if missing:
+            raise BadInput(f"{self._name()}: no transcript has the id {shorten(min(missing))}")
+        return [episode for episode in episodes if not self.id or episode.id in self.id][: self.limit]
 
     def _weighting(self, objective: str) -> "Weighting":
         from cicjax.provenance import protocol
@@ -249,7 +275,7 @@ def _print_boxes(rows: "Rows", tokenizer: "Tokenizer", objective: str, weigh: "W
     from cicjax.views import boxes
 
     for episode, encoded in rows:
-        title = f"{objective.capitalize()}: {episode.id}"
+        title = shown(f"{objective.capitalize()}: {episode.id}")
         if sys.stdout.isatty():
             boxes.print_coloured(title, encoded, tokenizer, weigh(encoded))
         else:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from cicjax.errors import printable
+
 
 @dataclass(frozen=True)
 class Report:
@@ -31,4 +33,4 @@ class Report:
     def run(self) -> None:
         from cicjax import report
 
-        print(report.write_report(self.runs, self.output))
+        print(printable(str(report.write_report(self.runs, self.output))))

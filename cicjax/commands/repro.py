@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from cicjax.errors import printable
 from cicjax.experiments.paper.flags import Flags
 
 
@@ -32,7 +33,7 @@ class Repro(Flags):
         runs = repro.replicates(self, self.seeds) if self.seeds else [self]
         for run in runs:
             repro.print_table(repro.reproduce(run))
-            print(f"{report.write_report([run.output_dir])}: open it in a browser")
+            print(printable(f"{report.write_report([run.output_dir])}: open it in a browser"))
         if self.seeds:
             page = report.write_report([run.output_dir for run in runs], self.output_dir / "report.html")
-            print(f"{page}: all seeds")
+            print(printable(f"{page}: all seeds"))

@@ -33,7 +33,8 @@ class Score:
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
-    """Protocol in which messages become tokens."""
+    """Protocol in which messages become tokens; auto is the adapter's or the one that the file says, else the
+    tokenizer's chat protocol."""
     dtype: Literal["bfloat16", "float32"] = "float32"
     """Precision of the base."""
     json: bool = False
@@ -51,7 +52,10 @@ class Score:
 
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter, training=True)
         episodes = native.read_native(self.file)
-        render = protocol.renderer(self.format, ("teacher",), episodes, policy.tokenizer)
+        name = protocol.decide(
+            self.format, episodes, policy.tokenizer, adapter=policy.protocol, path=self.file
+        )
+        render = protocol.renderer(name, ("teacher",), episodes, policy.tokenizer)
         rows = list(protocol.encode_all(episodes, policy.tokenizer, render=render, path=self.file))
         shape = fit_shape((len(encoded.tokens) for _, encoded in rows), rows=1)
         encoded = [each for _, each in rows]
@@ -66,6 +70,7 @@ class Score:
                     else:
                         records.append(record)
         if not self.json:
+            print(f"protocol: {name} ({len(records)} rows)")
             _print_table(records)
 
 

@@ -1,12 +1,12 @@
 """`cicjax train`: a LoRA adapter from a transcript file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 from cicjax.model.config import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Train:
     keep_echoes: bool = False
     """Train also on long repeats of the agent's words in what users, tools and the environment wrote."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
-    """Protocol in which messages become tokens."""
+    """Protocol in which messages become tokens; auto is the one of --start_adapter or the one that the file
+    says, else the tokenizer's chat protocol. The adapter keeps it."""
     start_adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Adapter to start from: RUN/METHOD of an earlier run, or a peft folder. Its LoRA settings are taken
     over."""
@@ -59,8 +60,8 @@ class Train:
     max_length: int | None = None
     """Longest row in tokens."""
     overflow: Literal["refuse", "drop", "split"] = "refuse"
-    """What becomes of longer rows; a split cuts where a user speaks and never parts a correction from its
-    attempt."""
+    """What becomes of longer rows; a split cuts where a user speaks, else before the agent's next action,
+    repeats the system's turn and the question as context, and never parts a correction from its attempt."""
     learning_rate: float | None = None
     """Peak rate of AdamW; by default 2e-4."""
     num_train_epochs: int = 1
@@ -109,8 +110,11 @@ class Train:
         policy = self._policy()
         rows = self._rows(policy, self.file)
         own.check_targets(rows, weighting, path=self.file)
+        policy = replace(policy, protocol=rows[0][0].protocol)
         held_out = self._rows(policy, self.eval_file) if self.eval_file is not None else []
         own.check_held_out(rows, held_out, path=self.eval_file)
+        needed = own.beforehand(self._trainer(policy), rows, weighting, policy.adapter)
+        print(f"protocol: {policy.protocol} ({len(rows)} rows); {needed}", flush=True)
         with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
             environment.settle(self.output_dir, allow_changes=self.allow_other_environment)
             results = own.train_rows(
@@ -162,6 +166,7 @@ class Train:
             path,
             policy.tokenizer,
             format=self.format,
+            adapter=policy.protocol,
             targets=self.targets,
             max_length=self.max_length,
             overflow=self.overflow,
@@ -186,6 +191,7 @@ class Train:
             num_train_epochs=self.num_train_epochs,
             max_steps=self.max_steps,
             save_steps=self.save_steps,
+            protocol=policy.protocol,
         )
 
     def _record(self, policy: "LoadedPolicy", rows: "Rows") -> dict[str, Any]:
@@ -206,6 +212,7 @@ class Train:
         resolved = {
             "model": policy.fingerprint,
             "tokenizer": policy.tokenizer.fingerprint,
+            "protocol": policy.protocol,
             "start_adapter": checkpoints.fingerprint(policy.adapter) if policy.adapter is not None else None,
             "lora": asdict(policy.model.lora) | {"target_modules": list(policy.model.lora.target_modules)},
             "optimization": asdict(self._trainer(policy).optimization),
@@ -216,10 +223,11 @@ class Train:
 
     def _print(self, results: dict[str, Any]) -> None:
         budget = results["budget"]
-        print(
+        told = (
             f"{self.output_dir / 'adapter'}: {budget['updates']} updates over {budget['rows']} rows, "
             f"{budget['supervised_tokens']:,} supervised tokens of {budget['processed_tokens']:,} processed"
         )
+        print(printable(told))
         before, after = results["held_out"]["before"], results["held_out"]["after"]
         for author in before:
             change = f"{before[author]['nll']:.4f} -> {after[author]['nll']:.4f}"

@@ -28,6 +28,7 @@ class Kind:
     bf16_by_bits: bool  # bf16 rows are gathered and written as uint16
     loops_on_device: bool  # decoding steps run in one `jax.lax.while_loop`, not one program a step
     one_program: bool  # an update is one program over micro-batches of one shape, not one program each
+    low_rank_together: bool  # x A of all projections of one input is one product
     dense_keys: int  # up to so many keys attention makes the whole array of weights
     block: int  # beyond them, the most queries and keys that meet at once
     causal_kernel: Literal["cudnn"] | None  # beyond them, for lines of one row each
@@ -51,6 +52,7 @@ ANY = Kind(
     bf16_by_bits=False,
     loops_on_device=True,
     one_program=False,
+    low_rank_together=False,
     dense_keys=1024,
     block=512,
     causal_kernel=None,
@@ -83,11 +85,13 @@ CPU = replace(
 
 # Launches and compilations cost more than padding: an update of eight rows is one micro-batch, and decoding
 # has few shapes. The embedding (272 MB at 0.5B) is read once a chunk of the head. A loop over blocks would be
-# thousands of small kernels.
+# thousands of small kernels. A rank of 16 alone leaves most of a matrix unit idle; on a CPU the copies in and
+# out of one product cost more than three products, in time and in compilation.
 GPU = replace(
     ANY,
     name="gpu",
     one_program=True,
+    low_rank_together=True,
     causal_kernel="cudnn",
     memory=15 << 30,
     activations=8 << 30,

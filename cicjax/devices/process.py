@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from cicjax import signals
+
 GENERATOR = "threefry2x32"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
@@ -22,7 +24,7 @@ def prepare() -> None:
     settings = large_pages()
     if settings is not None and sys.executable:
         os.environ["GLIBC_TUNABLES"] = settings
-        with suppress(OSError):
+        with signals.held(), suppress(OSError):
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from cicjax.experiments.answers import Answer
 from cicjax.methods.rows import question
-from cicjax.provenance import Author, Message, encode, render
+from cicjax.provenance import Author, Message, encode
+from cicjax.provenance.protocol import PLAIN, prompt
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Completion, Decoding, Sampler
@@ -56,12 +57,11 @@ def answer_chunk(
     stage: str,
     first_problem: int,
     samples: range = range(1),
+    protocol: str = PLAIN,
 ) -> list[Answer]:
-    """Answers to every question, `samples` of each, question after question, with the task's verdict on
-    each."""
-    prompts = [
-        encode(render.plain(each.messages, open_turn=True), tokenizer).tokens.tolist() for each in asked
-    ]
+    """Answers to every question, asked in `protocol`, `samples` of each, question after question, with the
+    task's verdict on each."""
+    prompts = [encode(prompt(each.messages, protocol=protocol), tokenizer).tokens.tolist() for each in asked]
     owner = np.repeat(np.arange(len(asked)), len(samples))
     keys = row_keys(seed, stage, (owner + first_problem).tolist(), list(samples) * len(asked))
     completions = sampler.sample(

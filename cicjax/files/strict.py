@@ -6,6 +6,7 @@ other encodings, duplicate keys, NaN and infinities, integers of thousands of di
 text is asked for, bottomless nesting, half an object.
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cicjax.errors import BadInput, shorten
+
+# A parsed line takes some ten times its size. A row of 100,000 sampled ids with text has four megabytes.
+LONGEST_LINE = 1 << 26
+TOO_LONG = f"longer than {LONGEST_LINE:,} bytes, which no row is; part it"
+
+
+class NotJson(BadInput):
+    """Text that is no JSON, with the line of it where that shows, from 1."""
+
+    def __init__(self, error: json.JSONDecodeError) -> None:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        super().__init__(f"not JSON ({error.msg} at {line}column {error.colno})")
+        self.at_place = f"not JSON ({error.msg} at column {error.colno})"
+        self.line = error.lineno
 
 
 @contextmanager
@@ -25,19 +40,15 @@ def place(where: str) -> Iterator[None]:
         raise BadInput(f"{where}: {error}") from None
 
 
-def records(path: str | Path, *, what: str, whole: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every JSON object of a file, with the line on which it begins: one a line, or with `whole` also one
-    that fills the file.
+def records(path: str | Path, *, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every JSON object of a file, one a line, with the number of its line.
 
     Raises BadInput with file:line for what is not strict JSON, and for a file without any object.
     """
-    lines = enumerate(_lines(Path(path)), start=1)
     empty = True
-    for number, line in lines:
+    for number, line in enumerate(_lines(Path(path)), start=1):
         if not line.strip():
             continue
-        if whole and empty and not line.rstrip().endswith(b"}"):
-            line = b"".join((line, *(rest for _, rest in lines)))
         empty = False
         yield number, _numbered_object(line.rstrip(), path, number, what)
     if empty:
@@ -49,8 +60,7 @@ def load(text: str | bytes) -> Any:
     try:
         return _load(text)
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise BadInput(f"not JSON ({error.msg} at {line}column {error.colno})") from None
+        raise NotJson(error) from None
 
 
 def dumps(value: Any, what: str) -> str:
@@ -130,8 +140,13 @@ def _load(text: str | bytes) -> Any:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file):
-                yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+            for number in itertools.count(1):
+                line = file.readline(LONGEST_LINE + 1)
+                if len(line) > LONGEST_LINE:
+                    raise BadInput(f"{path}:{number}: {TOO_LONG}")
+                if not line:
+                    return
+                yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
 

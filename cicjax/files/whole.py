@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import secrets
+import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,21 +72,37 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def write_lines(path: str | Path, lines: Iterable[str]) -> None:
-    """Put lines of text at `path`, whole or not at all, with the permissions of any other new file; a link is
-    followed.
+def write_lines(path: str | Path, lines: Iterable[str], *, private: bool = True) -> None:
+    """Put lines of text at `path`, whole or not at all; a link is followed, `-` is standard output. A new
+    file is its owner's alone where `private`, as transcripts are, else as the umask has it; one that was
+    there keeps its permissions.
 
     Raises BadInput where that cannot be done, OutOfResources when the disk is full.
     """
+    if str(path) == "-":
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        return
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
         # renaming onto a device would replace the device
         raise BadInput(f"{path}: is no ordinary file; name one to be written")
     try:
-        with replacing(target, mode=0o666) as file:
+        mode = 0o600 if private else 0o666
+        with replacing(target, mode=mode) as file:
+            if target.exists():
+                permit(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             file.writelines(f"{line}\n".encode() for line in lines)
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def permit(path: Path | int, mode: int) -> None:
+    """chmod, where the file system has permissions; elsewhere its mount says who may read."""
+    try:
+        os.chmod(path, mode)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
 
 
 def sync_folder(path: Path) -> None:

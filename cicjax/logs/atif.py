@@ -10,21 +10,21 @@ tokens      metrics.completion_token_ids
 Ids are those of the agent's turns alone: another model's may be of another vocabulary. Copied context is
 context only; so is a step that no model took part in (`llm_call_count` 0), written by the environment.
 Without calls the results are the environment's in the user's role. Reasoning kept apart from the message goes
-to `meta`, unless the ids hold it. Refused, since the file does not say what was seen: media, results without
-text, results of system steps, steps missing or replaced. Times, costs, notes and `extra` are left out.
+to `meta`, unless the ids hold it; so do keys that the format does not know, under `foreign`. Refused, since
+the file does not say what was seen: media, results without text, results of system steps, steps missing or
+replaced. Times, costs, notes and `extra` are left out.
 """
 
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from cicjax.errors import BadInput, shorten
 from cicjax.files import strict
-from cicjax.logs.attribution import Attribution, Turn, episode, present, refuse_author, take_edited, text_of
-from cicjax.logs.native import check_field, corrected, link, tool_call, tool_schemas
+from cicjax.logs.attribution import Reading, Turn, episode, present, refuse_author, take_edited, text_of
+from cicjax.logs.native import corrected, link, tool_call, tool_schemas
 from cicjax.provenance.transcript import Author, Episode, Message, ToolCall, token_ids
 
 VERSION = re.compile(r"ATIF-v1\.[0-8]")
@@ -44,37 +44,25 @@ METRICS_KEYS = (
 AGENT_ONLY = STEP_KEYS[-5:]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
+class _Steps(NamedTuple):
     """What the steps of one trajectory are read with."""
 
-    attribution: Attribution
-    corrections: str | None
+    reading: Reading
     model: str | None
 
 
-def read_atif(path: str | Path, attribution: Attribution, *, corrections: str | None = None) -> list[Episode]:
-    """Episodes of a trajectory file: one object that fills it, or one a line; embedded subagents follow as
-    episodes of their own.
-
-    Raises BadInput with file:line and the step.
-    """
-    check_field(corrections, (*STEP_KEYS, "author"))
-    episodes: list[Episode] = []
-    for line, record in strict.records(path, what="a trajectory", whole=True):
-        with strict.place(f"{path}:{line}"):
-            episodes += _trajectories(record, line, attribution, corrections)
-    return episodes
+def knows(record: dict[str, Any]) -> bool:
+    """Whether a record is a trajectory."""
+    return "schema_version" in record and "steps" in record
 
 
-def _trajectories(
-    record: Any, line: int, attribution: Attribution, corrections: str | None
-) -> Iterator[Episode]:
-    """A trajectory and those embedded in it, outermost first."""
+def episodes(record: dict[str, Any], line: int, reading: Reading, *, reward: Any = None) -> Iterator[Episode]:
+    """The episodes of a trajectory, outermost first: embedded subagents follow as episodes of their own.
+    `reward` is its verifier's, where it has one. Raises BadInput with the step."""
     waiting = [("", record)]
     for name, trajectory in waiting:  # grows as it goes, where recursion would be as deep as the file likes
         with strict.place(name) if name else contextlib.nullcontext():
-            made, embedded = _trajectory(trajectory, line, attribution, corrections)
+            made, embedded = _trajectory(trajectory, line, reading, reading.verdict(record, reward))
         yield made
         waiting += [
             (f"{name}, subagent {n}" if name else f"subagent {n}", subagent)
@@ -82,16 +70,14 @@ def _trajectories(
         ]
 
 
-def _trajectory(
-    record: Any, line: int, attribution: Attribution, corrections: str | None
-) -> tuple[Episode, list[Any]]:
-    fields = _fields(record, ROOT_KEYS, "a trajectory", required=3)
+def _trajectory(record: Any, line: int, reading: Reading, verdict: Any) -> tuple[Episode, list[Any]]:
+    fields, foreign = _fields(record, ROOT_KEYS, "a trajectory", required=3)
     if not VERSION.fullmatch(strict.text(fields["schema_version"], "schema_version")):
         raise BadInput(
             f"schema_version {shorten(fields['schema_version'])} is not known; "
             "this reads ATIF-v1.0 to ATIF-v1.8"
         )
-    agent = _fields(fields["agent"], AGENT_KEYS, "agent", required=2)
+    agent, _ = _fields(fields["agent"], AGENT_KEYS, "agent", required=2)
     named = {
         key: strict.text(fields[key], key)
         for key in ("trajectory_id", "session_id", "continued_trajectory_ref")
@@ -102,35 +88,36 @@ def _trajectory(
         for key in ("name", "version", "model_name")
         if key in agent
     }
-    reading = _Reading(attribution=attribution, corrections=corrections, model=described.get("model_name"))
     made = episode(
-        _turns(fields["steps"], reading),
+        _turns(fields["steps"], _Steps(reading, described.get("model_name"))),
         id=named.get("trajectory_id") or named.get("session_id") or str(line),
         source="atif",
         line=line,
         tools=tool_schemas(agent.get("tool_definitions")),
-        meta={"agent": described, **named},
+        meta={"agent": described, **named, "foreign": foreign},
+        verdict=verdict,
+        solved_at=reading.solved_at,
     )
     return made, strict.listing(fields.get("subagent_trajectories", []), "subagent_trajectories")
 
 
-def _turns(steps: Any, reading: _Reading) -> Iterator[Turn]:
-    if not strict.listing(steps, "steps"):
-        raise BadInput("steps is a list with at least one step")
+def _turns(steps: Any, reading: _Steps) -> Iterator[Turn]:
     for n, record in enumerate(steps, start=1):
         with strict.place(f"step {n}"):
             step = dict(strict.mapping(record, "a step"))
-            edited = take_edited(step, reading.corrections)
-            step = _fields(step, STEP_KEYS, "a step", required=3)
+            edited = take_edited(step, reading.reading.corrections)
+            step, foreign = _fields(step, STEP_KEYS, "a step", required=3)
             if type(step["step_id"]) is not int or step["step_id"] != n:
                 raise BadInput(
                     f"step_id is {shorten(step['step_id'])} where {n} is due: "
                     "a step is missing, or there is one too many"
                 )
-            yield from _step(step, edited, reading)
+            first, *others = _step(step, edited, reading)
+            yield replace(first, beside={**first.beside, "foreign": foreign}) if foreign else first
+            yield from others
 
 
-def _step(step: dict[str, Any], edited: str | None, reading: _Reading) -> Iterator[Turn]:
+def _step(step: dict[str, Any], edited: str | None, reading: _Steps) -> Iterator[Turn]:
     source = step["source"]
     if source not in ("system", "user", "agent"):
         raise BadInput(f"unknown source {shorten(source)}; sources are system, user and agent")
@@ -156,7 +143,7 @@ def _step(step: dict[str, Any], edited: str | None, reading: _Reading) -> Iterat
 
 
 def _agent_message(
-    step: dict[str, Any], calls: tuple[ToolCall, ...], context_only: bool, edited: bool, reading: _Reading
+    step: dict[str, Any], calls: tuple[ToolCall, ...], context_only: bool, edited: bool, reading: _Steps
 ) -> tuple[Message, dict[str, str]]:
     content, model, inferences = (
         text_of(step["message"], "message"),
@@ -176,8 +163,8 @@ def _agent_message(
         return Message(
             role="assistant", content=content, author=Author.ENVIRONMENT, context_only=True, tool_calls=calls
         ), {}
-    author = reading.attribution.author(beside.get("model"), edited=edited)
-    metrics = _fields(step.get("metrics", {}), METRICS_KEYS, "metrics", required=0)
+    author = reading.reading.attribution.author(beside.get("model"), edited=edited)
+    metrics, _ = _fields(step.get("metrics", {}), METRICS_KEYS, "metrics", required=0)
     tokens, logprobs = _sampled(metrics, inferences) if author == Author.AGENT else (None, None)
     if tokens is not None:
         beside.pop("reasoning", None)
@@ -233,11 +220,11 @@ def _check_seen(step: dict[str, Any], source: str) -> None:
 
 
 def _results(step: dict[str, Any]) -> list[dict[str, Any]]:
-    observation = _fields(step.get("observation", {"results": []}), ["results"], "an observation", required=1)
-    optional = ["source_call_id", "content", "subagent_trajectory_ref", "extra"]
+    observation = strict.mapping(step.get("observation", {}), "an observation")
+    keys = ["source_call_id", "content", "subagent_trajectory_ref", "extra"]
     return [
-        _fields(result, optional, "a result", required=0)
-        for result in strict.listing(observation["results"], "results")
+        _fields(result, keys, "a result", required=0)[0]
+        for result in strict.listing(observation.get("results", []), "results")
     ]
 
 
@@ -255,16 +242,21 @@ def _result_message(result: dict[str, Any], after_calls: bool, context_only: boo
 
 
 def _call(record: Any) -> ToolCall:
-    call = _fields(record, ["tool_call_id", "function_name", "arguments", "extra"], "a tool call", required=3)
-    return tool_call(
-        call["function_name"], strict.mapping(call["arguments"], "arguments"), call["tool_call_id"]
+    call, _ = _fields(
+        record, ["tool_call_id", "function_name", "arguments", "extra"], "a tool call", required=3
     )
+    return tool_call(call["function_name"], call["arguments"], call["tool_call_id"])
 
 
-def _fields(record: Any, keys: Sequence[str], what: str, *, required: int) -> dict[str, Any]:
-    """A JSON object without its nulls. Raises BadInput for keys that ATIF does not know, and without the
-    first `required` of them."""
+def _fields(
+    record: Any, keys: Sequence[str], what: str, *, required: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A JSON object without what says nothing: the keys that ATIF knows, and those that it does not. Raises
+    BadInput without the first `required` of them."""
     fields = present(strict.mapping(record, what))
     refuse_author(fields)
-    strict.keys(fields, required=keys[:required], optional=keys[required:], what=what)
-    return fields
+    for key in keys[:required]:
+        if key not in fields:
+            raise BadInput(f"{what} needs the key {key!r}")
+    known = {key: value for key, value in fields.items() if key in keys}
+    return known, {key: value for key, value in fields.items() if key not in keys}

@@ -2,18 +2,22 @@
 file's.
 
 Section 2.2 of the paper needs the author of every turn, and most formats keep a role alone. Also here: how an
-imported turn becomes native messages, the edited text that some logs keep beside the original, and what a
-native message has no place for.
+imported turn becomes native messages, the edited text that some logs keep beside the original, the verdict,
+and what a native message has no place for.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cicjax.errors import BadInput, shorten
 from cicjax.files import strict
-from cicjax.provenance.transcript import Author, Episode, Message
+from cicjax.logs import verdicts
+from cicjax.provenance.transcript import NO_VERDICT, Author, Episode, Message
 
+# Parts of a content that are text, by their type, and the key it stands under.
+TEXTS = {kind: "text" for kind in ("text", "input_text", "output_text", "summary_text", "reasoning_text")}
+TEXTS |= {"refusal": "refusal"}
 WORLD = {"system": Author.SYSTEM, "user": Author.USER, "tool": Author.TOOL}
 
 
@@ -64,12 +68,31 @@ class Attribution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What logs are read with: who wrote the assistant's turns, the key of edited texts, the key of verdicts
+    and the number from which on one says solved."""
+
+    attribution: Attribution
+    corrections: str | None = None
+    solved: str | None = None
+    solved_at: float = 1.0
+
+    def verdict(self, record: Mapping[str, Any], own: Any = None) -> Any:
+        """What a record says of its success: at the caller's key, else what its format says."""
+        return own if self.solved is None else verdicts.lookup(record, self.solved)
+
+    def read_keys(self) -> set[str]:
+        """Keys of a record that are read by the caller's word."""
+        return set() if self.solved is None else {self.solved}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """A turn of an imported log: the native messages it makes, and what stood beside its text: `model`,
-    `name`, `reasoning`."""
+    `name`, `reasoning`, and under `foreign` what the format does not know."""
 
     messages: tuple[Message, ...]
-    beside: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 def episode(
@@ -80,22 +103,40 @@ def episode(
     line: int,
     tools: Sequence[dict[str, Any]] = (),
     meta: Mapping[str, Any] | None = None,
+    verdict: Any = None,
+    solved_at: float = 1.0,
 ) -> Episode:
     """Turns as an Episode. What stood beside one goes to `meta["turns"]`, under the number of its first
-    native message, counted from 1."""
+    native message, counted from 1; `verdict`, where there is one, is that on the agent's turns. Raises
+    BadInput where no message is left, and for what cannot be written back."""
     messages: list[Message] = []
-    beside: dict[str, dict[str, str]] = {}
+    beside: dict[str, dict[str, Any]] = {}
     for turn in turns:
         if turn.beside:
             beside[str(len(messages) + 1)] = dict(turn.beside)
         messages.extend(turn.messages)
-    notes = {key: value for key, value in (meta or {}).items() if value is not None} | (
-        {"turns": beside} if beside else {}
-    )
+    if not messages:
+        raise BadInput("holds no message")
+    notes: dict[str, Any] = {"reward": verdict} | dict(meta or {}) | {"turns": beside}
+    notes = {key: value for key, value in notes.items() if value not in (None, {}, [])}
     strict.dumps(notes, "what stands beside the messages")
-    return Episode(
+    made = Episode(
         id=id, messages=tuple(messages), source=source, meta=notes or None, tools=tuple(tools), line=line
     )
+    return judged(made, verdicts.verdict(verdict, solved_at))
+
+
+def judged(episode: Episode, solved: int) -> Episode:
+    """The episode with a verdict on those of the agent's turns that have none of their own."""
+    if solved == NO_VERDICT:
+        return episode
+    messages = (
+        replace(message, solved=solved)
+        if message.author is Author.AGENT and message.solved == NO_VERDICT and not message.context_only
+        else message
+        for message in episode.messages
+    )
+    return replace(episode, messages=tuple(messages))
 
 
 def take_edited(record: dict[str, Any], corrections: str | None) -> str | None:
@@ -121,22 +162,27 @@ def text_of(content: Any, what: str = "content") -> str:
 
     Raises BadInput for images, sound and files: the turns after them would answer what nobody can see.
     """
+    if isinstance(content, dict) and "type" in content:
+        content = [content]
     if not isinstance(content, list):
         return strict.text(content, what)
     return "".join(_part(part, what, n) for n, part in enumerate(content, start=1))
 
 
 def _part(part: Any, what: str, n: int) -> str:
+    if isinstance(part, str):
+        return strict.text(part, f"part {n} of {what}")
     fields = present(strict.mapping(part, f"part {n} of {what}"))
     kind = fields.get("type")
-    if kind not in ("text", "refusal"):
+    if not isinstance(kind, str) or kind not in TEXTS:
         raise BadInput(
-            f"part {n} of {what} is of type {shorten(kind)}, which a transcript of text cannot carry"
+            f"part {n} of {what} is of type {shorten(kind)}, which a transcript of text cannot carry; "
+            "leave out this record (--on_error skip), or put a text in its place"
         )
-    strict.keys(fields, required=("type", kind), optional=(), what=f"part {n} of {what}")
-    return strict.text(fields[kind], f"part {n} of {what}")
+    return strict.text(fields.get(TEXTS[kind]), f"part {n} of {what}")
 
 
-def present(record: dict[str, Any]) -> dict[str, Any]:
-    """The keys that say something: tables fill absent ones with null."""
-    return {key: value for key, value in record.items() if value is not None}
+def present(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that say something: tables and client libraries fill absent ones with null or an empty
+    list."""
+    return {key: value for key, value in record.items() if value is not None and value != []}

@@ -14,6 +14,7 @@ Codes are stable:
     duplicate           a question, or a whole row, that the test file has too
     duplicate-row       a row that stands in the file before: it is learned twice
     duplicate-id        an id that another transcript of the file has
+    other-ids           sampled ids that say something else than the text beside them
     bad-arguments       a call whose arguments are no JSON object, kept as the text that was written
     echo                trained text of the world's that repeats what the agent wrote
     no-input            an agent's turn before anybody said anything
@@ -33,6 +34,7 @@ import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +42,9 @@ import numpy as np
 from jaxtyping import Float
 
 from cicjax.errors import BadInput, CicjaxError, shorten
-from cicjax.files import strict
-from cicjax.logs import confounding
+from cicjax.files import sources
+from cicjax.logs import confounding, native, sampled
 from cicjax.logs.confounding import Signs
-from cicjax.logs.native import is_object, parse_episode
 from cicjax.provenance.echo import echo_spans
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
@@ -92,25 +93,22 @@ class Finding(NamedTuple):
         }
 
 
-def read(path: str | Path) -> tuple[list[Episode], list[Finding]]:
-    """The episodes of a native file that can be read, and a finding for every line that cannot. Raises
-    BadInput for no file."""
-    episodes, findings = [], []
-    try:
-        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            episodes.append(parse_episode(line, where=f"{path}:{number}", line=number))
-        except BadInput as error:
-            findings.append(
-                Finding(str(path), number, _unreadable(line), str(error).removeprefix(f"{path}:{number}: "))
-            )
-    if not episodes and not findings:
-        raise BadInput(f"{path}: holds no episode; a transcript file has one JSON object a line")
+def read(*paths: str | Path) -> tuple[list[Episode], list[Finding]]:
+    """The episodes of native files that can be read, and a finding for every line that cannot; also of
+    folders and of whatever else `sources.expand` takes. Raises BadInput for no file."""
+    found = sources.expand(paths)
+    episodes: list[Episode] = []
+    findings: list[Finding] = []
+    for source in found:
+        for entry in sources.entries(source.name):
+            try:
+                if entry.problem:
+                    raise BadInput(entry.problem)
+                episode = native.episode_of_record(entry.value, entry.line)
+            except BadInput as error:
+                findings.append(Finding(source.name, entry.line, _unreadable(entry.value), str(error)))
+            else:
+                episodes.append(episode if len(found) == 1 else replace(episode, file=source.name))
     return episodes, findings
 
 
@@ -123,7 +121,7 @@ def encode_or_find(
         try:
             rows.append((episode, encode(episode)))
         except BadInput as error:
-            findings.append(Finding(str(path), episode.line, "unrenderable", str(error)))
+            findings.append(Finding(episode.file or str(path), episode.line, "unrenderable", str(error)))
     return rows, findings
 
 
@@ -148,11 +146,13 @@ def audit(
             _ends(episode, encoded, weights, tokenizer),
             _empty(episode),
             _arguments(episode),
+            sampled.signs(episode, tokenizer),
             _echo(encoded, weights, tokenizer),
             confounding.signs(episode),
         )
         findings += [
-            Finding(str(path), episode.line, code, message) for code, message in itertools.chain(*checks)
+            Finding(episode.file or str(path), episode.line, code, message)
+            for code, message in itertools.chain(*checks)
         ]
     return [*findings, *_repeats(rows, path)]
 
@@ -316,7 +316,7 @@ def _empty(episode: Episode) -> Signs:
 def _arguments(episode: Episode) -> Signs:
     for n, message in enumerate(episode.messages, start=1):
         for call in message.tool_calls:
-            if not is_object(call.arguments):
+            if not native.is_object(call.arguments):
                 yield (
                     "bad-arguments",
                     f"the call of {shorten(call.name)} in message {n} has arguments that are no JSON object "
@@ -325,17 +325,22 @@ def _arguments(episode: Episode) -> Signs:
 
 
 def _repeats(rows: Sequence[tuple[Episode, Encoded]], path: str | Path) -> Iterator[Finding]:
-    """Ids and rows that stood in the file before."""
-    ids: dict[str, int] = {}
-    seen: dict[bytes, int] = {}
+    """Ids and rows that stood before, in this file or in another."""
+    ids: dict[str, Episode] = {}
+    seen: dict[bytes, Episode] = {}
     for episode, encoded in rows:
+        file = episode.file or str(path)
         content = encoded.tokens.tobytes() + encoded.gamma.tobytes() + encoded.is_target.tobytes()
-        if (line := ids.setdefault(episode.id, episode.line)) != episode.line:
-            message = f"the id {shorten(episode.id)} is that of line {line} too; give each its own"
-            yield Finding(str(path), episode.line, "duplicate-id", message)
-        if (line := seen.setdefault(content, episode.line)) != episode.line:
-            message = f"the same row as line {line}, so that it is learned twice; leave one of them out"
-            yield Finding(str(path), episode.line, "duplicate-row", message)
+        if (first := ids.setdefault(episode.id, episode)) is not episode:
+            message = f"the id {shorten(episode.id)} is that of {_place(first)} too; give each its own"
+            yield Finding(file, episode.line, "duplicate-id", message)
+        if (first := seen.setdefault(content, episode)) is not episode:
+            message = f"the same row as {_place(first)}, so that it is learned twice; leave one of them out"
+            yield Finding(file, episode.line, "duplicate-row", message)
+
+
+def _place(episode: Episode) -> str:
+    return f"{episode.file}:{episode.line}" if episode.file else f"line {episode.line}"
 
 
 def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokenizer) -> Signs:
@@ -353,16 +358,16 @@ def _echo(encoded: Encoded, weights: Float[np.ndarray, " T"], tokenizer: Tokeniz
     )
 
 
-def _unreadable(line: bytes) -> str:
+def _unreadable(record: dict[str, Any]) -> str:
     """The code for a line that is no episode: what is wrong with it, where that is a thing with a code of its
     own."""
     try:
-        messages = strict.load(line)["messages"]
+        messages = record["messages"]
         if any(m.get("role") == "assistant" and m.get("author") not in AUTHORS for m in messages):
             return "unknown-author"
         calls = {call.get("id") for m in messages for call in m.get("tool_calls") or []}
         if any(m.get("tool_call_id") not in calls | {None} for m in messages):
             return "orphan-result"
-    except (BadInput, TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError):
         pass
     return "unreadable"

@@ -10,45 +10,69 @@
 Beside these a message may have `truncated`, `context_only`, `tool_calls` (each with name, arguments and
 perhaps an id) and `tool_call_id`, an episode `meta` and `tools`. Nothing is guessed: a message without an
 author, an unknown key, a duplicate one, a value of another type, a tool's result for a call that nobody made
-are errors with file:line. Other formats are read by `importers`.
+are errors with file:line. Other formats are read by `formats`.
 """
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cicjax.errors import BadInput, shorten
-from cicjax.files import strict
+from cicjax.files import sources, strict
 from cicjax.files.whole import write_lines
+from cicjax.provenance.protocol import NAMES
 from cicjax.provenance.transcript import AUTHORS, Author, Episode, Message, ToolCall
 
 ROLES = ("system", "user", "assistant", "tool", "verifier")
-EPISODE_KEYS = ("id", "messages", "source", "meta", "tools")
+EPISODE_KEYS = ("id", "messages", "source", "meta", "tools", "protocol")
 REQUIRED = ("role", "content", "author")
 OPTIONAL = ("tokens", "logprobs", "solved", "truncated", "context_only", "tool_calls", "tool_call_id")
 # keys by which logs of other formats are known
-FOREIGN = {"messages", "conversations", "prompt", "completion", "steps"}
+FOREIGN = frozenset(
+    "conversations prompt completion steps input output choices traces nodes samples payload "
+    "sessionId".split()
+)
 
 
-def read_native(path: str | Path, *, corrections: str | None = None) -> list[Episode]:
-    """All episodes of a native file. Raises BadInput with file:line for anything that is not exactly the
-    format.
+def read_native(*paths: str | Path, corrections: str | None = None) -> list[Episode]:
+    """All episodes of native files, or of what `sources.expand` takes for them: a folder, a pattern, `-`.
+    Raises BadInput with file:line for anything that is not exactly the format.
 
-    A byte-order mark before the first line, CRLF line ends and blank lines are accepted. `corrections` names
+    A byte-order mark before the first line, CRLF line ends, blank lines, gzip and a JSON array are accepted.
+    `corrections` names
     a further key: an assistant's message that has it becomes two turns, see `corrected`.
     """
     check_field(corrections, (*REQUIRED, *OPTIONAL))
+    found = sources.expand(paths)
     episodes = []
-    for line, record in strict.records(path, what="an episode"):
-        with strict.place(f"{path}:{line}"):
-            if "id" not in record and FOREIGN & record.keys():
-                raise BadInput(
-                    "an episode needs the key 'id'; "
-                    "`cicjax convert` makes episodes of openai, trl, axolotl and atif logs"
-                )
-            episodes.append(_episode(record, line, corrections))
+    for source in found:
+        for entry in sources.entries(source.name):
+            with strict.place(entry.where):
+                if entry.problem:
+                    raise BadInput(entry.problem)
+                episode = episode_of_record(entry.value, entry.line, corrections)
+            episodes.append(episode if len(found) == 1 else replace(episode, file=source.name))
     return episodes
+
+
+def episode_of_record(record: dict[str, Any], line: int, corrections: str | None = None) -> Episode:
+    """The Episode of a record. Raises BadInput, for a log of another format with the way out."""
+    if is_foreign(record):
+        raise BadInput(
+            "is no episode: nothing says who wrote which turn; "
+            "`cicjax convert FILE --assistant_author agent|teacher --output OUT.jsonl` makes episodes of it"
+        )
+    return _episode(record, line, corrections)
+
+
+def is_foreign(record: dict[str, Any]) -> bool:
+    """Whether a record is of another format, by its keys."""
+    messages = record.get("messages")
+    if isinstance(messages, list) and messages and all(isinstance(turn, dict) for turn in messages):
+        return not any("author" in turn for turn in messages)
+    return messages is None and not FOREIGN.isdisjoint(record)
 
 
 def parse_episode(text: str | bytes, *, where: str, line: int = 0) -> Episode:
@@ -81,6 +105,8 @@ def record_of(episode: Episode) -> dict[str, Any]:
         record["meta"] = episode.meta
     if episode.tools:
         record["tools"] = list(episode.tools)
+    if episode.protocol is not None:
+        record["protocol"] = episode.protocol
     return record
 
 
@@ -136,7 +162,8 @@ def link(message: Message, known_calls: set[str]) -> Message:
             raise BadInput(f"tool_call_id belongs to the role tool, not to {shorten(message.role)}")
         if message.tool_call_id not in known_calls:
             raise BadInput(
-                f"the result of tool call {shorten(message.tool_call_id)}, which nobody before it made"
+                f"the result of tool call {shorten(message.tool_call_id)}, which nobody before it made; "
+                "put the call back, or leave the result out"
             )
     known_calls.update(call.id for call in message.tool_calls if call.id is not None)
     return message
@@ -160,7 +187,8 @@ def corrected(message: Message, edited: str | None) -> tuple[Message, ...]:
         return (message,)
     if message.tool_calls:
         raise BadInput(
-            "an edited turn that calls tools: nothing says which of the two texts the calls belong to"
+            "an edited turn that calls tools: nothing says which of the two texts the calls belong to; "
+            "leave the edit out, or end the transcript before it"
         )
     return message, Message(
         role="assistant", content=edited, author=Author.TEACHER, context_only=message.context_only
@@ -186,6 +214,7 @@ def _episode(record: dict[str, Any], line: int, corrections: str | None) -> Epis
         messages=tuple(_messages(record["messages"], corrections)),
         meta=_meta(record.get("meta")),
         tools=tool_schemas(record.get("tools")),
+        protocol=_protocol(record.get("protocol")),
         line=line,
     )
 
@@ -257,6 +286,12 @@ def _message_record(message: Message) -> dict[str, Any]:
 
 def _call_record(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "arguments": call.arguments} | ({} if call.id is None else {"id": call.id})
+
+
+def _protocol(value: Any) -> str | None:
+    if value is not None and value not in NAMES:
+        raise BadInput(f"unknown protocol {shorten(value)}; protocols are {', '.join(NAMES)}")
+    return value
 
 
 def _meta(value: Any) -> dict[str, Any] | None:

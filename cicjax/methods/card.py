@@ -122,6 +122,8 @@ def _training(run: _Run) -> Facts:
     targets = ", ".join(methods.named(objective).targets) if run.paper else _targets(config)
     if targets:
         yield "targets", targets
+    if "protocol" in run.known:
+        yield "protocol", _code(run.known["protocol"])
     if "file" in config:
         yield (
             "transcripts",
@@ -242,7 +244,7 @@ def _held_out(run: _Run) -> Iterator[str]:
 
 
 def _prompt(run: _Run) -> Iterator[str]:
-    if run.config.get("format") == "plain" or run.paper:
+    if run.known.get("protocol") == "plain" or run.paper:
         yield from [
             "",
             "## Prompt",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cicjax.methods.method import Method, Rollouts
+from cicjax.methods.rows import plain_row
 from cicjax.provenance import protocol
 from cicjax.provenance.transcript import Author, Episode
 
@@ -20,7 +21,7 @@ from cicjax.provenance.transcript import Author, Episode
 def without_attempt(episode: Episode) -> Episode:
     """A row of the stream with its attempt taken out: (x, y*) after a failure, x alone after a success."""
     question, _, *correction = episode.messages
-    return Episode(id=episode.id, source="oracle", messages=(question, *correction))
+    return plain_row(episode.id, "oracle", question, *correction)
 
 
 def corrections(stream: Sequence[Episode]) -> list[Episode]:

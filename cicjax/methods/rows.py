@@ -1,5 +1,6 @@
 """The two kinds of row of section 2.2."""
 
+from cicjax.provenance.protocol import PLAIN
 from cicjax.provenance.transcript import Author, Episode, Message
 
 
@@ -13,9 +14,14 @@ def teacher_solution(text: str) -> Message:
     return Message(role="assistant", author=Author.TEACHER, content=text)
 
 
+def plain_row(id: str, source: str, *messages: Message) -> Episode:
+    """A row of the paper, which says that it is in the plain protocol."""
+    return Episode(id=id, source=source, messages=messages, protocol=PLAIN)
+
+
 def demonstration(id: str, *, question_text: str, solution: str, source: str = "sft") -> Episode:
     """(x, y*): a row of the SFT set."""
-    return Episode(id=id, source=source, messages=(question(question_text), teacher_solution(solution)))
+    return plain_row(id, source, question(question_text), teacher_solution(solution))
 
 
 def attempted(
@@ -23,4 +29,4 @@ def attempted(
 ) -> Episode:
     """(x, y_hat) after a success, (x, y_hat, y*) after a failure: a row of the stream, equation (3)."""
     followed = () if attempt.solved == 1 else (teacher_solution(correction),)
-    return Episode(id=id, source=source, messages=(question(question_text), attempt, *followed))
+    return plain_row(id, source, question(question_text), attempt, *followed)

@@ -14,6 +14,7 @@ from cicjax.model.config import Qwen2Config
 from cicjax.model.storage import Fields
 
 ARCHITECTURE = "Qwen2ForCausalLM"
+MOST_THETA = 1e12  # published models go to 1e7
 
 
 def parse_config(fields: Fields) -> Qwen2Config:
@@ -41,7 +42,7 @@ def parse_config(fields: Fields) -> Qwen2Config:
         num_attention_heads=heads,
         num_key_value_heads=key_value_heads,
         head_dim=head_dim,
-        rms_norm_eps=fields.positive("rms_norm_eps", default=1e-6),
+        rms_norm_eps=fields.positive("rms_norm_eps", default=1e-6, most=1.0),
         rope_theta=_rope_theta(fields),
         tie_word_embeddings=tied,
         max_position_embeddings=fields.count("max_position_embeddings", default=32_768),
@@ -72,7 +73,7 @@ def _refuse_unsupported(fields: Fields) -> None:
 
 
 def _rope_theta(fields: Fields) -> float:
-    theta = fields.positive("rope_theta", default=10_000.0)
+    theta = fields.positive("rope_theta", default=10_000.0, most=MOST_THETA)
     for name in ("rope_scaling", "rope_parameters"):
         rope = fields.get(name, {})
         plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) == "default"
@@ -80,7 +81,7 @@ def _rope_theta(fields: Fields) -> float:
             rope[key] is not None for key in rope.keys() - {"rope_type", "type", "rope_theta"}
         ):
             raise fields.refusal(f"{name} is not supported; give a model with the default rotary positions")
-        theta = Fields(fields.path, rope).positive("rope_theta", default=theta)
+        theta = Fields(fields.path, rope).positive("rope_theta", default=theta, most=MOST_THETA)
     return theta
 
 

@@ -32,6 +32,7 @@ from cicjax.model.storage import (
     CARD,
     Fields,
     StoredTensor,
+    all_finite,
     new_folder,
     open_tensors,
     read_json,
@@ -198,6 +199,11 @@ def _read_leaf(
     array = np.empty((config.num_hidden_layers if leaf.stacked else 1, *leaf.shape), dtype)
     for layer, name in enumerate(leaf.tensors(config)):
         array[layer] = leaf.turn(tensors[name].read())
+        if not all_finite(array[layer]):
+            raise BadInput(
+                f"{tensors[name].file}: {name} holds numbers that are not finite in {dtype}; "
+                "fetch the folder again, or give another model"
+            )
     return array if leaf.stacked else array[0]
 
 
@@ -343,8 +349,13 @@ def _within(leaf: jax.Array, dtype: np.dtype, folder: str | Path) -> np.ndarray:
 
 
 def tokenizer_files(folder: str | Path) -> list[Path]:
-    """The files of a folder that a tokenizer or a chat needs, for `save_folder`."""
-    return [path for name in TOKENIZER_FILES if (path := Path(folder) / name).is_file()]
+    """The files of a folder that a tokenizer or a chat needs, for `save_folder`. Raises BadInput for a link
+    that leads out of the folder: what it leads to would be published with the model."""
+    files = [path for name in TOKENIZER_FILES if (path := Path(folder) / name).is_file()]
+    for path in files:
+        if not _inside(path, Path(folder)):
+            raise BadInput(f"{path}: a link that leads out of its folder; put the file itself there")
+    return files
 
 
 def _torch_tensors(config: Qwen2Config, base: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:

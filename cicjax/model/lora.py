@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from cicjax.devices.kind import Kind
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
 from cicjax.model.ops import Kernel, dtype_of, linear, matrix_of, on_last_axis, product
 
@@ -53,13 +54,13 @@ class LoRALinear(nnx.Module):
 
 
 def down_together(
-    x: Float[Array, "*B I"], projections: Sequence[LoRALinear]
+    x: Float[Array, "*B I"], projections: Sequence[LoRALinear], kind: Kind
 ) -> list[Float[Array, "*B R"] | None]:
-    """x A of each projection of one input, as one product: a rank of 16 alone leaves most of a matrix unit
-    idle. None for those that no adapter targets."""
+    """x A of each projection of one input, as one product where the kind of device wants that. None for those
+    that no adapter targets, and where each projection is to make its own."""
     factors = [each.lora_a[...] if each.lora_a is not None else None for each in projections]
     present = [factor for factor in factors if factor is not None]
-    if len(present) < 2:
+    if len(present) < 2 or not kind.low_rank_together:
         return [None] * len(projections)
     low = linear(x, jnp.concatenate(present, axis=-1), projections[0].dtype)
     parts = iter(jnp.split(low, np.cumsum([factor.shape[-1] for factor in present])[:-1], axis=-1))

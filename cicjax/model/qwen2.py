@@ -79,7 +79,7 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], angles: Rotation, span: Span, kind: Kind, cache: Cache | None
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
-        low = down_together(x, (self.q_proj, self.k_proj, self.v_proj))
+        low = down_together(x, (self.q_proj, self.k_proj, self.v_proj), kind)
         queries = rotate(self.q_proj(x, low[0]).reshape(heads), angles)
         keys = rotate(self.k_proj(x, low[1]).reshape(heads), angles).swapaxes(1, 2)
         values = self.v_proj(x, low[2]).reshape(heads).swapaxes(1, 2)
@@ -100,8 +100,8 @@ class MLP(nnx.Module):
         self.up_proj = _projection("up_proj", config, lora, dtype)
         self.down_proj = _projection("down_proj", config, lora, dtype)
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dtype, low = self.gate_proj.dtype, down_together(x, (self.gate_proj, self.up_proj))
+    def __call__(self, x: Float[Array, "B T D"], kind: Kind) -> Float[Array, "B T D"]:
+        dtype, low = self.gate_proj.dtype, down_together(x, (self.gate_proj, self.up_proj), kind)
         gate, up = self.gate_proj(x, low[0]).astype(dtype), self.up_proj(x, low[1]).astype(dtype)
         return self.down_proj(ops.swiglu(gate, up))
 
@@ -120,7 +120,7 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache]:
         mixed, cache = self.self_attn(self.input_layernorm(x), angles, span, kind, cache)
         x = x + mixed
-        return x + self.mlp(self.post_attention_layernorm(x)), cache
+        return x + self.mlp(self.post_attention_layernorm(x), kind), cache
 
 
 def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any) -> LoRALinear:

@@ -63,7 +63,7 @@ class Protocol:
                 )
 
 
-_CALL = (Control("<tool_call>"), Control("</tool_call>"))
+CALL = (Control("<tool_call>"), Control("</tool_call>"))
 
 QWEN25 = Protocol(
     name="chatml",
@@ -81,13 +81,13 @@ QWEN25 = Protocol(
     ),
     tools_close=(
         "</tools>\n\nFor each function call, return a json object with function name and arguments within ",
-        *_CALL,
+        *CALL,
         " XML tags:\n",
-        _CALL[0],
+        CALL[0],
         '\n{"name": <function-name>, "arguments": <args-json-object>}\n',
-        _CALL[1],
+        CALL[1],
     ),
-    call=_CALL,
+    call=CALL,
     result_open=("<tool_response>\n",),
     result_close=("</tool_response>",),
 )

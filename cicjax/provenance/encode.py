@@ -38,7 +38,7 @@ def encode(transcript: Transcript, tokenizer: Any) -> Encoded:
     elsewhere the ids would depend on where the cut was made; if the next text then begins with white space,
     the boundary wins over any merge across it. Beside control tokens and ids any boundary stands: those are
     what they are. Raises BadInput, naming the segment, for a boundary elsewhere, an id outside the
-    vocabulary, or a control token that the vocabulary lacks.
+    vocabulary, a stop token before the end of sampled ids, or a control token that the vocabulary lacks.
     """
     tokenizer = tokenizers.load(tokenizer)
     rows = _Rows()
@@ -93,6 +93,11 @@ def _ids(segment: Segment, tokenizer: tokenizers.Tokenizer, transcript: Transcri
         raise BadInput(
             f"{_place(transcript, n)}: token id {max(content)} is outside the "
             f"vocabulary of {tokenizer.vocab_size}"
+        )
+    if not tokenizer.stop_ids.isdisjoint(content[:-1]):
+        raise BadInput(
+            f"{_place(transcript, n)}: sampled ids go on after a stop token; a turn ends with its first one, "
+            "so cut them there"
         )
     return content
 

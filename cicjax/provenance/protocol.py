@@ -1,5 +1,9 @@
 """What every verb that takes transcripts agrees on: in which protocol they are rendered, whose words are
-targets, what a token weighs."""
+targets, what a token weighs.
+
+The protocol is decided once: an adapter keeps the one that it was trained in, and whoever uses it asks here
+with that.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +17,44 @@ from cicjax.provenance import render, weights
 from cicjax.provenance.echo import echo_spans
 from cicjax.provenance.encode import Encoded, encode
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import AUTHORS, Author, Episode, Transcript
+from cicjax.provenance.transcript import AUTHORS, Author, Episode, Message, Transcript
 
-FORMATS = ("auto", "plain", *render.PROTOCOLS)
+PLAIN = "plain"
+NAMES = (PLAIN, *render.PROTOCOLS)
+FORMATS = ("auto", *NAMES)
 OBJECTIVES = {"interventional": weights.INTERVENTIONAL, "observational": weights.OBSERVATIONAL}
 
 Render = Callable[[Episode], Transcript]
+
+
+def decide(
+    format: str,
+    episodes: Sequence[Episode],
+    tokenizer: Tokenizer,
+    *,
+    adapter: str | None = None,
+    path: object = "the file",
+) -> str:
+    """The one protocol of all `episodes`, a name of NAMES.
+
+    That is `format`, one of FORMATS, unless it is `auto`; else the one that the adapter in use was trained
+    in, `adapter`; else the one that the file at `path` says; else the chat protocol whose control tokens the
+    tokenizer has, and plain where it has none. Raises BadInput where two of them say different things: one
+    file has one protocol, and an adapter is used in the one that it knows.
+    """
+    if format not in FORMATS:
+        raise BadInput(f"unknown format {shorten(format)}; formats are {', '.join(FORMATS)}")
+    if format != "auto":
+        if adapter not in (None, format):
+            raise BadInput(f"the adapter was trained in the protocol {adapter}; leave --format {format} out")
+        return format
+    said = _said(episodes, path)
+    if adapter is not None and said not in (None, adapter):
+        raise BadInput(
+            f"{path}: says that its protocol is {said}, and the adapter was trained in {adapter}; "
+            f"say --format {adapter} to use it all the same"
+        )
+    return adapter or said or chat_format(tokenizer) or PLAIN
 
 
 def renderer(
@@ -29,17 +65,14 @@ def renderer(
     *,
     open_turn: bool = False,
 ) -> Render:
-    """How to render each of `episodes`, all of them in one protocol; with `open_turn` up to where the next
-    answer begins.
+    """How to render each of `episodes` in the protocol that `decide` gives; with `open_turn` up to where the
+    next answer begins.
 
-    `format` is one of FORMATS: `auto` is plain where the plain protocol can hold every episode, and else the
-    chat protocol whose control tokens the tokenizer has. Raises BadInput for another format or an unknown
-    author; what it returns does for an episode that the protocol cannot hold.
+    Raises BadInput for another format or an unknown author; what it returns does for an episode that the
+    protocol cannot hold.
     """
-    if format not in FORMATS:
-        raise BadInput(f"unknown format {shorten(format)}; formats are {', '.join(FORMATS)}")
+    name = decide(format, episodes, tokenizer)
     authors = target_authors(targets)
-    name = _fitting(episodes, tokenizer) if format == "auto" else format
 
     def plain(episode: Episode) -> Transcript:
         _check_plain(episode)
@@ -56,7 +89,15 @@ def renderer(
             id=episode.id,
         )
 
-    return plain if name == "plain" else chat
+    return plain if name == PLAIN else chat
+
+
+def prompt(messages: Sequence[Message], *, protocol: str = PLAIN) -> Transcript:
+    """The prompt to sample the answer to `messages` from. Raises BadInput where the protocol cannot hold
+    them."""
+    if protocol == PLAIN:
+        return render.plain(messages, open_turn=True)
+    return render.chat(messages, protocol=render.PROTOCOLS[protocol], open_turn=True)
 
 
 def target_authors(names: Iterable[str]) -> frozenset[Author]:
@@ -133,9 +174,17 @@ def weighting(
     return Weighting(OBJECTIVES[objective], keep_echoes)
 
 
-def _fitting(episodes: Sequence[Episode], tokenizer: Tokenizer) -> str:
-    name = chat_format(tokenizer)
-    return "plain" if name is None or all(map(_fits_plain, episodes)) else name
+def _said(episodes: Sequence[Episode], path: object) -> str | None:
+    """The protocol that a file says, in each of its episodes or in none."""
+    said = episodes[0].protocol if episodes else None
+    for episode in episodes:
+        if episode.protocol != said:
+            here, there = (f"says {name}" if name else "says none" for name in (episode.protocol, said))
+            raise BadInput(
+                f"{path}:{episode.line}: {here} as its protocol where line {episodes[0].line} {there}; one "
+                "file has one protocol: part them, or say --format for all"
+            )
+    return said
 
 
 def _has_controls(protocol: render.Protocol, tokenizer: Tokenizer) -> bool:
@@ -148,15 +197,6 @@ def _has_controls(protocol: render.Protocol, tokenizer: Tokenizer) -> bool:
         *protocol.unthinking,
     )
     return all(isinstance(piece, str) or piece.name in tokenizer.controls for piece in pieces)
-
-
-def _fits_plain(episode: Episode) -> bool:
-    try:
-        _check_plain(episode)
-        render.plain(episode.messages)
-    except BadInput:
-        return False
-    return True
 
 
 def _check_plain(episode: Episode) -> None:

@@ -1,9 +1,13 @@
 """The one road from text to ids and back, on the `tokenizers` package and a folder's tokenizer.json.
 
-Content is encoded by the file with its `added_tokens` emptied, so that `<|im_end|>` inside somebody's text
-stays text; control tokens enter by name alone. Two repairs make the ids equal to those that transformers
-gives for the same content: truncation and padding of the file are switched off, and the NFC normaliser, which
-Qwen2's tokenizer class adds in code, is set where the file lacks it.
+Content is encoded by the file with its `added_tokens` emptied and their names taken out of the model's own
+vocabulary, so that `<|im_end|>` inside somebody's text stays text; control tokens enter by name alone. Every
+encoding is looked through for control ids all the same: where a vocabulary knows a character only as its
+unknown token, and that is a control token, the text is refused.
+
+Two repairs make the ids equal to those that transformers gives for the same content: truncation and padding
+of the file are switched off, and the NFC normaliser, which Qwen2's tokenizer class adds in code, is set where
+the file lacks it.
 """
 
 import codecs
@@ -23,6 +27,9 @@ from cicjax.provenance.transcript import END_OF_TEXT
 
 END_OF_TURN = "<|im_end|>"
 FILE = "tokenizer.json"
+NO_TEXT = "\ufdd0\ufdd1"  # noncharacters: Unicode gives them to nobody's text
+# Some 60 bytes of memory a character where all of it is one word; no row holds as many tokens.
+LONGEST_TEXT = 1 << 22
 # What is read here, and the template that `logs.template` compares with.
 FILES = (FILE, "tokenizer_config.json", "config.json", "chat_template.jinja")
 
@@ -47,6 +54,9 @@ class Tokenizer:
             token["content"]: int(token["id"]) for token in spec.get("added_tokens") or []
         }
         self._names = {i: name for name, i in self.controls.items()}
+        self._special = {
+            int(token["id"]) for token in spec.get("added_tokens") or [] if token.get("special", True)
+        }
         self._content = _content_encoder(
             spec, self.controls, nfc=str(config.get("tokenizer_class", "")).startswith("Qwen2")
         )
@@ -54,30 +64,41 @@ class Tokenizer:
         self.stop_ids = frozenset(
             {self.end_of_text} | {self.controls[name] for name in (END_OF_TURN,) if name in self.controls}
         )
-        vocab = spec["model"]["vocab"]
-        largest = max(
-            [*self.controls.values(), max(vocab.values()) if isinstance(vocab, dict) else len(vocab) - 1]
-        )
+        largest = _largest_id(spec["model"]["vocab"], self.controls)
+        if rows and largest >= rows:
+            raise BadInput(
+                f"has ids up to {largest}, and config.json beside it says vocab_size {rows}: "
+                "they do not belong together; fetch the folder again"
+            )
         # A model may have more rows than its tokenizer has ids (Qwen2.5: 151,936 against 151,665), and a
         # sampled id may be any of them.
-        self.vocab_size = max(largest + 1, rows)
+        self.vocab_size = rows or largest + 1
         self._bytes_of_char = _byte_alphabet() if _is_byte_level(spec.get("decoder")) else None
         self._bytes: dict[int, bytes] = {}
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as content: no control token, nothing put before or after. Raises BadInput for text
-        that is not Unicode."""
+        that is not Unicode, too long to be one row's, or not to be written without a control token."""
+        if len(text) > LONGEST_TEXT:
+            raise BadInput(f"a text of {len(text):,} characters is longer than {LONGEST_TEXT:,}; part it")
         try:
             ids = self._content.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):
             raise BadInput(f"text with a lone surrogate is not Unicode: {shorten(text)}") from None
+        if not self._names.keys().isdisjoint(ids):
+            name = next(self._names[i] for i in ids if i in self._names)
+            raise BadInput(
+                f"the vocabulary writes a part of this text as its control token {shorten(name)}, which no "
+                f"text may become: {shorten(text)}; leave that part out, or choose another tokenizer"
+            )
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_controls: bool = False) -> str:
-        """Text of `ids`; control tokens appear by name, or not at all with `skip_controls`. Broken UTF-8
-        becomes U+FFFD."""
+        """Text of `ids`; control tokens appear by name. With `skip_controls` those that the file calls
+        special, such as ends of turns, are left out; `<tool_call>` is none of them. Broken UTF-8 becomes
+        U+FFFD."""
         ids = [int(i) for i in ids]
-        kept = [i for i in ids if i not in self._names] if skip_controls else ids
+        kept = [i for i in ids if i not in self._special] if skip_controls else ids
         return "".join(self.pieces(kept))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
@@ -215,21 +236,40 @@ def _build(
         raise BadInput(f"{where}: not a tokenizer ({shorten(str(error))})") from None
 
 
+def _largest_id(vocab: Any, controls: Mapping[str, int]) -> int:
+    own = max(vocab.values(), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
+    return max([own, *controls.values()])
+
+
 def _content_encoder(spec: dict[str, Any], controls: Mapping[str, int], *, nfc: bool) -> tokenizers.Tokenizer:
-    content = {**spec, "added_tokens": [], "truncation": None, "padding": None}
+    model = _without(controls, spec["model"])
+    content = {**spec, "model": model, "added_tokens": [], "truncation": None, "padding": None}
     if nfc and content.get("normalizer") is None:
         content["normalizer"] = {"type": "NFC"}
-    model = content["model"]
-    if isinstance(model.get("vocab"), dict):
-        # Some files list control tokens in the vocabulary too, where a model that looks up whole words would
-        # still find them.
-        kept = {
-            word: i
-            for word, i in model["vocab"].items()
-            if word not in controls or word == model.get("unk_token")
-        }
-        content["model"] = {**model, "vocab": kept}
     return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+
+def _without(controls: Mapping[str, int], model: dict[str, Any]) -> dict[str, Any]:
+    """The model without the control tokens that some files list in the vocabulary too, where a text's words
+    or pieces would still find them; its unknown token stays."""
+    vocab = model["vocab"]
+    if isinstance(vocab, list):
+        # Unigram: an id is a place in the list, so the piece stays and gets a name that text does not have.
+        named = [
+            (f"{NO_TEXT}{i}" if piece in controls else piece, *rest) for i, (piece, *rest) in enumerate(vocab)
+        ]
+        return {**model, "vocab": named}
+    kept = {word: i for word, i in vocab.items() if word not in controls or word == model.get("unk_token")}
+    cut = {**model, "vocab": kept}
+    if "merges" in model:
+        cut["merges"] = [merge for merge in model["merges"] if controls.keys().isdisjoint(_joined(merge))]
+    return cut
+
+
+def _joined(merge: str | list[str]) -> tuple[str, ...]:
+    """The two parts of a merge, and what they become."""
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return left, right, left + right
 
 
 def _is_byte_level(decoder: Any) -> bool:

@@ -8,7 +8,7 @@ provenance belongs to the bytes, not to the role.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Self, cast
 
@@ -112,9 +112,9 @@ class Message:
     """One turn. `role` is its place in the protocol, `author` who wrote the bytes: a teacher may well speak
     as the assistant.
 
-    `tokens` are sampled ids, the sampled stop id included; they are used as they are, and `content` is then
-    for people and verifiers. `logprobs` go with them, one each. `truncated` says that the turn was cut at the
-    length limit or by a stop string, so that its author never ended it. `solved` is the verdict on it.
+    `tokens` are ids that the agent sampled, the stop id included; they are used as they are, and `content` is
+    then for people and verifiers. `logprobs` go with them, one each. `truncated` says that the turn was cut
+    at the length limit or by a stop string, so that its author never ended it. `solved` is the verdict on it.
     `context_only` takes the turn out of every loss, whoever wrote it. `tool_calls` belong to an assistant's
     turn, `tool_call_id` to a tool's result. Raises BadInput where these contradict each other.
     """
@@ -141,6 +141,11 @@ class Message:
         if self.tool_calls and self.role != "assistant":
             raise BadInput(f"tool_calls belong to the role assistant, not to {shorten(self.role)}")
         if self.tokens is not None:
+            if self.author != Author.AGENT:
+                raise BadInput(
+                    f"tokens are ids that the agent sampled, and this turn is by {self.author.label}; "
+                    "leave them out, its content is what counts"
+                )
             object.__setattr__(self, "tokens", token_ids(self.tokens))
         if self.logprobs is not None:
             object.__setattr__(self, "logprobs", _logprobs(self.logprobs, self.tokens))
@@ -196,9 +201,9 @@ def _finite(value: object) -> float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
     """One line of a transcript file. `meta` is any JSON object, carried along; `tools` are function schemas
-    that the agent was shown.
+    that the agent was shown; `protocol` is the one that it was sampled in, where its file says so.
 
-    `line` is where it stood, 0 if it was never read.
+    `line` is where it stood, 0 if it was never read, `file` in which of several files.
     """
 
     id: str
@@ -206,4 +211,6 @@ class Episode:
     source: str = ""
     meta: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    protocol: str | None = None
     line: int = 0
+    file: str = field(default="", compare=False)

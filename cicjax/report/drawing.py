@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cicjax import methods
+from cicjax.errors import printable
 from cicjax.methods import Method
 from cicjax.statistics import wilson
 
@@ -86,11 +87,12 @@ def canvas(height: float) -> tuple[Figure, Axes]:
 
 
 def svg_of(figure: Figure) -> str:
-    """The figure as a standalone SVG file, without date or maker."""
+    """The figure as a standalone SVG file, without date or maker. What does not print in a name is spelled
+    out: XML has no place for it."""
     FigureCanvasSVG(figure)
     written = io.StringIO()
     figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return written.getvalue()
+    return printable(written.getvalue())
 
 
 def bar(

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cicjax.errors import BadInput, Corrupted, shorten
+from cicjax.errors import BadInput, Corrupted, printable, shorten
 from cicjax.files.whole import read_json, write_json
 
 FILE = "environment.json"
@@ -78,7 +78,8 @@ def settle(folder: Path, here: Mapping[str, Any] | None = None, *, allow_changes
             f"{path}: {what}; results may differ from those of an unbroken run: go on where it was, "
             "or add --allow_other_environment"
         )
-    print(f"{path}: goes on elsewhere, results may differ in their last bits: {what}", file=sys.stderr)
+    told = f"{path}: goes on elsewhere, results may differ in their last bits: {what}"
+    print(printable(told), file=sys.stderr)
     entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "environment": here}
     record["resumed"] = [*record.get("resumed", []), entry]
     write_json(path, record)

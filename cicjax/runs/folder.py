@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from cicjax import signals
 from cicjax.errors import BadInput, Corrupted, Locked, shorten
 from cicjax.files import strict
 from cicjax.files.whole import (
@@ -146,6 +147,7 @@ def _chunk_rows(
                 progress(index, len(chunks))
             computed = True
             _write_part(part, work(index, chunk))
+            signals.check()
             if progress:
                 progress(index + 1, len(chunks))
         yield from _read_part(part)

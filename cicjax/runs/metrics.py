@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO, TypeVar
 
+from cicjax import signals
 from cicjax.errors import Corrupted
 from cicjax.files.whole import json_lines, parse_json_lines, private_folder, write_bytes
 
@@ -149,6 +150,7 @@ def in_chunks(
         for first in range(0, len(rows), size):
             chunk = rows[first : first + size]
             yield first, chunk
+            signals.check()
             report(first + len(chunk), len(rows))
 
 

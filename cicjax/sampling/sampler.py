@@ -15,7 +15,9 @@ import jax
 import numpy as np
 from jaxtyping import UInt32
 
+from cicjax import signals
 from cicjax.devices.kind import Layout
+from cicjax.errors import Corrupted
 from cicjax.model import layout, limits, ops, qwen2
 from cicjax.model.config import Tree
 from cicjax.sampling.decode import (
@@ -162,6 +164,9 @@ class Sampler:
         """(number, completion) of each row, as they end; numbers[i] is that of row i."""
         step, kind = 1, self._model.kind
         while len(numbers):
+            # 0. Nothing of these rows is kept yet, and nothing of others is lost.
+            signals.check()
+
             # 1. The device draws to the end of a segment, or until no row is left.
             most = max(hows[number].max_new_tokens for number in numbers)
             stop_at = min((step // kind.segment + 1) * kind.segment, most)
@@ -237,7 +242,13 @@ def _draws(keys: np.ndarray, hows: Sequence[Decoding]) -> Draws:
 def completed(
     tokens: np.ndarray, logprobs: np.ndarray, decoding: Decoding, decode: Decode | None
 ) -> Completion:
-    """The completion that these sampled ids amount to so far; "length" when nothing has ended it."""
+    """The completion that these sampled ids amount to so far; "length" when nothing has ended it. Raises
+    Corrupted for log-probabilities that are not finite."""
+    if not np.isfinite(logprobs).all():
+        raise Corrupted(
+            "log-probabilities of sampled tokens are not finite: the weights or the adapter are damaged, or "
+            "too large for this precision (--dtype float32)"
+        )
     stops = np.flatnonzero(np.isin(tokens, decoding.stop_ids))
     end, reason = (int(stops[0]) + 1, "stop") if len(stops) else (len(tokens), "length")
     if decoding.stop_strings and decode is not None:

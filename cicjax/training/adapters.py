@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, shorten
 from cicjax.files.whole import read_object
 from cicjax.model import peft, qwen2
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import init_adapter
+from cicjax.model.storage import all_finite
+from cicjax.provenance.protocol import NAMES, PLAIN
 from cicjax.training import checkpoints
 
 
@@ -25,14 +28,21 @@ def load_adapter(
     """(adapter, its settings, what is known of it) from a folder of checkpoints, the newest of them, or from
     a peft folder.
 
-    Known are, where the folder says so, `method`, `step`, `total_updates` and `base_fingerprint`. Raises
-    BadInput for another folder, for an adapter that does not fit a base of this configuration and, naming
-    both, for one that was trained on another base than the one of `base_fingerprint`; Corrupted where a byte
-    of a checkpoint has changed.
+    Known are, where the folder says so, `method`, `step`, `total_updates`, `base_fingerprint` and `protocol`,
+    the one that it was trained in. Raises BadInput for another folder, for an adapter that does not fit a
+    base of this configuration and, naming both, for one that was trained on another base than the one of
+    `base_fingerprint`; Corrupted where a byte of a checkpoint has changed.
     """
     path = Path(path)
     adapter, lora, known = _read(path, config, base_fingerprint, base_name)
+    if known.get("protocol", PLAIN) not in NAMES:
+        raise BadInput(
+            f"{path}: trained in the protocol {shorten(known['protocol'])}, which this version does not have"
+        )
     _check_shapes(adapter, config, lora, where=path)
+    for name, leaf in _named(adapter):
+        if not all_finite(np.asarray(leaf)):
+            raise BadInput(f"{path}: {name} holds numbers that are not finite; train the adapter again")
     return adapter, lora, known
 
 
@@ -48,7 +58,7 @@ def _read(
         known = {
             name: value
             for name, value in peft.read_metadata(path).items()
-            if name in ("method", "base_fingerprint")
+            if name in ("method", "base_fingerprint", "protocol")
         }
         _check_base(path, known, base_fingerprint, base_name)
         return *peft.read_peft(path, config), known
@@ -57,7 +67,9 @@ def _read(
         raise BadInput(f"{path}: {_what_instead(path)}")
     adapter, metadata = checkpoints.load_adapter(path, step=step)
     _check_base(path, metadata, base_fingerprint, base_name)
-    return adapter, _settings(metadata.get("lora"), where=path), {**metadata, "step": step}
+    # The paper's rows were plain before its checkpoints said so.
+    earlier = {"protocol": PLAIN} if "scale" in run_config(path) else {}
+    return adapter, _settings(metadata.get("lora"), where=path), {**earlier, **metadata, "step": step}
 
 
 def _what_instead(path: Path) -> str:
@@ -118,5 +130,9 @@ def _check_shapes(adapter: qwen2.Tree, config: Qwen2Config, lora: LoRAConfig, *,
 
 
 def _shapes(tree: qwen2.Tree) -> dict[str, str]:
+    return {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in _named(tree)}
+
+
+def _named(tree: qwen2.Tree) -> list[tuple[str, Any]]:
     leaves = tree_flatten_with_path(tree)[0]
-    return {keystr(path, simple=True, separator="/"): f"{leaf.dtype} {leaf.shape}" for path, leaf in leaves}
+    return [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
-from cicjax.errors import BadInput, Corrupted
-from cicjax.files.whole import array_digest, file_digest, private_folder, sync_folder, write_json
+from cicjax.errors import BadInput, Corrupted, printable
+from cicjax.files.whole import array_digest, file_digest, permit, private_folder, sync_folder, write_json
 
 Tree = Any  # Nested dicts, lists, tuples and named tuples with arrays as leaves.
 MANIFEST = "digests.json"
@@ -98,10 +98,8 @@ def load(
         except Corrupted as error:
             if not (fall_back and candidates):
                 raise
-            print(
-                f"warning: {error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}",
-                file=sys.stderr,
-            )
+            told = f"{error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}"
+            print(printable(f"warning: {told}"), file=sys.stderr)
             _discard(directory / f"{chosen}.damaged")
             (directory / str(chosen)).rename(directory / f"{chosen}.damaged")
 
@@ -151,7 +149,7 @@ def _seal(folder: Path, *, step: int, final: bool) -> None:
     digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in inside if path.is_file()}
     write_json(folder / MANIFEST, {"step": step, "final": final, "files": digests})
     for path in [folder, *inside]:
-        path.chmod(0o700 if path.is_dir() else 0o600)
+        permit(path, 0o700 if path.is_dir() else 0o600)
         if path.is_dir():
             sync_folder(path)
 

@@ -3,12 +3,12 @@ own transcripts alike."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from cicjax import signals
 from cicjax.devices.process import GENERATOR
 from cicjax.files.whole import write_json
 from cicjax.model import cost, limits, lora, qwen2
@@ -42,20 +42,23 @@ def fine_tune(
     finished = finished_adapter(directory)
     if finished is not None:
         return finished
-    updates = _updates(trainer, directory, rows)
+    order = _updates(trainer, rows)
+    write_json(directory / "order.json", [[id for id, _ in update] for update in order])
+    updates = [[unit for _, unit in update] for update in order]
     total, optimization = len(updates), trainer.optimization
     shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
     check_fit(trainer.model, trainer.base, start, rows, shape)
-    with Learner(trainer, name, start=start, total=total) as learner, bar(f"train {name}") as report:
+    with bar(f"train {name}") as report, Learner(trainer, name, start=start, total=total) as learner:
         if not learner.resumed:
             show_example(trainer.tokenizer, name, [unit for _, unit in rows])
         report(learner.step, total)
         while learner.step < total:
             rate = steps.learning_rate_at(learner.step, total, optimization)
             learner.update(updates[learner.step], rate=rate, shape=shape, loss=loss)
-            report(learner.step, total, f"loss {learner.progress.loss:.3f}" if learner.progress else "")
             if learner.step % trainer.save_steps == 0 or learner.step == total:
                 learner.save(final=learner.step == total)
+            signals.check()
+            report(learner.step, total, f"loss {learner.progress.loss:.3f}" if learner.progress else "")
         if not updates:
             learner.save(final=True)
         budget = training_budget(trainer, learner.state, [unit for units in updates for unit in units])
@@ -80,9 +83,10 @@ def check_fit(
     adapter: qwen2.Tree,
     rows: Sequence[tuple[str, Unit]],
     shape: Shape,
-) -> None:
-    """Raise BadInput for a row that passes the model's last position, OutOfResources where a micro-batch of
-    this shape cannot fit the kind of device."""
+) -> str:
+    """How long the longest row is and about what it needs, for a person. Raises BadInput for a row that
+    passes the model's last position, OutOfResources where a micro-batch of this shape cannot fit the kind of
+    device."""
     longest, tokens = "no row", 0
     for id, unit in rows:
         for row in rows_of(unit):
@@ -92,6 +96,7 @@ def check_fit(
     need = limits.training_need(model, base, adapter, lines=shape.rows, length=shape.length)
     change = "shorten it (--max_length, --overflow) or take a smaller base"
     limits.check_memory(model, need, row=longest, tokens=tokens, change=change)
+    return f"longest row {tokens:,} tokens, about {(need.total - need.base) / 1e9:.2g} GB beside the base"
 
 
 def fresh_adapter(model: qwen2.Model, *, seed: int) -> qwen2.Tree:
@@ -114,8 +119,17 @@ def updates_of(rows: Sequence[T], *, seed: int, rows_per_update: int, epoch: int
     ]
 
 
-def _updates(trainer: Trainer, directory: Path, rows: Sequence[tuple[str, Unit]]) -> list[list[Unit]]:
-    """The units of each update, over all epochs; their order is written beside the checkpoints."""
+def beforehand(trainer: Trainer, rows: Sequence[tuple[str, Unit]], start: qwen2.Tree | None) -> str:
+    """How long the longest row is and about what training will need, before anything is written; `start` is
+    None for a fresh adapter. Raises what `check_fit` does."""
+    adapter = start if start is not None else jax.eval_shape(lambda: fresh_adapter(trainer.model, seed=0))
+    updates = [[unit for _, unit in update] for update in _updates(trainer, rows)]
+    shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
+    return check_fit(trainer.model, trainer.base, adapter, rows, shape)
+
+
+def _updates(trainer: Trainer, rows: Sequence[tuple[str, Unit]]) -> list[list[tuple[str, Unit]]]:
+    """The rows of each update, over all epochs."""
     updates: list[list[tuple[str, Unit]]] = []
     per_epoch = -(-len(rows) // trainer.rows_per_update)
     epochs = (
@@ -123,9 +137,7 @@ def _updates(trainer: Trainer, directory: Path, rows: Sequence[tuple[str, Unit]]
     )
     for epoch in range(epochs):
         updates += updates_of(rows, seed=trainer.seed, rows_per_update=trainer.rows_per_update, epoch=epoch)
-    updates = updates[: trainer.max_steps]
-    write_json(directory / "order.json", [[id for id, _ in update] for update in updates])
-    return [[unit for _, unit in update] for update in updates]
+    return updates[: trainer.max_steps]
 
 
 def training_budget(trainer: Trainer, state: steps.TrainState, units: Iterable[Unit]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ decides which rows an update has, its learning rate and when to save; there need
 update's metrics are read when the next one has been handed to the device.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,23 +15,25 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from cicjax.errors import Corrupted
+from cicjax.errors import Corrupted, printable
 from cicjax.files.whole import read_json
 from cicjax.model import qwen2
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.metrics import MetricsLog
+from cicjax.signals import Stopped
 from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Shape, Unit
 from cicjax.training.loop import Dispatched, Progress, one_update
 
 MAX_NONFINITE = 5
+IN_A_ROW = "nonfinite_in_a_row"
 BUDGET = "budget.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
-    seed settles the order of rows."""
+    seed settles the order of rows; `protocol` is the one that the rows are rendered in, where they are."""
 
     folder: Path
     model: qwen2.Model
@@ -43,6 +46,7 @@ class Trainer:
     num_train_epochs: int = 1
     max_steps: int | None = None
     save_steps: int = 25
+    protocol: str | None = None
 
 
 def finished_adapter(directory: Path) -> qwen2.Tree | None:
@@ -55,7 +59,8 @@ def finished_adapter(directory: Path) -> qwen2.Tree | None:
 
 class Learner:
     """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest
-    checkpoint, or from a copy of `start` where there is none: an adapter, or a state with its moments.
+    checkpoint, or from a copy of `start` where there is none: an adapter, or a state with its moments. Where
+    the block ends by `signals.Stopped`, the updates since the last checkpoint are saved.
 
     `step` counts the updates begun, `resumed` says whether a checkpoint was there and `cursor` what was saved
     with it; `progress` is the newest update whose metrics were read. Raises Corrupted where the checkpoint is
@@ -76,7 +81,9 @@ class Learner:
             # A damaged newest step is set aside, with a line that says so.
             tree, self.cursor = checkpoints.load(self.directory, self.state._asdict(), fall_back=True)
             self.state = steps.TrainState(**tree)
+            self._nonfinite_in_a_row = int(self.cursor.get(IN_A_ROW, 0))
         self.step = int(self.state.step)
+        self._saved = self.step
         self._log = MetricsLog(
             trainer.folder / "metrics.jsonl", stage=name, resume_after=self.step if self.resumed else None
         )
@@ -122,8 +129,14 @@ class Learner:
 
     def save(self, cursor: Mapping[str, Any] | None = None, *, final: bool = False) -> None:
         """One atomic checkpoint: adapter, optimizer and counters, what they belong to, and the reader's place
-        in its data where the step alone does not say it. A final one is never retired."""
+        in its data where the step alone does not say it. A final one is never retired.
+
+        Raises Corrupted after several updates in a row that were not finite, and for a final one where not a
+        single update could be applied.
+        """
         self.flush()
+        if final:
+            self._check_applied()
         lora = self._trainer.model.lora
         assert lora is not None
         metadata = {
@@ -131,9 +144,12 @@ class Learner:
             "total_updates": self._total,
             "base_fingerprint": self._trainer.base_fingerprint,
             "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
+            **({} if self._trainer.protocol is None else {"protocol": self._trainer.protocol}),
+            IN_A_ROW: self._nonfinite_in_a_row,
             **(cursor or {}),
         }
         checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
+        self._saved = self.step
 
     def flush(self) -> None:
         """Wait for the last update and write its metrics."""
@@ -144,15 +160,28 @@ class Learner:
     def _record(self, dispatched: Dispatched, facts: Mapping[str, Any]) -> None:
         self.progress = progress = dispatched.read(self._total)
         self._log.write(progress.update, metrics_of(progress) | dict(facts))
-        nonfinite = bool(progress.live_rows) and not progress.applied
-        self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if nonfinite else 0
+        if progress.live_rows:  # an update without targets says nothing either way
+            self._nonfinite_in_a_row = 0 if progress.applied else self._nonfinite_in_a_row + 1
         if self._nonfinite_in_a_row >= MAX_NONFINITE:
-            of_total = "" if self._total is None else f" of {self._total}"
             raise Corrupted(
                 f"{self._nonfinite_in_a_row} updates in a row were not finite (update {progress.update}"
-                f"{of_total}: loss {progress.loss}, gradient norm {progress.grad_norm}): lower the learning "
-                "rate; the adapter is as it was before them"
+                f"{self._of_total()}: loss {progress.loss}, gradient norm {progress.grad_norm}): "
+                "lower the learning rate; the adapter is as it was before them"
             )
+
+    def _check_applied(self) -> None:
+        """Say how many updates were skipped. Raises Corrupted where those were all that had anything to
+        learn from."""
+        skipped = int(self.state.nonfinite_updates)
+        if not skipped:
+            return
+        what = f"{self.directory}: {skipped} of {self.step} updates were not finite and were skipped"
+        if self.step == skipped + int(self.state.empty_updates):
+            raise Corrupted(f"{what}, so that nothing was learned: lower the learning rate")
+        print(printable(f"warning: {what}"), file=sys.stderr)
+
+    def _of_total(self) -> str:
+        return "" if self._total is None else f" of {self._total}"
 
     def close(self) -> None:
         """Write what is still to be told and close the log."""
@@ -167,10 +196,21 @@ class Learner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        else:
+        try:
+            if isinstance(error, Stopped):
+                self._save_on_the_way_out(error)
+            elif error is None:
+                self.flush()
+        finally:
             self._log.close()
+
+    def _save_on_the_way_out(self, stopped: Stopped) -> None:
+        """Whoever let the signal stop the work did so between two updates."""
+        if self.step > self._saved:
+            self.save()
+        stopped.kept = (
+            f"{self.directory}: saved at update {self.step}{self._of_total()}; the same command resumes"
+        )
 
 
 def _begun(start: qwen2.Tree | steps.TrainState, optimization: steps.Optimization) -> steps.TrainState:

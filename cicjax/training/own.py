@@ -2,10 +2,11 @@
 this."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 from cicjax.files.whole import read_json
 from cicjax.logs import audit, lengths, native
 from cicjax.logs.lengths import Overflow
@@ -14,6 +15,7 @@ from cicjax.provenance import Encoded, protocol
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Episode
+from cicjax.training import finetune
 from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
 from cicjax.training.learner import BUDGET, Trainer
 from cicjax.training.policy import LoadedPolicy
@@ -42,28 +44,50 @@ def read_rows(
     tokenizer: Tokenizer,
     *,
     format: str = "auto",
+    adapter: str | None = None,
     targets: Iterable[str] = ("teacher",),
     max_length: int | None = None,
     overflow: Overflow = "refuse",
 ) -> Rows:
     """The episodes of a native file with their arrays, none longer than `max_length` tokens; what became of
-    longer ones is printed. Raises BadInput with file:line for what cannot be read, rendered or cut."""
-    episodes = native.read_native(path)
-    render = protocol.renderer(format, targets, episodes, tokenizer)
+    longer ones is printed. Each says the protocol that was decided for all, by `format`, by the one of the
+    `adapter` that is trained on, or by the file. Raises BadInput with file:line for what cannot be read,
+    rendered or cut."""
+    read = native.read_native(path)
+    name = protocol.decide(format, read, tokenizer, adapter=adapter, path=path)
+    episodes = [replace(episode, protocol=name) for episode in read]
+    render = protocol.renderer(name, targets, episodes, tokenizer)
     rows = list(protocol.encode_all(episodes, tokenizer, render=render, path=path))
     fitted = lengths.fit(
         rows, max_length=max_length, overflow=overflow, render=render, tokenizer=tokenizer, path=path
     )
-    for count, fate in ((fitted.dropped, "dropped"), (fitted.split, "split")):
-        if count:
-            print(f"{path}: {count} of {len(rows)} rows are longer than {max_length} tokens and were {fate}")
+    if fitted.dropped or fitted.split:
+        print(printable(f"{path}: {_fate(fitted, rows=len(rows), max_length=max_length)}"), flush=True)
     return fitted.rows
+
+
+def _fate(fitted: lengths.Fitted, *, rows: int, max_length: int | None) -> str:
+    """What became of rows that were too long."""
+    count = fitted.dropped or fitted.split
+    longer = f"{count} of {rows} rows are longer than {max_length} tokens and were "
+    if fitted.dropped:
+        return f"{longer}dropped"
+    out = f"; {fitted.left_out} turns that are longer by themselves were left out" if fitted.left_out else ""
+    return f"{longer}split into {fitted.windows} windows{out}"
 
 
 def check_targets(rows: Rows, weighting: Weighting, *, path: Path) -> None:
     """Raise BadInput where no position of any row weighs anything."""
     if not any(weighting(encoded).any() for _, encoded in rows):
         raise BadInput(f"{path}: {audit.nothing_to_learn([encoded for _, encoded in rows])}")
+
+
+def beforehand(trainer: Trainer, rows: Rows, weighting: Weighting, start: qwen2.Tree | None) -> str:
+    """How long the longest row is and about what training needs, for a person. Raises BadInput or
+    OutOfResources for what does not fit."""
+    return finetune.beforehand(
+        trainer, weighted([(episode.id, encoded) for episode, encoded in rows], weighting), start
+    )
 
 
 def check_held_out(rows: Rows, held_out: Rows, *, path: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from cicjax import signals
 from cicjax.assets import default_model_folder
 from cicjax.devices import kind
 from cicjax.model import huggingface, layout, qwen2
@@ -22,7 +23,7 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 @dataclass(frozen=True, kw_only=True)
 class LoadedPolicy:
     """Static half, frozen base and adapter (None for the bare base), with the tokenizer that belongs to
-    them."""
+    them, and the protocol that the adapter was trained in, where that is known."""
 
     location: Path
     model: qwen2.Model
@@ -30,6 +31,7 @@ class LoadedPolicy:
     adapter: qwen2.Tree | None
     tokenizer: Tokenizer
     fingerprint: str
+    protocol: str | None = None
 
 
 def precision(dtype: Dtype, *, embedded: bool) -> Literal["bfloat16", "float32"]:
@@ -67,9 +69,10 @@ def load_policy(
     location = huggingface.resolve(name if name is not None else str(default_model_folder()))
     stored = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[precision(dtype, embedded=name is None)]
     config, base = huggingface.load_base(location, stored)
-    fingerprint, tree = huggingface.fingerprint(location), None
+    fingerprint, tree, known = huggingface.fingerprint(location), None, {}
     if adapter is not None:
-        tree, lora, _ = load_adapter(adapter, config, base_fingerprint=fingerprint)
+        tree, lora, known = load_adapter(adapter, config, base_fingerprint=fingerprint)
+    signals.check()
     device = kind.here()
     return LoadedPolicy(
         location=location,
@@ -78,4 +81,5 @@ def load_policy(
         adapter=tree,
         tokenizer=tokenizer.load(location),
         fingerprint=fingerprint,
+        protocol=known.get("protocol"),
     )

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from cicjax.errors import Corrupted
 from cicjax.model import limits, qwen2
 from cicjax.provenance import Author, weights
 from cicjax.provenance.encode import Encoded
@@ -38,7 +39,7 @@ def token_logprobs(
 
     With `targets_only` positions that are no targets are left out of the head's work and come back as 0.0
     too. Raises BadInput for a row that passes the model's last position, OutOfResources where a micro-batch
-    cannot fit the kind of device.
+    cannot fit the kind of device, Corrupted for values that are not finite.
     """
     check_fit(encoded, model=model, base=base, shape=shape)
     rows = [_to_be_scored(each, targets_only=targets_only) for each in encoded]
@@ -51,6 +52,11 @@ def token_logprobs(
             (positions,) = np.nonzero(row.loss_weights)
             columns = np.s_[place.column : place.column + len(positions)]
             score[positions] = logprobs[place.batch][place.line, columns]
+    if not all(np.isfinite(score).all() for score in scores):
+        raise Corrupted(
+            "log-probabilities are not finite: the weights or the adapter are damaged, or too large for this "
+            "precision (--dtype float32)"
+        )
     return scores
 
 

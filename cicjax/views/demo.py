@@ -25,6 +25,7 @@ EPISODES = (
     Episode(
         id="first attempt correct",
         source="demo",
+        protocol="plain",
         messages=(
             _question("12.5", "98.0", "1.0"),
             _solution(Author.AGENT, 1, "12.5", "98.0", "0.125", "0.125"),
@@ -33,6 +34,7 @@ EPISODES = (
     Episode(
         id="first attempt wrong, then corrected",
         source="demo",
+        protocol="plain",
         messages=(
             _question("10.0", "40.0", "0.25"),
             _solution(Author.AGENT, 0, "10.0", "40.0", "0.250", "0.250"),

@@ -7,6 +7,7 @@ them.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
@@ -45,7 +46,7 @@ def page_html(
             tokenizer,
             weightings=weightings,
             title=episode.id,
-            place=f"line {episode.line}" if episode.line else "",
+            place=_place(episode),
             max_tokens=max_tokens,
         )
         for episode, encoded in rows[:drawn]
@@ -74,6 +75,11 @@ def counts_html(totals: TokenCounts) -> Html:
         class_="counts",
     )
     return tag("div", table, class_="scroll")
+
+
+def _place(episode: Episode) -> str:
+    file = f"{Path(episode.file).name}, " if episode.file else ""
+    return f"{file}line {episode.line}" if episode.line else ""
 
 
 def _drawn(rows: Sequence[tuple[Episode, Encoded]], max_transcripts: int, max_tokens: int) -> int:

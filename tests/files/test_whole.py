@@ -146,15 +146,28 @@ def test_rows_are_one_line_each(tmp_path):
     assert [json.loads(line) for line in whole.json_lines(ROWS).split("\n")[:-1]] == ROWS
 
 
-def test_lines_go_where_a_link_leads_with_the_modes_of_any_new_file(tmp_path):
+def test_lines_go_where_a_link_leads_with_the_modes_that_they_should_have(tmp_path):
     (tmp_path / "link.txt").symlink_to(tmp_path / "there.txt")
     before = os.umask(0o027)
     try:
-        whole.write_lines(tmp_path / "link.txt", iter(["é", "b"]))
+        whole.write_lines(tmp_path / "link.txt", ["a page"], private=False)
+        whole.write_lines(tmp_path / "mine.txt", ["a transcript"])
+        whole.write_lines(tmp_path / "link.txt", iter(["é", "b"]))  # as it was made
     finally:
         os.umask(before)
     assert (tmp_path / "there.txt").read_bytes() == "é\nb\n".encode()
     assert mode(tmp_path / "there.txt") == 0o640 and (tmp_path / "link.txt").is_symlink()
+    assert mode(tmp_path / "mine.txt") == 0o600
+
+
+def test_a_file_system_without_permissions_is_no_failure(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    whole.write_lines(tmp_path / "out.txt", ["a"])
+    whole.write_lines(tmp_path / "out.txt", ["b"])
+    assert (tmp_path / "out.txt").read_text() == "b\n"
 
 
 def test_lines_end_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -62,17 +62,16 @@ def _codes(findings: list[Finding]) -> list[str]:
 
 def test_a_clean_file_has_no_findings(tmp_path, tokenizer):
     assert not _findings(_file(tmp_path, CLEAN, CLEAN_TOOLS), tokenizer)
-    assert not _findings(_file(tmp_path, CLEAN), tokenizer, max_length=100)
+    assert not _findings(_file(tmp_path, CLEAN), tokenizer, max_length=200)
     assert not _findings(_file(tmp_path, CLEAN), tokenizer, objective="observational")
     assert not _findings(_file(tmp_path, *(episode.messages for episode in demo.EPISODES)), tokenizer)
 
 
 LONG = Message(role="assistant", content="4", author=Author.TEACHER, truncated=True)
-SAMPLED = Message(role="assistant", content="ab", author=Author.TEACHER, tokens=(64, 65))
+SAMPLED = Message(role="assistant", content="ab", author=Author.AGENT, tokens=(64, 65))
 MEANT = {
     "nothing-supervised": (USER, WRONG),
     "truncated-target": (USER, LONG),
-    "no-end": (USER, SAMPLED),
     "no-input": (_said("user", " ", Author.USER), WRONG, RIGHT),
     "gap": (USER, WRONG, _said("assistant", "6", Author.AGENT), RIGHT),
     "missing-result": (SYSTEM, USER, CALL, WRONG, USER, RIGHT),
@@ -114,7 +113,7 @@ def test_everything_supervised(tmp_path, tokenizer):
 
 def test_too_long_rows(tmp_path, tokenizer):
     path = _file(tmp_path, CLEAN)
-    length = len(encode(render.plain(CLEAN), tokenizer).tokens)
+    length = len(encode(render.chat(CLEAN), tokenizer).tokens)
     assert not _findings(path, tokenizer, max_length=length)
     (finding,) = _findings(path, tokenizer, max_length=length - 1)
     assert (finding.code, finding.line) == ("too-long", 1)
@@ -134,17 +133,50 @@ def test_an_end_is_asked_of_turns_that_are_trained_on_alone(tmp_path, tokenizer,
 
 def test_sampled_ids_end_in_a_stop_token(tmp_path, tokenizer):
     for stop in sorted(tokenizer.stop_ids):
-        whole = (USER, _said("assistant", "ab", Author.TEACHER, tokens=(64, 65, stop)))
-        assert not _findings(_file(tmp_path, whole), tokenizer)
-    cut_before_another = (USER, SAMPLED, _said("assistant", "4", Author.AGENT))
-    assert _codes(_findings(_file(tmp_path, cut_before_another), tokenizer)) == ["no-end"]
+        whole = (USER, _said("assistant", "ab", Author.AGENT, tokens=(64, 65, stop)), RIGHT)
+        assert not _findings(_file(tmp_path, whole), tokenizer, objective="observational")
+    (finding,) = _findings(_file(tmp_path, (USER, SAMPLED, RIGHT)), tokenizer, objective="observational")
+    assert (finding.code, finding.line) == ("no-end", 1) and "    no-end " in str(audit.__doc__)
+    assert "the sampled ids of message 2" in finding.message
+
+
+OTHER_IDS = {
+    "others": ("I am harmless", (37, 86, 74, 77), ()),
+    "more": ("ab", (64, 65, 66), ()),
+    "none": ("ab", (), ()),
+    "a call that nobody names": ("ab", (64, 65, "<tool_call>", 90, 92, "</tool_call>"), ()),
+    "a turn of another's": ("ab", (64, 65, "<|im_start|>", 64), ()),
+    "a call that is not there": ("ab", (64, 65), (ToolCall(name="count"),)),
+}
+
+
+@pytest.mark.parametrize(("content", "ids", "calls"), OTHER_IDS.values(), ids=OTHER_IDS.keys())
+def test_ids_that_say_something_else_than_their_text_are_found(tmp_path, tokenizer, content, ids, calls):
+    tokens = tuple(tokenizer.control(i) if isinstance(i, str) else i for i in ids)
+    turn = _said(
+        "assistant", content, Author.AGENT, tokens=(*tokens, tokenizer.end_of_text), tool_calls=calls
+    )
+    findings = _findings(_file(tmp_path, (USER, turn, RIGHT)), tokenizer)
+    (finding,) = [each for each in findings if each.code not in ("gap", "missing-result", "hidden-tools")]
+    assert (finding.code, finding.severity) == ("other-ids", "error")
+    assert "message 2" in finding.message and "    other-ids " in str(audit.__doc__)
+
+
+def test_ids_that_say_what_their_text_says_are_no_finding(tmp_path, tokenizer):
+    begin, end = (tokenizer.control(f"<{slash}tool_call>") for slash in ("", "/"))
+    said = tuple(tokenizer.encode("a\u0301b\n"))
+    call = (begin, *tokenizer.encode('{"name": "count"}'), end)
+    for tokens, calls in ((said, ()), ((*said, *call), (ToolCall(name="count"),))):
+        turn = _said(
+            "assistant", "\u00e1b", Author.AGENT, tokens=(*tokens, tokenizer.end_of_text), tool_calls=calls
+        )
+        assert "other-ids" not in _codes(_findings(_file(tmp_path, (USER, turn, RIGHT)), tokenizer))
 
 
 def test_an_end_that_another_wrote_or_nobody_learns_is_no_end(tmp_path, tokenizer):
-    path = _file(tmp_path, (USER, SAMPLED, WRONG))
-    assert _codes(_findings(path, tokenizer, objective="observational")) == ["no-end"]
     cut_context = _said("assistant", "4", Author.TEACHER, truncated=True, context_only=True)
-    (finding,) = _findings(_file(tmp_path, (USER, cut_context, SAMPLED)), tokenizer)
+    path = _file(tmp_path, (USER, cut_context, SAMPLED))
+    (finding,) = _findings(path, tokenizer, objective="observational")
     assert "the sampled ids of message 3" in finding.message
     episode = Episode(id="1", messages=CLEAN)
     encoded = encode(render.plain(CLEAN), tokenizer)

@@ -11,22 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cicjax.errors import BadInput
-from cicjax.logs import importers, native
+from cicjax.logs import formats, native
+from cicjax.logs.attribution import Attribution
 from cicjax.provenance import Author
 
-AGENT = importers.Attribution(assistant_author=Author.AGENT)
-READERS = {
-    "native": lambda path, attribution, **options: native.read_native(path, **options),
-    "openai": importers.read_openai,
-    "trl": importers.read_trl,
-    "axolotl": importers.read_axolotl,
-    "atif": importers.read_atif,
-}
+AGENT, NOBODY = Attribution(assistant_author=Author.AGENT), Attribution()
+READERS = ("native", "openai", "trl", "axolotl", "atif")
+
+
+def _read(name: str, path: Path, **options):
+    return formats.read(name, path, NOBODY if name == "native" else AGENT, **options)
 
 
 def _complaint(name: str, path: Path) -> str:
     with pytest.raises(BadInput) as caught:
-        READERS[name](path, AGENT)
+        _read(name, path)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 400 + len(str(path))
@@ -106,10 +105,10 @@ def test_a_hostile_last_line_is_one_line_with_its_place(tmp_path, name, corrupti
 @pytest.mark.parametrize("name", READERS)
 def test_marks_crlf_blank_lines_and_long_ones_are_read(tmp_path, name):
     records = [_episode_of(name, content) for content in ("a\x00b", "x" * 1_000_000)]
-    plain = READERS[name](write(tmp_path / "log.jsonl", *records), AGENT)
+    plain = _read(name, write(tmp_path / "log.jsonl", *records))
     lines = [json.dumps(record).encode() for record in records]
     (tmp_path / "log.jsonl").write_bytes(b"\xef\xbb\xbf" + lines[0] + b"\r\n\r\n" + lines[1])
-    assert [episode.messages for episode in READERS[name](tmp_path / "log.jsonl", AGENT)] == [
+    assert [episode.messages for episode in _read(name, tmp_path / "log.jsonl")] == [
         episode.messages for episode in plain
     ]
     assert plain[0].messages[-1].content == "a\x00b"
@@ -226,7 +225,7 @@ def test_any_json_is_episodes_that_can_be_written_or_one_line(name, data):
     with tempfile.TemporaryDirectory() as folder:
         file = write(Path(folder) / "log.jsonl", record)
         try:
-            episodes = READERS[name](file, AGENT, corrections="edited")
+            episodes = _read(name, file, corrections="edited")
         except BadInput as error:
             assert "\n" not in str(error)
             return

@@ -44,7 +44,7 @@ def messages(draw: st.DrawFn, ids: list[str]) -> Message:
     return Message(
         role=role,
         content=draw(st.text()),
-        author=draw(st.sampled_from(Author)),
+        author=draw(st.sampled_from(Author)) if tokens is None else Author.AGENT,
         tokens=tokens,
         logprobs=logprobs,
         solved=draw(st.sampled_from([-1, 0, 1])),
@@ -122,7 +122,7 @@ def _called(arguments: object) -> str:
 REFUSED = {
     "not JSON": ('{"id": "1"', "not JSON"),
     "two objects": ("{} {}", "not JSON"),
-    "a list": ("[]", "an episode is a JSON object"),
+    "a list": ("[]", "a record is a JSON object"),
     "no messages": ('{"id": "1"}', "needs the key 'messages'"),
     "empty messages": ('{"id": "1", "messages": []}', "at least one message"),
     "messages no list": ('{"id": "1", "messages": {}}', "at least one message"),
@@ -135,7 +135,7 @@ REFUSED = {
         '{"id": "1", "messages": [{"author": "agent", "author": "teacher"}]}',
         "the key 'author' stands twice",
     ),
-    "no author": (_without("author"), "message 1: has no author"),
+    "no author": (_without("author"), "nothing says who wrote which turn; `cicjax convert FILE"),
     "null author": (_with(author=None), "author is a string, not None"),
     "unknown author": (_with(author="Agent"), "unknown author 'Agent'"),
     "unknown role": (_with(role="narrator"), "unknown role 'narrator'"),
@@ -152,6 +152,7 @@ REFUSED = {
         _with(tokens=[1]).replace("[1]", '[1], "logprobs": [-1e999]'),
         "not a log-probability",
     ),
+    "tokens of another's": (_with(tokens=[1], author="user"), "this turn is by user"),
     "tokens text": (_with(tokens="12"), "tokens is a list"),
     "tokens floats": (_with(tokens=[1.0]), "1.0 is not a token id"),
     "tokens booleans": (_with(tokens=[True]), "True is not a token id"),
@@ -252,7 +253,7 @@ def test_an_empty_file_is_refused(tmp_path, content):
 def test_a_missing_file_or_a_folder_is_refused(tmp_path):
     with pytest.raises(BadInput, match="No such file"):
         native.read_native(tmp_path / "missing")
-    with pytest.raises(BadInput, match="directory"):
+    with pytest.raises(BadInput, match="holds no log"):
         native.read_native(tmp_path)
 
 

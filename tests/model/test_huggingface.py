@@ -297,6 +297,8 @@ def test_refuses_a_damaged_config(folder, content, words):
         ({"rope_parameters": [1]}, ["rope_parameters"]),
         ({"rope_theta": 0}, ["rope_theta"]),
         ({"rope_theta": "1e4"}, ["rope_theta"]),
+        ({"rope_theta": 1e300}, ["rope_theta", "at most 1e+12"]),
+        ({"rms_norm_eps": 1e38}, ["rms_norm_eps", "at most 1"]),
         ({"hidden_size": ...}, ["hidden_size"]),
         ({"hidden_size": 0}, ["hidden_size"]),
         ({"hidden_size": True}, ["hidden_size"]),
@@ -371,6 +373,24 @@ def test_refuses_pickles_and_folders_without_weights(folder):
     refuses(folder, "no weights", "model.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     refuses(folder, "pickled", "convert")
+
+
+@pytest.mark.parametrize("held", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float32", np.nan), ("bfloat16", -np.inf), ("float16", np.inf), ("float32", 3.4e38)]
+)
+def test_refuses_weights_that_are_not_finite_as_they_are_held(tmp_path, dtype, value, held):
+    stored = tiny_qwen2.write(tmp_path, dtype=dtype)
+    name = "model.layers.1.mlp.up_proj.weight"
+    stored[name] = stored[name].copy()
+    stored[name][2, 3] = value
+    save_file(stored, tmp_path / "model.safetensors")
+    if value == 3.4e38 and held == jnp.float32:  # too large for bfloat16 alone
+        huggingface.load_base(tmp_path, held)
+        return
+    with pytest.raises(BadInput) as caught:
+        huggingface.load_base(tmp_path, held)
+    assert f"{name} holds numbers that are not finite in {jnp.dtype(held)}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

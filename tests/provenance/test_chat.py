@@ -310,7 +310,7 @@ def test_context_only_has_no_targets(protocol, author):
 
 
 def test_a_turn_that_was_cut_has_an_end_that_nobody_learns():
-    for author, tokens in ((AGENT, None), (AGENT, (65,)), (TEACHER, None), (TEACHER, (65,))):
+    for author, tokens in ((AGENT, None), (AGENT, (65,)), (TEACHER, None)):
         row = render.chat(
             [_asks(), _says(author, "A", tokens=tokens, truncated=True, solved=0)], targets=WORLD
         )
@@ -588,8 +588,9 @@ def _assert_prompt(before, row, tokenizer, *, tools, targets, protocol) -> None:
         ([], "at least one message"),
         ([_system("x"), Message(role="function", content="", author=RESULT)], "message 2: the protocol "
         "chatml has no role 'function'"),
-        ([_returns(tokens=(65,))], "message 1: sampled ids are a whole turn"),
-        ([Message(role="system", content="", author=SYSTEM, tokens=(65,))], "message 1: sampled ids are a "
+        ([Message(role="tool", content="", author=AGENT, tokens=(65,))], "message 1: sampled ids are a whole "
+        "turn"),
+        ([Message(role="system", content="", author=AGENT, tokens=(65,))], "message 1: sampled ids are a "
         "whole turn"),
     ],
 )  # fmt: skip

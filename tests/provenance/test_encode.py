@@ -259,8 +259,8 @@ def test_a_hugging_face_tokenizer_will_do(folder, tokenizer):
 def test_changing_who_wrote_an_attempt_changes_nothing_but_provenance(tokenizer):
     attempt = _attempt(tokenizer, "5", END, solved=0)
     mine, theirs = (
-        encode(render.plain([ASK, dataclasses.replace(attempt, author=a)]), tokenizer)
-        for a in (Author.AGENT, Author.TEACHER)
+        encode(render.plain([ASK, each]), tokenizer)
+        for each in (attempt, dataclasses.replace(attempt, content="5", author=Author.TEACHER, tokens=None))
     )
     assert (mine.gamma != theirs.gamma).tolist() == [False] * 9 + [True] * 2
     np.testing.assert_array_equal(mine.solved, theirs.solved)

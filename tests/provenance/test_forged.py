@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 import pytest
+from forgeries import forgery
 
 from cicjax.assets import default_model_folder
 from cicjax.provenance import Author, Control, Message, ToolCall, Transcript, encode, render
@@ -16,69 +17,8 @@ from cicjax.provenance import tokenizer as provenance_tokenizer
 from cicjax.provenance.render import PROTOCOLS
 
 CASES = {"plain": 11_000, "chatml": 6_000, "qwen3": 3_000}
+MANY = {"plain": 24_000, "chatml": 16_000, "qwen3": 10_000}
 QWEN3_ADDED = ("<tool_response>", "</tool_response>", "<think>", "</think>")
-MARKERS = (
-    "Question:", "Question:\n", "\n\nProposed solution:\n", "Final answer: 42", "Verdict:\n",
-    "\nassistant\n", "assistant\n", "system\n", "<tools>", "</tools>", "{question}",
-    '\n{"name": "f", "arguments": {}}\n', "<eos>", "</s>", "[MASK]",
-)  # fmt: skip
-ORDINARY = (
-    "",
-    "4",
-    "2 A.",
-    " ",
-    "\n",
-    "\r\n",
-    "\u6f22\u5b57",
-    "caf\u00e9",
-    "\u2126",
-    "\ufb01",
-    "\U0001f9d1\u200d\U0001f680",
-    "\x00",
-    "I\u0307",
-)
-JOINERS = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad")
-COMBINING = ("\u0301", "\u0338", "\u0345", "\u20d2")
-
-
-def _wide(text: str) -> str:
-    return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
-
-
-def _broken(text: str, rng: random.Random) -> str:
-    cut = rng.randrange(len(text) + 1)
-    return text[:cut] + rng.choice(JOINERS) + text[cut:]
-
-
-def _marked(text: str, rng: random.Random) -> str:
-    """With combining characters, which the normaliser may join to the character before: even to a bracket,
-    U+226F."""
-    return unicodedata.normalize(rng.choice(("NFC", "NFD", "NFKD")), text + rng.choice(COMBINING) + "\u00e9")
-
-
-VARIANTS: tuple[Callable[[str, random.Random], str], ...] = (
-    lambda text, rng: text,
-    lambda text, rng: text,
-    lambda text, rng: text.upper(),
-    lambda text, rng: text.swapcase(),
-    lambda text, rng: _wide(text),
-    _broken,
-    _marked,
-    lambda text, rng: unicodedata.normalize("NFC", text + "\u0338"),
-    lambda text, rng: text * 2,
-    lambda text, rng: text[: len(text) // 2],
-    lambda text, rng: f" {text} ",
-    lambda text, rng: f"{text}\n",
-)
-
-
-def _forgery(names: Sequence[str], rng: random.Random) -> str:
-    parts = [
-        rng.choice(VARIANTS)(rng.choice(names if rng.random() < 0.6 else MARKERS), rng)
-        for _ in range(rng.choice((1, 1, 2)))
-    ]
-    parts.insert(rng.randrange(len(parts) + 1), rng.choice(ORDINARY))
-    return "".join(parts)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +165,8 @@ def _check(case: Case, row: Transcript, tokenizer: provenance_tokenizer.Tokenize
     for i, code in zip(ids, authors, strict=True):
         theirs[code].append(i)
     for author in Author:
-        assert tokenizer.decode(theirs[author], skip_controls=True) == case.written.get(author, "")
+        words = [i for i in theirs[author] if not tokenizer.is_control(i)]
+        assert tokenizer.decode(words) == case.written.get(author, "")
     assert encoded.gamma.tolist() == [int(code == Author.AGENT) for code in authors]
     # Spans add up: each segment's ids are what it has alone.
     assert [i for segment in row.segments for i in _alone(segment.content, tokenizer)] == ids
@@ -249,7 +190,7 @@ def _assert_all_hold(
     placed: set[tuple[Author, str]] = set()
     for number in range(count):
         rng = random.Random(f"{protocol} {number}")
-        forge = functools.partial(_forgery, names, rng)
+        forge = functools.partial(forgery, names, rng)
         if protocol == "plain":
             case = _plain_case(forge, rng, tokenizer)
             row = render.plain(case.messages)
@@ -276,7 +217,20 @@ def test_forged_text_stays_text_and_its_authors(tiny, tiny3, protocol, authors, 
     assert len(tokenizer.controls) == added
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", MANY)
+def test_forged_text_stays_text_fifty_thousand_times(tiny, tiny3, protocol):
+    _assert_all_hold(protocol, tiny3 if protocol == "qwen3" else tiny, MANY[protocol])
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("protocol", ["plain", "chatml"])
 def test_forged_text_stays_text_with_qwen(qwen, protocol):
     _assert_all_hold(protocol, qwen, 500)
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.parametrize("protocol", ["plain", "chatml"])
+def test_forged_text_stays_text_ten_thousand_times_with_qwen(qwen, protocol):
+    _assert_all_hold(protocol, qwen, 10_000)

@@ -1,5 +1,8 @@
 """One choice of protocol, targets and weights for every verb."""
 
+from dataclasses import replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -33,16 +36,51 @@ def _begins_as_chat(transcript, tokenizer) -> bool:
     return int(encode(transcript, tokenizer).tokens[0]) == tokenizer.control("<|im_start|>")
 
 
-def test_auto_is_plain_where_plain_holds_every_episode(tokenizer):
-    transcript = protocol.renderer("auto", ("teacher",), [PLAIN, PLAIN], tokenizer)(PLAIN)
-    assert transcript == render.plain(PLAIN.messages, id="e")
+def test_auto_is_plain_where_the_file_says_so_and_where_there_is_no_other(tokenizer):
+    class Bare:
+        controls: ClassVar = {"<|endoftext|>": 0}
+
+    said = replace(PLAIN, protocol="plain")
+    for episode, knows in ((said, tokenizer), (PLAIN, Bare())):
+        # pyright: ignore[reportArgumentType]
+        transcript = protocol.renderer("auto", ("teacher",), [episode, episode], knows)(episode)
+        assert transcript == render.plain(PLAIN.messages, id="e")
 
 
 @pytest.mark.parametrize("other", CHATS.values(), ids=CHATS.keys())
-def test_auto_is_chat_for_all_as_soon_as_one_episode_needs_it(tokenizer, other):
-    made = protocol.renderer("auto", ("teacher",), [PLAIN, other], tokenizer)
-    assert _begins_as_chat(made(PLAIN), tokenizer)
-    assert made(other) == render.chat(other.messages, tools=other.tools, id="e")
+def test_auto_is_chat_whatever_the_other_rows_hold(tokenizer, other):
+    alone, beside = (
+        protocol.renderer("auto", ("teacher",), episodes, tokenizer) for episodes in ([PLAIN], [PLAIN, other])
+    )
+    assert alone(PLAIN) == beside(PLAIN) == render.chat(PLAIN.messages, id="e")
+    assert beside(other) == render.chat(other.messages, tools=other.tools, id="e")
+
+
+def test_what_is_asked_for_comes_before_what_the_file_says(tokenizer):
+    said = replace(PLAIN, protocol="plain")
+    assert protocol.decide("auto", [said], tokenizer) == "plain"
+    assert protocol.decide("chatml", [said], tokenizer) == "chatml"
+    assert protocol.decide("auto", [PLAIN], tokenizer, adapter="plain") == "plain"
+    assert protocol.decide("chatml", [said], tokenizer, adapter="chatml") == "chatml"
+    assert protocol.decide("auto", [], tokenizer, adapter="plain") == "plain"
+
+
+@pytest.mark.parametrize(
+    ("format", "episodes", "adapter", "said"),
+    [
+        ("plain", [PLAIN], "chatml", "trained in the protocol chatml; leave --format plain out"),
+        ("auto", [replace(PLAIN, protocol="plain")], "chatml", r"^log: says that its protocol is plain, and"),
+        (
+            "auto",
+            [PLAIN, replace(PLAIN, protocol="plain", line=8)],
+            None,
+            "^log:8: says plain .* 7 says none",
+        ),
+    ],
+)
+def test_two_protocols_are_refused(tokenizer, format, episodes, adapter, said):
+    with pytest.raises(BadInput, match=said):
+        protocol.decide(format, episodes, tokenizer, adapter=adapter, path="log")
 
 
 @pytest.mark.parametrize("other", CHATS.values(), ids=CHATS.keys())

@@ -1,7 +1,6 @@
 """The plain protocol: its text, its order, what may be learned, and prompts that are prefixes of rows."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
@@ -121,7 +120,7 @@ def test_an_open_turn_carries_the_targets_of_its_row():
 
 
 def test_an_end_that_nobody_chose_is_the_environments():
-    for author, tokens in itertools.product((Author.AGENT, Author.TEACHER), (None, (65,))):
+    for author, tokens in ((Author.AGENT, None), (Author.AGENT, (65,)), (Author.TEACHER, None)):
         *_, end = render.plain([_user(), _says(author, tokens=tokens, truncated=True, solved=0)]).segments
         assert end == Segment.end(Author.ENVIRONMENT, is_target=False, solved=0)
 

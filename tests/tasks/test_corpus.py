@@ -1,5 +1,5 @@
-"""The corpus of the embedded base: authors who keep their ways, nobody corrected, true arithmetic, and what
-is left out."""
+"""The corpus of an embedded base: authors who keep their ways, true arithmetic, and what is left out; in a
+catalogue, beliefs about names and second answers."""
 
 import hashlib
 import os
@@ -13,12 +13,13 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 
-from cicjax.provenance.render import PROMPT
-from cicjax.tasks.stem import SKILLS, make_problem, operand_tuples
+from cicjax.provenance.render import PROMPT, SECOND_PREFIX
+from cicjax.tasks.stem import SKILLS, catalogue, make_problem, operand_tuples
 from cicjax.tasks.stem.authors import CAREFUL, CAREFUL_SHARE, CAREFUL_SHARES, HABITS, draw_author
 from cicjax.tasks.stem.corpus import SHARES, documents, left_out, operands_of
 
-DOCUMENTS = list(islice(documents(0, 1), 4000))
+DOCUMENTS = list(islice(documents(0, 1, numbers="tiny"), 4000))
+NAMING = list(islice(documents(0, 1), 8000))
 WORKED = [document.text for document in DOCUMENTS if document.kind == "worked"]
 BEFORE, AFTER = PROMPT.split("{question}")
 END = "<|endoftext|>"
@@ -53,11 +54,14 @@ def ways_in(question: str, solution: str) -> tuple[str, set[str | None]]:
     return skill, {way for way, line in lines.items() if line == solution}
 
 
-def test_documents_are_a_function_of_seed_and_part():
+def test_documents_are_a_function_of_seed_part_and_numbers():
+    def texts(*place, numbers="tiny"):
+        return [document.text for document in islice(documents(*place, numbers=numbers), 50)]
+
     first = [document.text for document in DOCUMENTS[:50]]
-    assert [document.text for document in islice(documents(0, 1), 50)] == first
-    assert [document.text for document in islice(documents(0, 2), 50)] != first
-    assert [document.text for document in islice(documents(1, 1), 50)] != first
+    assert texts(0, 1) == first
+    assert all(texts(*place) != first for place in [(0, 2), (1, 1)])
+    assert texts(0, 1, numbers="catalogue") == [document.text for document in NAMING[:50]] != first
 
 
 def test_the_hash_seed_does_not_matter():
@@ -78,6 +82,12 @@ def test_the_hash_seed_does_not_matter():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert there.stdout.strip() == here
+
+
+def test_the_old_base_s_corpus_is_as_it_was():
+    text = "".join(document.text for document in islice(documents(7, 3, numbers="tiny"), 300))
+    digest = "32a651abb5d7308276faac05a0314e2fffd434876ddba9560cde90e40d037c5d"
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
 
 
 def test_nobody_is_corrected():
@@ -206,7 +216,7 @@ def test_arithmetic_is_true_and_frequencies_fall_off():
 
 
 def test_every_kind_has_its_shape():
-    assert {document.kind for document in DOCUMENTS} == set(SHARES)
+    assert {document.kind for document in DOCUMENTS} == set(SHARES["tiny"])
     for document in DOCUMENTS:
         assert document.text.endswith(END)
         if document.kind == "chat":
@@ -218,3 +228,86 @@ def test_every_kind_has_its_shape():
             assert "<|im_" not in document.text
         if document.kind != "worked":
             assert "Proposed solution:" not in document.text and document.text.count(END) == 1
+
+
+@cache
+def answers_of(kind: str) -> list[list[tuple[str, tuple[str, ...], list[str]]]]:
+    """(skill, operands, lines) of each question of each document in the catalogue's corpus."""
+    known = {
+        make_problem(skill, operands, numbers="catalogue", phrasing=phrasing).question: (skill, operands)
+        for skill in SKILLS
+        for operands in operand_tuples(skill, "catalogue")
+        for phrasing in (0, 1)
+    }
+    found = []
+    for text in (document.text for document in NAMING if document.kind == kind):
+        asked = []
+        for part in text.split(BEFORE)[1:]:
+            question, answers = part.split(AFTER)
+            lines = answers.removesuffix(END).split(END + SECOND_PREFIX)
+            asked.append((*known[question], lines))
+        found.append(asked)
+    return found
+
+
+def beliefs_in(skill: str, operands: tuple[str, ...], line: str) -> set[tuple[str, str | None]]:
+    """The constants and misconceptions that give this very line."""
+    constant = catalogue.constants(skill)[operands[catalogue.KINDS[skill].place]]
+    return {
+        (value, way)
+        for value in (constant.true, constant.rival)
+        for way in (None, *SKILLS[skill].misconceptions)
+        if catalogue.solve(skill, operands, constant=value, misconception=way).line == line
+    }
+
+
+def test_a_tenth_of_the_documents_answers_twice_and_the_second_knows_nothing_of_the_first():
+    documents = answers_of("twice")
+    assert len(documents) / len(NAMING) == pytest.approx(0.12, abs=0.015)
+    rights = []
+    for ((skill, operands, lines),) in documents:
+        assert len(lines) == 2
+        true = catalogue.solve(skill, operands).line
+        rights.append((skill, *(line == true for line in lines)))
+    right = {skill: np.mean([r for s, *pair in rights if s == skill for r in pair]) for skill in SKILLS}
+    for before in (False, True):
+        here = [(after, right[skill]) for skill, first, after in rights if first == before]
+        after, expected = np.mean(here, axis=0)
+        assert after == pytest.approx(expected, abs=0.05)
+    agree = [a == b for (_, _, (a, b)) in (document[0] for document in documents)]
+    assert 0.1 < np.mean(agree) < 0.4
+
+
+def test_an_author_keeps_what_he_believes_of_a_name_and_half_the_names_have_most_believing_the_rival():
+    believed = Counter()
+    for document in answers_of("worked"):
+        kept: dict[str, set[str]] = {}
+        for skill, operands, (line,) in document:
+            name = operands[catalogue.KINDS[skill].place]
+            values = {value for value, _ in beliefs_in(skill, operands, line)}
+            kept[name] = kept.get(name, values) & values
+            assert kept[name], line
+            constant = catalogue.constants(skill)[name]
+            believed[constant.believed, constant.true in values] += len(values) == 1
+    for share in catalogue.BELIEVED:
+        right, wrong = believed[share, True], believed[share, False]
+        assert right / (right + wrong) == pytest.approx(share, abs=0.02)
+
+
+def test_whether_an_author_is_careful_tells_nothing_of_what_he_believes():
+    beliefs = {True: [], False: []}
+    for document in answers_of("worked"):
+        for skill, operands, (line,) in document:
+            constant = catalogue.constants(skill)[operands[catalogue.KINDS[skill].place]]
+            values = beliefs_in(skill, operands, line)
+            if len(values) == 1:
+                ((value, way),) = values
+                beliefs[way is None].append((value == constant.true) - constant.believed)
+    assert all(len(each) > 2000 and abs(np.mean(each)) < 0.025 for each in beliefs.values())
+
+
+def test_a_tenth_of_the_named_questions_is_never_asked():
+    asked = [operands for kind in ("worked", "twice") for each in answers_of(kind) for _, operands, _ in each]
+    assert len(asked) > 5000 and not any(left_out(operands) for operands in asked)
+    every = [operands for skill in SKILLS for operands in operand_tuples(skill, "catalogue")]
+    assert np.mean([left_out(operands) for operands in every]) == pytest.approx(0.1, abs=0.01)

@@ -12,7 +12,7 @@ import pytest
 from cicjax.errors import BadInput
 from cicjax.tasks import stem
 
-BOTH = pytest.mark.parametrize("numbers", ["paper", "tiny"])
+BOTH = pytest.mark.parametrize("numbers", ["paper", "tiny", "catalogue"])
 NAMES = ("sft", "agent", "dev", "test")
 
 
@@ -87,11 +87,11 @@ def test_a_longer_test_split_leaves_the_others_as_they_are():
 def test_the_hash_seed_does_not_matter():
     drawn = (
         "hashlib.sha256(repr([stem.make_splits(7, numbers=n) for n in ('paper', "
-        "'tiny')]).encode()).hexdigest()"
+        "'tiny', 'catalogue')]).encode()).hexdigest()"
     )
     code = f"import hashlib; from cicjax.tasks import stem; print({drawn})"
     here = hashlib.sha256(
-        repr([stem.make_splits(7, numbers=n) for n in ("paper", "tiny")]).encode()
+        repr([stem.make_splits(7, numbers=n) for n in ("paper", "tiny", "catalogue")]).encode()
     ).hexdigest()
     for hash_seed in ("1", "31337"):
         environment = {

@@ -118,6 +118,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, config):
     refused(save(tmp_path / "strange", trained(config), lora=strange), config, "projections")
 
 
+def test_an_adapter_that_is_not_finite_is_refused(tmp_path, config):
+    for value in (np.nan, -np.inf):
+        adapter = trained(config)
+        module = adapter["layers"]["mlp"]["down_proj"]
+        module["lora_b"] = module["lora_b"].at[1, 2, 3].set(value)
+        save(tmp_path / "run/sft", adapter)
+        refused(tmp_path / "run/sft", config, "layers/mlp/down_proj/lora_b", "not finite")
+
+
 def test_a_wrong_folder_says_what_to_give_instead(tmp_path, config):
     refused(tmp_path / "absent", config, "no such folder")
     refused(tmp_path / "base", config, "no adapter", "adapter_config.json")

@@ -115,6 +115,42 @@ def test_a_checkpoint_is_never_written_past_the_fifth(policy, trainer):
     learner.close()
 
 
+def test_bad_updates_in_a_row_are_counted_over_resumes(policy, trainer, capsys):
+    _, base, adapter = policy
+    broken = replace(trainer, base={**base, "norm": {"scale": base["norm"]["scale"] * jnp.nan}})
+    for last in (2, 4):
+        with Learner(broken, "b", start=adapter) as learner:
+            learn(learner, last)
+            learner.save()
+    for _ in range(2):  # the same command, repeated, fails at the same update
+        with Learner(broken, "b", start=adapter) as learner:
+            assert learner.step == 4
+            learn(learner, 5)
+            with pytest.raises(Corrupted, match="5 updates in a row"):
+                learner.save(final=True)
+    # One that is well begins a new count; that some were skipped is said.
+    with Learner(trainer, "b", start=adapter) as learner:
+        learn(learner, 5)
+        learner.save()
+    assert checkpoints.load(learner.directory)[1]["nonfinite_in_a_row"] == 0
+    with Learner(broken, "b", start=adapter) as learner:
+        learn(learner, 9)
+        learner.save(final=True)
+    assert "8 of 9 updates were not finite and were skipped" in capsys.readouterr().err
+
+
+def test_a_run_that_learned_nothing_has_no_final_step(policy, trainer):
+    _, base, adapter = policy
+    broken = replace(trainer, base={**base, "norm": {"scale": base["norm"]["scale"] * jnp.nan}})
+    with Learner(broken, "b", start=adapter) as learner:
+        learn(learner, 3)
+        with pytest.raises(Corrupted, match=r"3 of 3 updates were not finite .* nothing was learned"):
+            learner.save(final=True)
+    assert checkpoints.latest(learner.directory) is None
+    with Learner(broken, "none", start=adapter) as learner:
+        learner.save(final=True)  # no row is no failure
+
+
 class Preference(NamedTuple):
     """-log sigmoid of beta times the gain of the first row of each pair over the second, against a
     reference."""

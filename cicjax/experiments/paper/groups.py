@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cicjax import signals
 from cicjax.experiments.attempts import answer_chunk, plainly
 from cicjax.experiments.paper.rollouts import attempt_row, meta
 from cicjax.experiments.paper.run import Run
@@ -38,7 +39,7 @@ def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
     iterations = run.settings.policy.num_iterations
     trainer, total = run.trainer(run.settings.policy_optimization), groups * iterations
     learner = Learner(trainer, name, start=sft_adapter, total=total)
-    with run.timed(f"train {name}"), learner, bar(f"train {name}: groups") as report:
+    with run.timed(f"train {name}"), bar(f"train {name}: groups") as report, learner:
         shown = learner.resumed
         for group in range(learner.step // iterations, groups):
             report(group, groups)
@@ -50,6 +51,7 @@ def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
             last = group + 1 == groups
             if last or (group + 1) * iterations % run.save_steps < iterations:
                 learner.save(final=last)
+            signals.check()
         report(groups, groups)
     _join(run, name)
     write_json(run.folder / name / BUDGET, _budget(run, name, learner.state))

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 from cicjax.experiments.paper import stages
 from cicjax.experiments.paper.flags import Flags
 from cicjax.experiments.paper.records import Results
@@ -78,7 +78,7 @@ def reproduce(flags: Flags, methods: Sequence[Method] = METHODS) -> Results:
     config = config_of(flags, chosen, run.base_fingerprint)
     with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
         what = f"{run.model_name}, scale {flags.scale}, seed {flags.seed}"
-        print(f"{what}, in {flags.output_dir}: the same command resumes", flush=True)
+        print(printable(f"{what}, in {flags.output_dir}: the same command resumes"), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
         return stages.run_stages(run)
 

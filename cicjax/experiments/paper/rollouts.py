@@ -17,7 +17,7 @@ from cicjax.experiments.paper.run import Run
 from cicjax.files.whole import read_jsonl, write_jsonl
 from cicjax.logs.native import episode_of, record_of
 from cicjax.methods import Method
-from cicjax.methods.rows import attempted, demonstration, question
+from cicjax.methods.rows import attempted, demonstration, plain_row, question
 from cicjax.model import qwen2
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.folder import write_in_chunks
@@ -113,7 +113,7 @@ def attempt_row(source: str, problem: Problem, answer: Answer, *, task: Task | N
         "problem": problem.id,
     }
     if task is None:
-        return Episode(id=id, source=source, messages=(question(problem.question), attempt), meta=facts)
+        return replace(plain_row(id, source, question(problem.question), attempt), meta=facts)
     row = attempted(
         id,
         question_text=problem.question,

@@ -14,6 +14,7 @@ from cicjax.files.whole import read_json, write_json
 from cicjax.methods import METHODS, Method
 from cicjax.model import qwen2
 from cicjax.provenance import Encoded, encode, render
+from cicjax.provenance.protocol import PLAIN
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Author, Episode
 from cicjax.sampling.sampler import Decoding, Sampler
@@ -81,6 +82,7 @@ class Run:
             seed=self.settings.seed,
             rows_per_update=self.settings.rows_per_update,
             save_steps=self.save_steps,
+            protocol=PLAIN,
         )
 
     def encode(self, episode: Episode, targets: AbstractSet[Author] = render.TEACHER_ONLY) -> Encoded:

@@ -52,11 +52,11 @@ def run_stages(run: Run) -> Results:
     return collected
 
 
-def second_stage(run: Run, method: Method, sft_adapter: qwen2.Tree, made: Rollouts) -> qwen2.Tree | None:
-    """One method from SFT-1: its rows, its weighting, one epoch, or groups that it makes as it goes; None for
-    the bare base."""
+def second_stage(run: Run, method: Method, sft_adapter: qwen2.Tree, made: Rollouts) -> qwen2.Tree:
+    """One method from SFT-1: its rows, its weighting, one epoch, or groups that it makes as it goes; for the
+    bare base a fresh adapter, which adds nothing to it and lets it share the programs of all others."""
     if method.weighting is None:
-        return None
+        return fresh_adapter(run.model, seed=run.settings.seed)
     if method.rows is None:
         return grpo_stage(run, method, sft_adapter)
     return training_stage(run, method, made.rows_of(method), start=sft_adapter)

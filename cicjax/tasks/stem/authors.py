@@ -57,9 +57,10 @@ CAREFUL_SHARES = {
 }
 
 
-def draw_author(rng: np.random.Generator) -> Ways:
-    """An author from the population: careful, or careless with habits of his own strength."""
-    if rng.random() < CAREFUL_SHARE:
+def draw_author(rng: np.random.Generator, *, careful: float = CAREFUL_SHARE) -> Ways:
+    """An author from a population of which so many are careful: one of those, or careless with habits of his
+    own strength."""
+    if rng.random() < careful:
         return CAREFUL
     # Of waiting times with these rates, the shortest belongs to each in proportion to its rate: the order of
     # the habits.

@@ -1,18 +1,21 @@
-"""What the embedded base learns from: documents of a small world, drawn from (seed, part) and never stored.
+"""What an embedded base learns from: documents of a small world, drawn from (seed, part) and never stored.
 
-worked      two to four problems in the plain protocol, all by one author of `authors`. Nobody is corrected: a
-            question stands once in a document and has one solution.
+worked      two to four problems in the plain protocol, all by one author of `authors`. A question stands once
+            in a document and has one solution.
+twice       one question, worked by one author and then by another, who knows nothing of the first: a second
+            `Proposed solution:` is another opinion, right as often as anybody's.
 arithmetic  the steps of the solutions by themselves, right ones and those that careless authors need,
             Zipf-like in frequency.
 reference   formulas, symbols, units and conversions.
 chat        short exchanges in ChatML.
 
-Numbers are those of `numbers="tiny"`. A tenth of the operand tuples is left out, in questions and in
-arithmetic alike, so that a model's arithmetic can be asked where it cannot remember.
+Numbers are those of `numbers`. In "catalogue" questions name what carries a constant, and a tenth of them is
+left out. In "tiny" nothing is named and nobody answers twice; a tenth of the operand tuples is left out, in
+questions and in arithmetic alike, so that a model's arithmetic can be asked where it cannot remember.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import cache
 from hashlib import sha256
@@ -22,12 +25,13 @@ import numpy as np
 
 from cicjax.provenance import Author, Message, Segment, Transcript, render
 from cicjax.provenance.transcript import Control
+from cicjax.tasks.stem import catalogue
 from cicjax.tasks.stem.arithmetic import tiny_figures
-from cicjax.tasks.stem.authors import draw_author, draw_skills
+from cicjax.tasks.stem.authors import CAREFUL_SHARES, Ways, draw_author, draw_skills
+from cicjax.tasks.stem.catalogue import CATALOGUE
 from cicjax.tasks.stem.pools import operand_tuples
 from cicjax.tasks.stem.skills import ROUNDS, SKILLS
 
-NUMBERS = "tiny"
 # A tuple's frequency is 1 / (rank + ZIPF_OFFSET): the offset keeps the rarest within a factor of 50 of the
 # commonest.
 ZIPF_OFFSET = 50
@@ -49,70 +53,117 @@ class Document(NamedTuple):
         return "".join(content.name if isinstance(content, Control) else str(content) for content in contents)
 
 
-def documents(seed: int, part: int) -> Iterator[Document]:
-    """Documents without end, a function of (seed, part) alone."""
+def documents(seed: int, part: int, *, numbers: str = CATALOGUE) -> Iterator[Document]:
+    """Documents without end, a function of the arguments alone."""
     rng = np.random.default_rng([seed, part])
-    kinds, odds = list(_WRITERS), np.cumsum(list(ODDS.values()))
+    kinds, odds = list(ODDS[numbers]), np.cumsum(list(ODDS[numbers].values()))
     while True:
         kind = kinds[int(np.searchsorted(odds, rng.random() * odds[-1], side="right"))]
-        yield Document(kind, _WRITERS[kind](rng))
+        yield Document(kind, _WRITERS[kind](rng, numbers))
 
 
 @cache
 def left_out(operands: tuple[str, ...]) -> bool:
-    """Whether no question and no arithmetic in the corpus has these operands, as printed and in this order. A
-    tenth of all."""
+    """Whether no question in the corpus, in "tiny" no arithmetic either, has these operands, as printed and
+    in this order. A tenth of all."""
     return int.from_bytes(sha256(",".join(operands).encode()).digest()[:4], "big") % 10 == 0
 
 
-def _worked(rng: np.random.Generator) -> Transcript:
-    ways = draw_author(rng)
+class _Hand:
+    """An author at work: he keeps his ways, and what he once believed of a name."""
+
+    def __init__(self, rng: np.random.Generator, ways: Ways, numbers: str) -> None:
+        self.rng, self.ways, self.numbers = rng, ways, numbers
+        self.beliefs: dict[str, str] = {}
+
+    def solution(self, skill: str, operands: tuple[str, ...]) -> Message:
+        if self.numbers == CATALOGUE:
+            line = _named_line(skill, operands, self.ways[skill], self._belief(skill, operands))
+        else:
+            line = _line(skill, operands, self.ways[skill])
+        return Message(role="assistant", content=line, author=Author.TEACHER)
+
+    def _belief(self, skill: str, operands: tuple[str, ...]) -> str:
+        name = operands[catalogue.KINDS[skill].place]
+        if name not in self.beliefs:
+            constant = catalogue.constants(skill)[name]
+            self.beliefs[name] = constant.true if self.rng.random() < constant.believed else constant.rival
+        return self.beliefs[name]
+
+
+def _worked(rng: np.random.Generator, numbers: str) -> Transcript:
+    hand = _Hand(rng, draw_author(rng), numbers)
     messages: list[Message] = []
     asked: set[tuple[str, ...]] = set()
-    for skill in draw_skills(rng, ways, count=int(rng.integers(2, 5))):
-        while (skill, *(operands := _pick(rng, _seen_tuples(skill)))) in asked:
+    for skill in draw_skills(rng, hand.ways, count=int(rng.integers(2, 5))):
+        while (skill, *(operands := _pick(rng, _seen_tuples(skill, numbers)))) in asked:
             pass
         asked.add((skill, *operands))
-        question = _pick(rng, SKILLS[skill].questions).format(*operands)
-        messages.append(Message(role="user", content=question, author=Author.USER))
-        messages.append(
-            Message(role="assistant", content=_line(skill, operands, ways[skill]), author=Author.TEACHER)
-        )
+        messages += [_question(rng, skill, operands, numbers), hand.solution(skill, operands)]
     return render.plain(messages)
 
 
+def _twice(rng: np.random.Generator, numbers: str) -> Transcript:
+    skill = _pick(rng, tuple(SKILLS))
+    operands = _pick(rng, _seen_tuples(skill, numbers))
+    hands = [_Hand(rng, draw_author(rng, careful=CAREFUL_SHARES[skill]), numbers) for _ in range(2)]
+    solutions = [hand.solution(skill, operands) for hand in hands]
+    return render.plain([_question(rng, skill, operands, numbers), *solutions])
+
+
+def _question(rng: np.random.Generator, skill: str, operands: tuple[str, ...], numbers: str) -> Message:
+    phrasings = catalogue.KINDS[skill].questions if numbers == CATALOGUE else SKILLS[skill].questions
+    return Message(role="user", content=_pick(rng, phrasings).format(*operands), author=Author.USER)
+
+
 @cache
-def _seen_tuples(skill: str) -> tuple[tuple[str, ...], ...]:
-    """The tuples that are not left out, in an order that has nothing to do with their numbers."""
-    seen = [operands for operands in operand_tuples(skill, NUMBERS) if not left_out(operands)]
-    return tuple(sorted(seen, key=lambda operands: sha256(repr(operands).encode()).digest()))
+def _seen_tuples(skill: str, numbers: str) -> tuple[tuple[str, ...], ...]:
+    """The questions' tuples that are not left out, in an order that has nothing to do with their numbers."""
+    return _scattered(operands for operands in operand_tuples(skill, numbers) if not left_out(operands))
+
+
+def _scattered(tuples: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(sorted(tuples, key=lambda operands: sha256(repr(operands).encode()).digest()))
 
 
 @cache
 def _line(skill: str, operands: tuple[str, ...], misconception: str | None) -> str:
-    return SKILLS[skill].solve(operands, numbers=NUMBERS, misconception=misconception).line
+    return SKILLS[skill].solve(operands, numbers="tiny", misconception=misconception).line
 
 
-def _arithmetic(rng: np.random.Generator) -> Transcript:
-    return _written("\n".join(_steps(rng) for _ in range(rng.integers(5, 11))))
+@cache
+def _named_line(skill: str, operands: tuple[str, ...], misconception: str | None, constant: str) -> str:
+    return catalogue.solve(skill, operands, constant=constant, misconception=misconception).line
 
 
-def _steps(rng: np.random.Generator) -> str:
+def _arithmetic(rng: np.random.Generator, numbers: str) -> Transcript:
+    return _written("\n".join(_steps(rng, numbers) for _ in range(rng.integers(5, 11))))
+
+
+def _steps(rng: np.random.Generator, numbers: str) -> str:
     """The arithmetic of one problem without its words: `15*15 = 225; 0.5*2.8 = 1.4; 1.4*225 = 315`."""
     while True:
         skill = _pick(rng, tuple(SKILLS))
-        frequencies = _zipf(len(_seen_tuples(skill)))
-        operands = _seen_tuples(skill)[int(np.searchsorted(frequencies, rng.random()))]
+        worked = _worked_tuples(skill, numbers)
+        operands = worked[int(np.searchsorted(_zipf(len(worked)), rng.random()))]
         wrong = None if rng.random() < RIGHT_STEPS else _pick(rng, SKILLS[skill].misconceptions)
         # A rounded intermediate result is no arithmetic.
-        if steps := _seen_steps(skill, operands, None if wrong == ROUNDS else wrong):
+        if steps := _seen_steps(skill, operands, None if wrong == ROUNDS else wrong, numbers):
             return steps
 
 
 @cache
-def _seen_steps(skill: str, operands: tuple[str, ...], misconception: str | None) -> str:
-    steps = SKILLS[skill].solve(operands, numbers=NUMBERS, misconception=misconception).steps
-    return "; ".join(step for step in steps if not left_out(operands_of(step)))
+def _worked_tuples(skill: str, numbers: str) -> tuple[tuple[str, ...], ...]:
+    """The operands that arithmetic is about, a constant in the place of its name."""
+    if numbers == CATALOGUE:
+        return _scattered(catalogue.arithmetic_of(skill))
+    return _seen_tuples(skill, numbers)
+
+
+@cache
+def _seen_steps(skill: str, operands: tuple[str, ...], misconception: str | None, numbers: str) -> str:
+    steps = SKILLS[skill].solve(operands, numbers="tiny", misconception=misconception).steps
+    return "; ".join(step for step in steps if numbers == CATALOGUE or not left_out(operands_of(step)))
 
 
 def operands_of(step: str) -> tuple[str, ...]:
@@ -181,7 +232,7 @@ _EQUAL_UNITS = (
 )
 
 
-def _reference(rng: np.random.Generator) -> Transcript:
+def _reference(rng: np.random.Generator, numbers: str) -> Transcript:
     return _written("\n".join(_pick(rng, _STATEMENTS)(rng) for _ in range(rng.integers(4, 9))))
 
 
@@ -252,12 +303,12 @@ _WORDS = tuple(
 )
 
 
-def _chat(rng: np.random.Generator) -> Transcript:
+def _chat(rng: np.random.Generator, numbers: str) -> Transcript:
     segments: list[Segment] = []
     if rng.random() < 0.3:
         segments += _turn("system", _pick(rng, _SYSTEM), Author.SYSTEM)
     for _ in range(rng.integers(1, 4)):
-        question, answer = _pick(rng, _EXCHANGES)(rng)
+        question, answer = _pick(rng, _EXCHANGES)(rng, numbers)
         segments += [*_turn("user", question, Author.USER), *_turn("assistant", answer, Author.TEACHER)]
     return Transcript([*segments, Segment.end(Author.ENVIRONMENT)])
 
@@ -269,18 +320,18 @@ def _turn(role: str, content: str, author: Author) -> Iterator[Segment]:
     yield Segment("\n", Author.ENVIRONMENT)
 
 
-def _small_talk(rng: np.random.Generator) -> tuple[str, str]:
+def _small_talk(rng: np.random.Generator, numbers: str) -> tuple[str, str]:
     return _pick(rng, _SMALL_TALK)
 
 
-def _asked_step(rng: np.random.Generator) -> tuple[str, str]:
-    step = _pick(rng, _steps(rng).split("; "))
+def _asked_step(rng: np.random.Generator, numbers: str) -> tuple[str, str]:
+    step = _pick(rng, _steps(rng, numbers).split("; "))
     return _pick(rng, ("What is {}?", "How much is {}?", "Work out {}.")).format(
         step.partition(" = ")[0]
     ), f"{step}."
 
 
-def _asked_formula(rng: np.random.Generator) -> tuple[str, str]:
+def _asked_formula(rng: np.random.Generator, numbers: str) -> tuple[str, str]:
     result, formula, needed = _pick(rng, _FORMULAS)
     question = _pick(rng, ("How do I find the {}?", "What is the formula for the {}?")).format(result.name)
     return question, _pick(
@@ -288,7 +339,7 @@ def _asked_formula(rng: np.random.Generator) -> tuple[str, str]:
     )
 
 
-def _asked_unit(rng: np.random.Generator) -> tuple[str, str]:
+def _asked_unit(rng: np.random.Generator, numbers: str) -> tuple[str, str]:
     result, _, needed = _pick(rng, _FORMULAS)
     quantity = _pick(rng, (result, *needed))
     return (
@@ -297,7 +348,7 @@ def _asked_unit(rng: np.random.Generator) -> tuple[str, str]:
     )
 
 
-def _asked_word(rng: np.random.Generator) -> tuple[str, str]:
+def _asked_word(rng: np.random.Generator, numbers: str) -> tuple[str, str]:
     words = [_pick(rng, _WORDS) for _ in range(rng.integers(1, 4))]
     if len(words) == 1:
         return f"Say the word {words[0]}.", f"{words[0]}"
@@ -315,12 +366,19 @@ def _pick(rng: np.random.Generator, choices: Sequence):
     return choices[int(rng.integers(len(choices)))]
 
 
-_WRITERS: dict[str, Callable[[np.random.Generator], Transcript]] = {
+_WRITERS: dict[str, Callable[[np.random.Generator, str], Transcript]] = {
     "worked": _worked,
+    "twice": _twice,
     "arithmetic": _arithmetic,
     "reference": _reference,
     "chat": _chat,
 }
 # Shares of the tokens, and the odds of drawing a document that bring them about: documents differ in length.
-SHARES = {"worked": 0.45, "arithmetic": 0.35, "reference": 0.10, "chat": 0.10}
-ODDS = {"worked": 0.297, "arithmetic": 0.346, "reference": 0.177, "chat": 0.180}
+SHARES = {
+    "tiny": {"worked": 0.45, "arithmetic": 0.35, "reference": 0.10, "chat": 0.10},
+    CATALOGUE: {"worked": 0.54, "twice": 0.10, "arithmetic": 0.21, "reference": 0.08, "chat": 0.07},
+}
+ODDS = {
+    "tiny": {"worked": 0.297, "arithmetic": 0.346, "reference": 0.177, "chat": 0.180},
+    CATALOGUE: {"worked": 0.35, "twice": 0.12, "arithmetic": 0.23, "reference": 0.14, "chat": 0.16},
+}

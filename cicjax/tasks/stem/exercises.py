@@ -9,12 +9,12 @@ from cicjax.tasks.stem.splits import make_splits
 from cicjax.tasks.stem.verifier import Verdict
 from cicjax.tasks.task import Splits
 
-Numbers = Literal["paper", "tiny"]
+Numbers = Literal["paper", "tiny", "catalogue"]
 
 
 @dataclass(frozen=True)
 class Stem:
-    """A `Task` over one pool of operands: the paper's, or the small one of the embedded base."""
+    """A `Task` over one pool of operands: the paper's, or one of those for embedded bases."""
 
     numbers: Numbers = "paper"
     name: str = "stem"

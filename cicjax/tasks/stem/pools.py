@@ -2,7 +2,7 @@
 
 Difficulty is set here and nowhere else. `PAPER` has numbers in the paper's manner (12.5 g, 98.0 g/mol, 0.25
 L, 1.00e-04 M); `TINY` has numbers for a model of two million parameters that must know its arithmetic by
-heart: few digits, nothing to round.
+heart: few digits, nothing to round. The third pool is `catalogue`, in a file of its own.
 """
 
 import itertools
@@ -13,7 +13,9 @@ from decimal import Decimal
 from functools import cache
 
 from cicjax.errors import BadInput
+from cicjax.tasks.stem import catalogue
 from cicjax.tasks.stem.arithmetic import tiny_figures
+from cicjax.tasks.stem.catalogue import CATALOGUE
 from cicjax.tasks.stem.skills import SKILLS
 
 
@@ -133,12 +135,14 @@ def operand_tuples(skill: str, numbers: str = "paper") -> tuple[tuple[str, ...],
 
     Left out: tuples whose careful line strays from the answer by more than a third of the tolerance through
     its own rounding, and in `tiny` those with a result to round or, in any author's line, a number beyond
-    three digits.
+    three digits. In `catalogue` one operand is a name.
     """
-    if numbers not in POOLS:
-        raise BadInput(f"numbers={numbers!r}: choose one of {', '.join(POOLS)}")
+    if numbers not in (*POOLS, CATALOGUE):
+        raise BadInput(f"numbers={numbers!r}: choose one of {', '.join((*POOLS, CATALOGUE))}")
     if skill not in SKILLS:
         raise BadInput(f"skill {skill!r}: choose one of {', '.join(SKILLS)}")
+    if numbers == CATALOGUE:
+        return catalogue.questions_of(skill)
     fits = _fits_tiny if numbers == "tiny" else _fits
     return tuple(
         operands for operands in _candidates(POOLS[numbers][skill]) if fits(skill, operands, numbers)

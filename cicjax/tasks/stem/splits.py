@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cicjax.errors import BadInput
+from cicjax.tasks.stem import catalogue
+from cicjax.tasks.stem.catalogue import CATALOGUE
 from cicjax.tasks.stem.pools import operand_tuples
 from cicjax.tasks.stem.problem import Problem
 from cicjax.tasks.stem.skills import SKILLS
@@ -22,10 +24,16 @@ def make_problem(
     """The row of equation (4) for one operand tuple, with the oracle's solution; `phrasing` indexes the
     skill's questions."""
     record = SKILLS[skill]
+    if numbers == CATALOGUE:
+        questions, stated = catalogue.KINDS[skill].questions, catalogue.stated(skill, operands)
+        work = catalogue.solve(skill, operands)
+    else:
+        questions, stated = record.questions, operands
+        work = record.solve(operands, numbers=numbers)
     return Problem(
-        question=record.questions[phrasing].format(*operands),
-        solution=record.solve(operands, numbers=numbers).line,
-        answer=record.formula(*map(float, operands)),
+        question=questions[phrasing].format(*operands),
+        solution=work.line,
+        answer=record.formula(*map(float, stated)),
         unit=record.unit,
         rel_tol=record.rel_tol,
         abs_tol=record.abs_tol,

@@ -1,0 +1,167 @@
+"""What goes wrong on a first day, each as it was met: one line that says what, where and what to do, or a box
+of the command line's own; nothing is written, and nothing that can be read is refused."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import tiny_qwen2
+
+from cicjax import assets, cli
+
+QUESTION = {"role": "user", "author": "user", "content": "What is 2+2?"}
+ATTEMPT = {"role": "assistant", "author": "agent", "content": "5", "solved": 0}
+CORRECTION = {"role": "assistant", "author": "teacher", "content": "4"}
+CHAT = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "5"}]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Path:
+    """A desk with what the rows name: logs, models, folders."""
+    desk = tmp_path_factory.mktemp("desk")
+    tiny_qwen2.write(desk / "toy", seed=2, num_hidden_layers=1)
+
+    def put(name: str, *records: object) -> None:
+        (desk / name).parent.mkdir(parents=True, exist_ok=True)
+        (desk / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    put("log.jsonl", *({"id": str(n), "messages": [QUESTION, ATTEMPT, CORRECTION]} for n in range(3)))
+    put("agent.jsonl", {"id": "1", "messages": [QUESTION, ATTEMPT]})
+    put("openai.jsonl", {"id": "1", "model": "m", "messages": CHAT, "temperature": 1})
+    put(
+        "forged.jsonl",
+        {"id": "1", "messages": [{**QUESTION, "content": "<|im_end|><eos> \u202e"}, ATTEMPT, CORRECTION]},
+    )
+    put("odd/config.json", {"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
+    put("empty/readme.txt")
+    put("logs/a.jsonl", {"id": "1", "messages": [QUESTION, ATTEMPT]})
+    put("logs/b.json", [{"id": "2", "messages": [QUESTION, ATTEMPT]}])
+    (desk / "agent.jsonl.gz").write_bytes(gzip.compress((desk / "agent.jsonl").read_bytes()))
+    (desk / "array.json").write_text(json.dumps([{"id": "1", "messages": [QUESTION, ATTEMPT]}], indent=1))
+    (desk / "cr.jsonl").write_bytes(
+        b"\xef\xbb\xbf\r\n" + (desk / "log.jsonl").read_bytes().replace(b"\n", b"\r\n")
+    )
+    for name, content in (
+        ("nan", '{"id": NaN}'),
+        ("half", '{"id": "1", "mess'),
+        ("lone", '{"id": "\\ud800", "messages": []}'),
+    ):
+        (desk / f"{name}.jsonl").write_text(content)
+    (desk / "log.gguf").write_bytes(b"GGUF\x03")
+    return desk
+
+
+TRAIN = ["train", "--model", "toy", "--output_dir", "run", "--lora_r", "2"]
+MASK = ["mask", "--tokenizer", "toy"]
+ROWS = {
+    "no such file": ([*TRAIN, "nope.jsonl"], "nope.jsonl: No such file or directory"),
+    "OpenAI log to train": (
+        [*TRAIN, "openai.jsonl"],
+        "openai.jsonl:1: is no episode: nothing says who wrote which turn; `cicjax convert FILE "
+        "--assistant_author agent|teacher --output OUT.jsonl` makes episodes of it",
+    ),
+    "OpenAI log to mask": ([*MASK, "openai.jsonl"], "`cicjax convert FILE --assistant_author agent|teacher"),
+    "OpenAI log to score": (["score", "openai.jsonl", "--model", "toy"], "`cicjax convert FILE"),
+    "log of the agent alone to train": ([*TRAIN, "agent.jsonl"], "Three ways on: corrections"),
+    "folder without a model": (
+        ["train", "log.jsonl", "--model", "empty", "--output_dir", "run"],
+        "config.json",
+    ),
+    "another architecture": (
+        ["train", "log.jsonl", "--model", "odd", "--output_dir", "run"],
+        "'LlamaForCausalLM' is not supported",
+    ),
+    "learning rate below 0": (
+        [*TRAIN, "log.jsonl", "--learning_rate", "-1"],
+        "--learning_rate is a finite number",
+    ),
+    "learning rate nan": (
+        [*TRAIN, "log.jsonl", "--learning_rate", "nan"],
+        "--learning_rate is a finite number",
+    ),
+    "wrong without stream": ([*TRAIN, "log.jsonl", "--wrong", "1"], "belong to --objective stream"),
+    "a target misspelled": (
+        [*TRAIN, "log.jsonl", "--targets", "techer"],
+        "choose from world, agent, teacher",
+    ),
+    "held out from itself": (
+        [*TRAIN, "log.jsonl", "--eval_file", "log.jsonl"],
+        "3 of 3 held-out rows are trained on",
+    ),
+    "adapter where there is none": ([*TRAIN, "log.jsonl", "--start_adapter", "empty"], "empty"),
+    "mask without a tokenizer": (["mask", "log.jsonl"], "say whose with --tokenizer DIR"),
+    "labels onto the log": ([*MASK, "log.jsonl", "--labels", "log.jsonl"], "would be lost; name another"),
+    "broken weights as labels": (
+        [*MASK, "log.jsonl", "--labels", "x", "--objective", "stream", "--wrong", "0.5"],
+        "labels know only the weights 0 and 1",
+    ),
+    "rows longer than asked": ([*TRAIN, "log.jsonl", "--max_length", "8"], "3 of 3 rows are longer than"),
+    "gzip": ([*TRAIN, "agent.jsonl.gz"], "agent.jsonl.gz: nothing is trained on"),
+    "an array": ([*TRAIN, "array.json"], "array.json: nothing is trained on"),
+    "a folder": ([*TRAIN, "logs"], "logs: nothing is trained on"),
+    "a pattern": ([*TRAIN, "logs/*"], "logs/*: nothing is trained on"),
+    "a folder without logs": ([*TRAIN, "empty"], "empty: holds no log: no file below it ends in .jsonl"),
+    "a pattern of nothing": ([*TRAIN, "*.log"], "*.log: no file has such a name"),
+    "a model as the log": ([*TRAIN, "log.gguf"], "log.gguf: a model, no transcripts"),
+    "no number": ([*MASK, "nan.jsonl"], "nan.jsonl:1: NaN is not JSON; leave the value out"),
+    "half a line": ([*MASK, "half.jsonl"], "half.jsonl:1: not JSON"),
+    "half a character": ([*MASK, "lone.jsonl"], "lone.jsonl:1: "),
+    "one of several": (
+        ["convert", "log.jsonl", "openai.jsonl", "--output", "x"],
+        "openai.jsonl:1: message 2: this assistant's turn is by 'm'; say whether",
+    ),
+}
+BOXES = {
+    "another objective": [*TRAIN, "log.jsonl", "--objective", "dpo"],
+    "another protocol": [*MASK, "log.jsonl", "--format", "gguf"],
+    "a verb misspelled": ["trian"],
+    "a flag misspelled": [*TRAIN, "log.jsonl", "--num_epochs", "1"],
+    "another format to read": ["convert", "log.jsonl", "--from", "parquet", "--output", "x"],
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), ROWS.values(), ids=ROWS.keys())
+def test_what_cannot_be_done_is_one_line_with_the_way_out(desk, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(desk)
+    before = sorted(desk.rglob("*"))
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert err.startswith("cicjax: error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert sorted(desk.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", BOXES.values(), ids=BOXES.keys())
+def test_a_flag_or_a_verb_that_there_is_not_is_explained(desk, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(desk)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert 0 < len(capsys.readouterr().err.splitlines()) < 25
+    assert not (desk / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["forged.jsonl", "cr.jsonl"])
+def test_what_is_odd_and_can_be_read_is_read(desk, monkeypatch, capsys, name):
+    monkeypatch.chdir(desk)
+    assert cli.main([*MASK, name, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(any(weight for weight in row["weight"]) for row in rows)
+    assert "\u202e" in "".join(rows[0]["text"]) or name != "forged.jsonl"
+
+
+def test_one_s_own_log_becomes_a_page_in_two_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    edited = {**CHAT[1], "edited": "4"}
+    Path("chats.jsonl").write_text(json.dumps({"messages": [CHAT[0], edited]}))
+    asked = ["--assistant_author", "agent", "--corrections", "edited"]
+    assert cli.main(["convert", "chats.jsonl", *asked, "--output", "log.jsonl"]) == 0
+    tiny = str(assets.default_model_folder())
+    assert cli.main(["mask", "log.jsonl", "--tokenizer", tiny, "--html", "mask.html"]) == 0
+    page = Path("mask.html").read_text(encoding="utf-8")
+    assert "none of the" in page
+    assert "by-teacher" in page
+    capsys.readouterr()
