@@ -24,6 +24,7 @@ from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
+from cicjax.commands.tune import Tune
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, printable, shorten
 
 INTERRUPTED = 130
@@ -41,6 +42,7 @@ class Verb(Protocol):
 
 VERBS = {
     "repro": Repro,
+    "tune": Tune,
     "report": Report,
     "mask": Mask,
     "convert": Convert,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cicjax.experiments.answers import Answer
-from cicjax.methods.rows import question
+from cicjax.methods.rows import question, verdict
 from cicjax.provenance import Author, Message, encode
 from cicjax.provenance.protocol import PLAIN, prompt
 from cicjax.provenance.tokenizer import Tokenizer
@@ -28,9 +28,11 @@ def plainly(problem: Problem) -> Asked:
     return Asked(problem, (question(problem.question),))
 
 
-def after_attempt(problem: Problem, answer: Answer) -> Asked:
-    """The question, and an earlier answer to it as it was sampled."""
-    return Asked(problem, (question(problem.question), attempt_message(answer)))
+def after_attempt(problem: Problem, answer: Answer, *, told: bool = False) -> Asked:
+    """The question, and an earlier answer to it as it was sampled; with `told` the verdict on that too."""
+    attempt = attempt_message(answer)
+    said = (verdict(attempt.solved),) if told else ()
+    return Asked(problem, (question(problem.question), attempt, *said))
 
 
 def attempt_message(answer: Answer) -> Message:

@@ -5,7 +5,7 @@ that a record does not know are passed over.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -21,12 +21,13 @@ def read_record(
     """A frozen dataclass from a JSON object; `place` stands before the names of its fields in messages.
 
     Fields are numbers, strings, truth values, lists, objects, records, or one of these or None. The field
-    `skip` is left to its default. Raises Corrupted where a field is missing or of another type.
+    `skip` is left to its default, as is one with a default that is not there. Raises Corrupted where another
+    field is missing or one is of another type.
     """
     values = {
         field.name: _value(field.type, value, field.name, where=where, place=place, remedy=remedy)
         for field in fields(kind)  # pyright: ignore[reportArgumentType]
-        if field.name != skip
+        if field.name != skip and (field.default is MISSING or field.name in value)
     }
     return kind(**values)
 

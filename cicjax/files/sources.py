@@ -7,6 +7,7 @@ be read is an entry too, so that whoever asks learns of every problem at once. F
 import glob
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
@@ -71,13 +72,13 @@ def entries(name: str | Path) -> Iterator[Entry]:
     if content.startswith(ARCHIVE):
         yield from _samples(name, content)
         return
-    lines = [(n, line) for n, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
-    if not lines:
+    first = list(itertools.islice(_lines(content), 2))
+    if not first:
         raise BadInput(f"{name}: holds no episode; a transcript file has one JSON object a line")
-    if _is_one_value(lines):
-        yield from _whole(name, lines[0][0], content)
+    if _is_one_value([line for _, line in first]):
+        yield from _whole(name, first[0][0], content)
         return
-    for number, line in lines:
+    for number, line in _lines(content):
         yield _line(f"{name}:{number}", number, line.rstrip())
 
 
@@ -131,11 +132,16 @@ def _content(name: str) -> bytes:
     return content.removeprefix(MARK)
 
 
-def _is_one_value(lines: Sequence[tuple[int, bytes]]) -> bool:
-    """Whether a file is one JSON value, on its only line or spread over several."""
+def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, numbered."""
+    return ((n, line) for n, line in enumerate(io.BytesIO(content), start=1) if line.strip())
+
+
+def _is_one_value(lines: Sequence[bytes]) -> bool:
+    """Whether a file is one JSON value, on its only line or spread over several, by its first two lines."""
     if len(lines) == 1:
         return True
-    (_, first), (_, second) = lines[:2]
+    first, second = lines
     # a broken first line among whole ones is one record's affair
     return not _is_value(first) and (first.lstrip().startswith(b"[") or not _is_value(second))
 

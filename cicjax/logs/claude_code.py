@@ -60,11 +60,13 @@ def _paths(records: Records) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     if not any("parentUuid" in record for _, record in records):
         yield from _streams(records)
         return
-    roots: dict[int, int] = {}
-    for n in lines.values():
-        root = _root(n, records, lines)
-        roots[root] = max(roots.get(root, n), n)
-    for root, leaf in roots.items():
+    root_of: dict[int, int] = {}
+    leaves: dict[int, int] = {}
+    for n in sorted(lines.values()):  # a parent stands before its children
+        parent = _parent(n, records, lines)
+        root_of[n] = n if parent is None else root_of[parent]
+        leaves[root_of[n]] = n
+    for root, leaf in leaves.items():
         path = sorted(_upwards(leaf, root, records, lines))
         # The lines of one answer stand together, though results may come between them.
         firsts: dict[str, int] = {}
@@ -82,12 +84,6 @@ def _parent(n: int, records: Records, lines: Mapping[str, int]) -> int | None:
         return None
     aside, before = (bool(one.get("isSidechain")) for one in (record, records[parent][1]))
     return parent if aside == before else None
-
-
-def _root(n: int, records: Records, lines: Mapping[str, int]) -> int:
-    while (parent := _parent(n, records, lines)) is not None:
-        n = parent
-    return n
 
 
 def _upwards(leaf: int, root: int, records: Records, lines: Mapping[str, int]) -> set[int]:

@@ -4,8 +4,9 @@
 read is a problem with its place; the other records are read all the same, and the caller decides.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -230,14 +231,19 @@ def read(
 
 def _read(source: Source, reading: Reading, name: str, collected: Collected, *, several: bool) -> None:
     """One file's episodes and problems, into what is collected."""
+    entries = sources.entries(source.name)
+    head: list[Entry] = []  # up to the first that can be read
     try:
-        entries = list(sources.entries(source.name))
+        while not head or head[-1].problem:
+            head.append(next(entries))
+    except StopIteration:
+        pass
     except BadInput as error:
         if source.named:
             raise
         collected.passed_over.append(str(error))
         return
-    first = next((entry for entry in entries if not entry.problem), entries[0])
+    first = head[-1]
     try:
         chosen = detect(first.value) if name == "auto" and not first.problem else _named(name)
     except BadInput as error:
@@ -248,7 +254,7 @@ def _read(source: Source, reading: Reading, name: str, collected: Collected, *, 
         return
     collected.formats[chosen.name] += 1
     before = len(collected.episodes)
-    _gather(chosen, entries, reading, collected)
+    _gather(chosen, itertools.chain(head, entries), reading, collected)
     if several:
         collected.episodes[before:] = [_placed(made, source.name) for made in collected.episodes[before:]]
 
@@ -258,8 +264,9 @@ def _named(name: str) -> Format:
     return next((format for format in FORMATS if format.name == name), FORMATS[-1])
 
 
-def _gather(chosen: Format, entries: Sequence[Entry], reading: Reading, collected: Collected) -> None:
+def _gather(chosen: Format, entries: Iterable[Entry], reading: Reading, collected: Collected) -> None:
     if chosen.session is not None:
+        entries = list(entries)
         records = [(entry.line, entry.value) for entry in entries if not entry.problem]
         where = entries[0].where.rpartition(":")[0] or entries[0].where
         _take(partial(chosen.session, records, reading), where, collected)

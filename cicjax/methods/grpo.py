@@ -8,13 +8,14 @@ anchor at SFT-1.
     gamma      0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0    1 1 1    1
     weight     0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0    1 1 1    1      times ratio x advantage
 
-Deviations: (1) one ratio a token instead of one a completion; with one update a group both are 1 and the
-gradients agree. (2) The sum over all tokens of a group is divided by their number, once: longer completions
-weigh more, as in (11) as printed. (3) KL by the estimator k3.
+Deviations: (1) by default one ratio a token instead of one a completion (`ratio`); with one update a group
+both are 1 and the gradients agree. (2) The sum over all tokens of a group is divided by their number, once:
+longer completions weigh more, as in (11) as printed. (3) KL by the estimator k3.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -55,6 +56,12 @@ class Constants:
     epsilon: float = 0.2
     beta: float = 0.04
     num_iterations: int = 1
+    ratio: Literal["token", "sequence"] = "token"
+
+    @property
+    def loss(self) -> "Loss | SequenceLoss":
+        """Equation (11) with one ratio a token, or a completion."""
+        return (Loss if self.ratio == "token" else SequenceLoss)(self.epsilon, self.beta)
 
 
 def group_rows(
@@ -80,7 +87,8 @@ def group_rows(
 
 
 class Loss(NamedTuple):
-    """Equation (11) on packed rows as (sum, weight); a compiled step takes the two constants as arguments."""
+    """Equation (11) on packed rows as (sum, weight), one ratio a token; a compiled step takes the two
+    constants as arguments."""
 
     epsilon: float
     beta: float
@@ -88,18 +96,62 @@ class Loss(NamedTuple):
     def __call__(
         self, model: "Model", base: "Tree", adapter: "Tree", batch: Batch
     ) -> "tuple[Float[Array, ''], Float[Array, '']]":
-        from cicjax.objectives import likelihood, policy_gradient
+        from cicjax.objectives import policy_gradient
+
+        def surrogate(
+            logprobs: "Float[Array, 'B K']", loss_weights: "Float[Array, 'B K']", columns: Any
+        ) -> Any:
+            logprobs, old, loss_weights = (
+                each.reshape(-1, 1) for each in (logprobs, columns["old_logprobs"], loss_weights)
+            )
+            advantages = columns["advantages"].reshape(-1)
+            return policy_gradient.clipped_surrogate(logprobs, old, advantages, loss_weights, self.epsilon)
+
+        return _anchored(surrogate, self.beta, model, base, adapter, batch)
+
+
+class SequenceLoss(NamedTuple):
+    """Equation (11) as printed, one ratio a completion; a segment of a line is one."""
+
+    epsilon: float
+    beta: float
+
+    def __call__(
+        self, model: "Model", base: "Tree", adapter: "Tree", batch: Batch
+    ) -> "tuple[Float[Array, ''], Float[Array, '']]":
+        from cicjax.objectives import policy_gradient
         from cicjax.training import steps
 
-        def one_a_line(values: "Float[Array, 'B K']") -> "Float[Array, 'N 1']":
-            return values.reshape(-1, 1)
+        def surrogate(
+            logprobs: "Float[Array, 'B K']", loss_weights: "Float[Array, 'B K']", columns: Any
+        ) -> Any:
+            lines, width = logprobs.shape
+            segments = batch.tokens * 0 + 1 if batch.segments is None else batch.segments
+            first = np.arange(lines)[:, None] * width
+            completions = first + steps.gathered(segments, batch).clip(1) - 1
+            return policy_gradient.sequence_surrogate(
+                logprobs,
+                columns["old_logprobs"],
+                columns["advantages"],
+                loss_weights,
+                completions,
+                self.epsilon,
+            )
 
-        columns = {name: one_a_line(steps.gathered(column, batch)) for name, column in batch.extras.items()}
-        logprobs = one_a_line(steps.gathered_logprobs(model, base, adapter, batch))
-        loss_weights = one_a_line(steps.gathered_weights(WEIGHTING.rule, batch))
-        surrogate, weight = policy_gradient.clipped_surrogate(
-            logprobs, columns["old_logprobs"], columns["advantages"][:, 0], loss_weights, self.epsilon
-        )
-        divergence = policy_gradient.kl(logprobs, columns["ref_logprobs"])
-        penalty, _ = likelihood.weighted_nll(-divergence, loss_weights)
-        return surrogate + self.beta * penalty, weight
+        return _anchored(surrogate, self.beta, model, base, adapter, batch)
+
+
+def _anchored(
+    surrogate: Callable[..., Any], beta: float, model: "Model", base: "Tree", adapter: "Tree", batch: Batch
+) -> "tuple[Float[Array, ''], Float[Array, '']]":
+    """The surrogate of a micro-batch and its distance to the reference, under the same weights."""
+    from cicjax.objectives import likelihood, policy_gradient
+    from cicjax.training import steps
+
+    columns = {name: steps.gathered(column, batch) for name, column in batch.extras.items()}
+    logprobs = steps.gathered_logprobs(model, base, adapter, batch)
+    loss_weights = steps.gathered_weights(WEIGHTING.rule, batch)
+    gain, weight = surrogate(logprobs, loss_weights, columns)
+    divergence = policy_gradient.kl(logprobs, columns["ref_logprobs"])
+    penalty, _ = likelihood.weighted_nll(-divergence, loss_weights)
+    return gain + beta * penalty, weight

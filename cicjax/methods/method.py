@@ -1,10 +1,10 @@
 """What a method is: which rows it is trained on, what each position weighs, and how it is named and drawn.
 
 One record says it all; stages, ledger, tables, figures, report and model card follow from the records in
-`methods.METHODS`. An arm beside the paper's is one more record, often one line:
+`methods.METHODS` and `methods.ARMS`. An arm beside the paper's is one more record, often one line:
 
-    MASK_WRONG = replace(interventional.METHOD, name="mask_wrong", label="Wrong attempts masked",
-                         weighting=protocol.weighting("stream", correct=1.0))
+    replace(interventional.METHOD, name="mask_wrong", label="Wrong attempts masked",
+            weighting=protocol.weighting("stream", correct=1.0))
 """
 
 from collections.abc import Callable, Sequence
@@ -49,6 +49,7 @@ class Method:
         weighting: what each position of its rows weighs; None for what is not trained.
         evidence: whose words, beside the agent's, are targets, as `cicjax train --targets` has it.
         speakers: who speaks as the assistant in its rows.
+        told: whether its rows tell the verdict after an attempt; its second answers are then asked for so.
         colour, marker: how it is drawn.
     """
 
@@ -62,6 +63,7 @@ class Method:
     weighting: Weighting | None = None
     evidence: tuple[str, ...] = (Author.TEACHER.label,)
     speakers: tuple[Author, ...] = (Author.AGENT, Author.TEACHER)
+    told: bool = False
     colour: str = "#7b5ea7"
     marker: str = "h"
 
@@ -79,6 +81,11 @@ class Method:
     def takes_stream_whole(self) -> bool:
         """Whether its rows are those of the stream, as they are: such arms differ in their weights alone."""
         return self.rows is stream_rows
+
+    @property
+    def learns_corrections(self) -> bool:
+        """Whether the oracle's corrections of its samples are what it learns."""
+        return Author.TEACHER in self.speakers
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""The two kinds of row of section 2.2."""
+"""The two kinds of row of section 2.2, and the turns that they are made of."""
+
+from dataclasses import replace
 
 from cicjax.provenance.protocol import PLAIN
 from cicjax.provenance.transcript import Author, Episode, Message
@@ -24,9 +26,20 @@ def demonstration(id: str, *, question_text: str, solution: str, source: str = "
     return plain_row(id, source, question(question_text), teacher_solution(solution))
 
 
+def verdict(solved: int) -> Message:
+    """v: what the verifier says of an attempt."""
+    return Message(role="verifier", author=Author.VERIFIER, content="right" if solved == 1 else "wrong")
+
+
 def attempted(
     id: str, *, question_text: str, attempt: Message, correction: str, source: str = "stream"
 ) -> Episode:
     """(x, y_hat) after a success, (x, y_hat, y*) after a failure: a row of the stream, equation (3)."""
     followed = () if attempt.solved == 1 else (teacher_solution(correction),)
     return plain_row(id, source, question(question_text), attempt, *followed)
+
+
+def without_loss(episode: Episode) -> Episode:
+    """A row whose attempt is context alone, whatever a method would make of it."""
+    question, attempt, *rest = episode.messages
+    return replace(episode, messages=(question, replace(attempt, context_only=True), *rest))

@@ -1,9 +1,9 @@
-"""GRPO, equations (10)-(11), token by token.
+"""GRPO, equations (10)-(11), token by token or with one ratio a completion.
 
 The whole loss is `(surrogate_sum + beta * kl_sum) / weight` with one set of weights for both sums and one
 division, where `kl_sum` sums `kl(...)` under the same weights. Equation (11) is printed with one ratio per
-completion; here there is one per token. With a single update per group every ratio is 1 at the update and the
-gradients agree.
+completion: `sequence_surrogate`; `clipped_surrogate` has one per token. With a single update per group every
+ratio is 1 at the update and the gradients agree.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cicjax.objectives.shapes import at_least_float32, expect_rank, expect_same_shape
 
@@ -63,6 +63,43 @@ def clipped_surrogate(
     advantage = jnp.where(live, jax.lax.stop_gradient(advantages)[:, None], 0.0)
     gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
     return -(gain * loss_weights).sum(), loss_weights.sum()
+
+
+def sequence_surrogate(
+    policy_logprobs: Float[ArrayLike, "B T"],
+    old_logprobs: Float[ArrayLike, "B T"],
+    advantages: Float[ArrayLike, "B T"],
+    loss_weights: Float[ArrayLike, "B T"],
+    completions: Int[ArrayLike, "B T"],
+    epsilon: float,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """First term of (11) as printed, to be minimised, as (sum, weight): one ratio a completion, exp of the
+    sum over its tokens of policy - old, and one term for each, not divided by its length.
+
+    `completions` numbers the completion of each position, from 0 to B T - 1; its advantage stands at every
+    one of its positions. The weight is that of all tokens, as for `clipped_surrogate`. Positions of weight 0
+    may hold anything. Raises ValueError on shapes that do not fit.
+    """
+    policy_logprobs, old_logprobs = at_least_float32(policy_logprobs), at_least_float32(old_logprobs)
+    advantages, loss_weights = at_least_float32(advantages), at_least_float32(loss_weights)
+    expect_rank("policy_logprobs", policy_logprobs, dims="B T")
+    expect_same_shape(
+        policy_logprobs=policy_logprobs,
+        old_logprobs=old_logprobs,
+        advantages=advantages,
+        loss_weights=loss_weights,
+    )
+    live = loss_weights != 0
+
+    def total(values: Float[Array, "B T"]) -> Float[Array, " N"]:
+        values, numbers = jnp.where(live, values, 0.0).ravel(), jnp.asarray(completions).ravel()
+        return jax.ops.segment_sum(values, numbers, num_segments=values.size)
+
+    ratio = jnp.exp(total(policy_logprobs - jax.lax.stop_gradient(old_logprobs)))
+    tokens = total(jnp.ones_like(loss_weights))
+    advantage = jax.lax.stop_gradient(total(advantages)) / jnp.maximum(tokens, 1)
+    gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+    return -gain.sum(), loss_weights.sum()
 
 
 ESTIMATORS: dict[str, Callable[[Array], Array]] = {

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cicjax.experiments.paper.records import POSITIONS
+from cicjax.methods import START
 from cicjax.report import paper as numbers
 from cicjax.report.drawing import look
 from cicjax.report.runs import FinishedRun, settings_lines
@@ -28,7 +29,11 @@ MEANINGS = {
     "split": "questions that methods are compared on",
     "dtype": "precision of the frozen base; adapters are float32",
     "lora.target_modules": "projections with an adapter; dropout 0, A Kaiming-uniform, B zero",
-    "optimization.learning_rate": "peak rate of AdamW, the same for every method but GRPO",
+    "optimization.learning_rate": "peak rate of AdamW for SFT-1",
+    "second_stage.learning_rate": "peak rate of second stages that have none of their own among the rates",
+    "second_stage_epochs": "epochs of every second stage but GRPO",
+    "batches": "what an update has eight of: rows, or rows that bear loss",
+    "rates": "second-stage rates tuned on development questions",
     "optimization.min_learning_rate_ratio": "the decay ends here, as a share of the peak",
     "optimization.warmup_steps": "updates of warm-up",
     "optimization.mean": "the loss of an update: sum of weighted losses over sum of weights",
@@ -36,8 +41,9 @@ MEANINGS = {
     "policy.epsilon": "clipping range of GRPO's ratio",
     "policy.beta": "weight of GRPO's KL to SFT-1, estimator k3",
     "policy.num_iterations": "GRPO's updates a group",
-    "policy_optimization.learning_rate": "peak rate of GRPO",
-    "rows_per_update": "effective batch; one epoch for every stage",
+    "policy.ratio": "GRPO's ratio: one a token, or one a completion",
+    "policy_optimization.learning_rate": "peak rate of GRPO, where it has none among the rates",
+    "rows_per_update": "effective batch",
     "attempts_per_problem": "attempts of the stream on a problem before the next one",
     "max_attempt_tokens": "longest attempt, candidate or GRPO sample",
     "attempt_temperature": "of attempts, candidates and GRPO samples; no top-k, no top-p",
@@ -46,8 +52,9 @@ MEANINGS = {
 }
 
 
-def budget_table(methods: Methods) -> Html:
-    """What each method spent beyond SFT-1; the stream's sampling counts for every method that uses it."""
+def budget_table(methods: Methods, tuned: Mapping[str, float]) -> Html:
+    """What each method spent beyond SFT-1; the stream's sampling counts for every method that uses it. Rates
+    that are not among the `tuned` ones say so."""
     header = [
         "method",
         "updates",
@@ -57,6 +64,7 @@ def budget_table(methods: Methods) -> Html:
         "sampled tokens",
         "verifier calls",
         "oracle solutions",
+        "distinct",
     ]
     names = (
         "updates",
@@ -66,12 +74,13 @@ def budget_table(methods: Methods) -> Html:
         "sampled_tokens",
         "verifier_calls",
         "oracle_solutions",
+        "distinct_solutions",
     )
     rows = [
         [
             name_of(method),
             *(f"{getattr(row.budget, name):,}" for name in names),
-            "–" if row.budget.learning_rate is None else f"{row.budget.learning_rate:g}",
+            _rate(method, row.budget.learning_rate, tuned),
             f"{row.budget.flop:.2e}",
         ]
         for method, row in methods.items()
@@ -82,6 +91,12 @@ def budget_table(methods: Methods) -> Html:
         "are without those of rows without targets, which are skipped."
     )
     return table([*header, "learning rate", "FLOP"], rows, caption=caption)
+
+
+def _rate(method: str, rate: float | None, tuned: Mapping[str, float]) -> str:
+    if rate is None:
+        return "–"
+    return f"{rate:g}" if method in tuned or method == START else f"{rate:g}, untuned"
 
 
 def ledgers_table(runs: Sequence[FinishedRun], *, paper: bool) -> Html:
@@ -168,6 +183,8 @@ def _stage(name: str) -> tuple[str, str]:
             return look(method).label, "train"
         case ["evaluate", method, "direct" | "second" as protocol]:
             return look(method).label, protocol
+        case ["score", scored] if scored.endswith("-held-out"):
+            return look(scored.removesuffix("-held-out")).label, "scoring"
         case ["score", scored] if "-logprobs-" in scored:
             return look(scored.partition("-logprobs-")[0]).label, "scoring"
         case _:

@@ -15,7 +15,7 @@ from cicjax.files.whole import read_json, read_jsonl
 from cicjax.logs.native import read_native
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.metrics import read_metrics
-from cicjax.statistics import wilson
+from cicjax.statistics import t_interval, wilson
 
 Record = dict[str, Any]
 Answers = dict[str, dict[str, list[Answer]]]
@@ -93,12 +93,18 @@ def _difference(one: Results, other: Results) -> str:
     """The first thing in which two results are not one experiment at two seeds; empty where they are."""
     if one.model != other.model:
         return "the model"
-    apart = ("seed", "methods")  # Rows that only some runs have are left out of the common table.
+    # Rows that only some runs have are left out of the common table; those in it have one rate.
+    apart = ("seed", "methods", "rates")
     names = sorted(name for name in one.settings.keys() | other.settings.keys() if name not in apart)
     different = [name for name in names if one.settings.get(name) != other.settings.get(name)]
     if different:
         return f"settings.{different[0]}"
-    return "" if one.methods.keys() & other.methods.keys() else "every method"
+    common = one.methods.keys() & other.methods.keys()
+    rates = [each.settings.get("rates", {}) for each in (one, other)]
+    moved = sorted(name for name in common if rates[0].get(name) != rates[1].get(name))
+    if moved:
+        return f"settings.rates.{moved[0]}"
+    return "" if common else "every method"
 
 
 def _optional_object(path: Path) -> Record:
@@ -181,7 +187,11 @@ def _pool(rows: Sequence[MethodResult]) -> MethodResult:
     spent = _added(budgets, *(each.name for each in fields(Budget) if each.name != "learning_rate"))
     means = {
         name: _mean([getattr(row, name) for row in rows])
-        for name in ("accuracy", "marker_share", "self_confirmation", "truth_gain")
+        for name in ("accuracy", "marker_share", "self_confirmation", "truth_gain", "kl_to_sft")
+    }
+    means |= {
+        name: _mean_by_key([getattr(row, name) for row in rows])
+        for name in ("held_out_nats", "usable_information")
     }
     low, high = wilson(added["solved"], added["questions"])
     budget = Budget(**spent, learning_rate=rows[0].budget.learning_rate)
@@ -195,6 +205,18 @@ def _added(records: Sequence[object], *names: str) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> Any:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _mean_by_key(records: Sequence[dict[str, float] | None]) -> dict[str, Any] | None:
+    """The mean of every number that all have; of one with an interval, `low` and `high` are those over the
+    seeds."""
+    known = [record for record in records if record]
+    if len(known) < len(records):
+        return None
+    means = {key: _mean([record.get(key) for record in known]) for key in known[0]}
+    if "low" in means:
+        _, means["low"], means["high"] = t_interval([record["nats"] for record in known])
+    return means
 
 
 def pooled_ledger(runs: Sequence[FinishedRun]) -> Ledger | None:

@@ -39,6 +39,11 @@ WORDS = {
     "kept": "right by SFT-1 and still right by the method's direct answer",
     "lost": "right by SFT-1, wrong by the method's direct answer",
     "gained": "wrong by SFT-1, right by the method's direct answer",
+    "natural": "SFT-1 right at once, or else the method's direct answer: its natural second try",
+    "second turn": "right after seeing SFT-1's attempt, right or wrong, with no word on which it was",
+    "KL": "how far a method's probabilities have moved from SFT-1's on SFT-1's own answers",
+    "usable information": "how much likelier the correction is after the attempt that it corrects than "
+    "after another question's",
     "harmed": "SFT-1 was right, and the answer after seeing that right attempt is wrong",
     "fingerprint": "a digest of the weights: equal fingerprints, equal weights",
     "nats": "unit of log-probability to base e; +0.7 is about twice as likely",
@@ -49,14 +54,11 @@ CHOICES = (
     "Where the paper is silent something had to be chosen. Attempts, "
     "candidates and GRPO samples are drawn at the temperature below; "
     "evaluation is greedy. The loss of an update is the sum of weighted token losses over the sum of "
-    "weights; GRPO has one ratio a "
-    "token. The stream arms eat one permutation of the rows, made from the seed."
+    "weights. The stream arms eat one permutation of the rows, made from the seed."
 )
-NEVER_ANSWERED = "The methods here hardly ever answer after a second “Proposed solution:”"
-WHY_EMBEDDED = (
-    "in the embedded base's pretraining nobody is ever corrected and one epoch does not teach it, "
-    "so repair, two-step and harmed say "
-    "nothing about the methods"
+NEVER_ANSWERED = (
+    "The methods here hardly ever answer after a second “Proposed solution:”, "
+    "so repair, two-step and harmed say nothing about them"
 )
 MOST_REPAIRED, LEAST_HARMED = 0.02, 0.9
 FOOTER = (
@@ -103,11 +105,6 @@ def weights_name(run: FinishedRun) -> str:
     return Path(str(named)).name if str(named).startswith(("/", ".", "~")) else str(named)
 
 
-def on_embedded_base(run: FinishedRun) -> bool:
-    """Whether the run named no weights, and so took those that come with the package."""
-    return "model_name_or_path" in run.config and run.config["model_name_or_path"] is None
-
-
 def of_paper(run: FinishedRun) -> bool:
     """Whether the weights go by the name of the paper's, Qwen2.5-0.5B itself and no relative of it."""
     return Path(weights_name(run)).name.lower() == numbers.BASE
@@ -124,9 +121,7 @@ def summary(runs: Sequence[FinishedRun]) -> list[Child]:
     if second := unanswered(runs):
         sentences.append(second)
     if len(runs) > 1 and (outcomes := _outcomes(runs)):
-        sentences.append(
-            f"Over {len(runs)} seeds: {'; '.join(f'“{each.claim.text}” {each.word}' for each in outcomes)}."
-        )
+        sentences.append(f"Over {len(runs)} seeds: {'; '.join(map(_told, outcomes))}.")
     if len(runs) < claims.ENOUGH:
         who = "One seed decides" if len(runs) == 1 else f"{len(runs)} seeds decide"
         sentences.append(
@@ -136,6 +131,13 @@ def summary(runs: Sequence[FinishedRun]) -> list[Child]:
     return sentences
 
 
+def _told(outcome: claims.Outcome) -> str:
+    """A claim and its word; of an undecided one, how many seeds would decide it."""
+    decided = f", which about {outcome.needed:,} seeds would decide" if outcome.needed else ""
+    remark = f" ({outcome.remark})" if outcome.remark else ""
+    return f"“{outcome.claim.text}” {outcome.word}{remark}{decided}"
+
+
 def unanswered(runs: Sequence[FinishedRun]) -> str | None:
     """Why the second answers say nothing, where no method gives any: hardly a failure repaired and nearly all
     right answers harmed."""
@@ -143,7 +145,7 @@ def unanswered(runs: Sequence[FinishedRun]) -> str | None:
         failed, right = row.repair_questions, row.right_first
         if not right or row.repair_solved > MOST_REPAIRED * failed or row.harmed < LEAST_HARMED * right:
             return None
-    return f"{NEVER_ANSWERED}; {WHY_EMBEDDED}." if on_embedded_base(runs[0]) else f"{NEVER_ANSWERED}."
+    return f"{NEVER_ANSWERED}."
 
 
 def _two_arms(interventional: MethodResult, observational: MethodResult) -> list[Child]:
@@ -214,9 +216,7 @@ def _several_seeds(runs: Sequence[FinishedRun]) -> list[Child]:
     if outcomes := _outcomes(runs):
         parts += [tag("p", _how_decided(len(runs))), tables.claims_table(outcomes)]
     if missing := [claim for claim in claims.CLAIMS if claim not in claims.possible(methods)]:
-        named = "; ".join(
-            f"{claim.text} ({look(claim.method).heading} − {look(claim.other).heading})" for claim in missing
-        )
+        named = "; ".join(f"{claim.text} ({tables.contrast(claim)})" for claim in missing)
         parts.append(tag("p", f"Not to be judged here, for want of a row: {named}.", class_="note"))
     parts += [
         tag("h3", "All protocols"),
@@ -324,7 +324,7 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
     parts: list[Child] = (
         [tag("p", f"Counts of {len(runs)} seeds added up.", class_="note")] if len(runs) > 1 else []
     )
-    parts.append(accounts.budget_table(methods))
+    parts.append(accounts.budget_table(methods, runs[0].results.settings.get("rates", {})))
     if any(run.results.ledger is not None for run in runs):
         parts += [tag("h3", "The stream's ledger"), accounts.ledgers_table(runs, paper=paper)]
     beside: list[Child] = []
@@ -332,6 +332,11 @@ def budgets(runs: Sequence[FinishedRun]) -> Section:
         beside.append(accounts.facts_table(runs, paper=paper))
     if any(row.gains is not None for row in methods.values()):
         beside.append(tables.confirmation_table(methods))
+    if any(row.kl_to_sft is not None for row in methods.values()):
+        parts += [
+            tag("h3", "On corrected questions, and on text that nobody was trained on"),
+            tables.held_out_table(methods),
+        ]
     return "budgets", "Budgets and ledger", [*parts, tag("div", *beside, class_="columns")]
 
 

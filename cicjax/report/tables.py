@@ -16,7 +16,10 @@ from cicjax.views.html import Child, Html, join, table, tag
 Methods = Mapping[str, MethodResult]
 
 CONTRAST = tag("th", "contrast", scope="col", class_="words")
-PROTOCOLS = ("repair", "two-step", "kept", "lost", "gained", "harmed", "with marker", "cut")
+PROTOCOLS = (
+    *("repair", "two-step", "natural", "second turn"),
+    *("kept", "lost", "gained", "harmed", "with marker", "cut"),
+)
 
 
 def name_of(method: str) -> Html:
@@ -96,6 +99,38 @@ def confirmation_table(methods: Methods) -> Html:
         rows,
         caption="Against SFT-1, nats a token, on the stream's failed attempts.",
     )
+
+
+def held_out_table(methods: Methods) -> Html:
+    """KL to SFT-1, nats of corrections that nobody was trained on, and what an attempt is worth to them."""
+    rows: list[list[Child]] = []
+    for method, row in methods.items():
+        nats, worth = row.held_out_nats or {}, row.usable_information or {}
+        rows.append(
+            [
+                name_of(method),
+                f"{row.seen_solved}/{row.seen_questions}",
+                _number(row.kl_to_sft),
+                *(_number(nats.get(kind)) for kind in ("direct", "repair", "placebo")),
+                _number(worth.get("nats"), sign=True),
+                f"{_number(worth.get('low'), sign=True)} to {_number(worth.get('high'), sign=True)}",
+                *(_number(worth.get(place), sign=True) for place in ("where_it_leaves", "elsewhere")),
+            ]
+        )
+    contexts = ("question alone", "its attempt", "another's attempt")
+    usable = ("usable information", "95 %", "where it leaves the attempt", "elsewhere")
+    return table(
+        ["method", "corrected questions", "KL to SFT-1", *contexts, *usable],
+        rows,
+        caption="Solved of the questions that the stream corrected, asked plainly: here alone a question was "
+        "trained on. Then, on the development questions, nats a token: the distance to SFT-1 over its own "
+        "attempts; the oracle's corrections of failed ones in three contexts; what the right attempt is "
+        "worth over another's.",
+    )
+
+
+def _number(value: float | None, *, sign: bool = False) -> str:
+    return "–" if value is None else signed(value, 3) if sign else f"{value:.3f}"
 
 
 def skills_table(methods: Methods) -> Html:
@@ -183,15 +218,18 @@ def claims_table(outcomes: Sequence[Outcome]) -> Html:
 def _word(outcome: Outcome) -> Html:
     kind = {"holds": "holds", "does not hold": "fails", "undecided": "open"}[outcome.word]
     descriptive = " descriptive" if outcome.descriptive else ""
-    return tag(
-        "span",
-        f"{outcome.word}{' (descriptive)' if outcome.descriptive else ''}",
-        class_=f"word {kind}{descriptive}",
-    )
+    said = f"{outcome.word}{' (descriptive)' if outcome.descriptive else ''}"
+    word = tag("span", said, class_=f"word {kind}{descriptive}")
+    return join([word, f" {outcome.remark}"]) if outcome.remark else word
 
 
 def _contrast(claim: claims.Claim) -> Html:
-    return tag("td", f"{look(claim.method).heading} − {look(claim.other).heading}", class_="words")
+    return tag("td", contrast(claim), class_="words")
+
+
+def contrast(claim: claims.Claim) -> str:
+    """The rows that a claim compares, by their short names."""
+    return claim.contrast or f"{look(claim.method).heading} − {look(claim.other).heading}"
 
 
 def _p(p: float) -> str:
@@ -238,6 +276,8 @@ def _protocol_cells(row: MethodResult) -> list[Child]:
     return [
         f"{row.repair_solved}/{row.repair_questions}",
         row.two_step_solved,
+        row.natural_two_step,
+        row.second_turn,
         row.kept,
         row.lost,
         row.gained,

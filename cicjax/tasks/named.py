@@ -10,19 +10,19 @@ from typing import Any, Literal
 from cicjax.errors import BadInput, shorten
 from cicjax.tasks.task import Task, record_of
 
-STEM = "stem"
+STEM, PRINTED = "stem", "stem-printed"
 METHODS = ("settings", "splits", "verify", "correct", "has_marker")
 
 
-def named(name: str, *, numbers: Literal["paper", "tiny"]) -> Task:
-    """The task of this name; `numbers` is stem's pool of operands.
+def named(name: str, *, numbers: Literal["paper", "printed", "tiny", "catalogue"]) -> Task:
+    """The task of this name; `numbers` is stem's pool of operands, unless the name says `printed`.
 
     Raises BadInput for a module or attribute that is not there, and for an object that is no task.
     """
-    if name == STEM:
+    if name in (STEM, PRINTED):
         from cicjax.tasks import stem
 
-        return stem.task(numbers)
+        return stem.task("printed" if name == PRINTED else numbers)
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise BadInput(f"--task {name}: no such task; choose {STEM}, or name your own as MODULE:ATTRIBUTE")

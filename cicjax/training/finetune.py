@@ -42,6 +42,8 @@ def fine_tune(
     finished = finished_adapter(directory)
     if finished is not None:
         return finished
+    if trainer.live_rows:
+        rows = [(id, unit) for id, unit in rows if any(row.loss_weights.any() for row in rows_of(unit))]
     order = _updates(trainer, rows)
     write_json(directory / "order.json", [[id for id, _ in update] for update in order])
     updates = [[unit for _, unit in update] for update in order]

@@ -33,7 +33,8 @@ BUDGET = "budget.json"
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
-    seed settles the order of rows; `protocol` is the one that the rows are rendered in, where they are."""
+    seed settles the order of rows; with `live_rows` rows without loss are left out before updates are cut.
+    `protocol` is the one that the rows are rendered in, where they are."""
 
     folder: Path
     model: qwen2.Model
@@ -45,6 +46,7 @@ class Trainer:
     rows_per_update: int = 8
     num_train_epochs: int = 1
     max_steps: int | None = None
+    live_rows: bool = False
     save_steps: int = 25
     protocol: str | None = None
 

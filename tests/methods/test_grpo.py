@@ -86,6 +86,35 @@ def test_with_one_update_a_group_the_ratio_is_1_and_the_gradient_that_of_the_pol
         np.testing.assert_allclose(ours, plain, atol=2e-4, rtol=1e-3)
 
 
+def test_one_ratio_a_completion_has_the_same_gradient_at_1(policy):
+    own = scored(policy, policy[2])
+    rows = grpo.group_rows(GROUP, REWARDS, own, own)
+    sums = sums_of(policy, rows, grpo.SequenceLoss(epsilon=0.2, beta=0.0))
+    assert float(sums.weight) == sum(each.gamma.sum() for each in GROUP)
+    assert float(sums.loss) == pytest.approx(-sum(row.extras["advantages"][0] for row in rows), abs=1e-4)
+    for ours, plain in zip(
+        jax.tree.leaves(sums.gradient), jax.tree.leaves(plain_policy_gradient(policy)), strict=True
+    ):
+        np.testing.assert_allclose(ours, plain, atol=2e-4, rtol=1e-3)
+
+
+def test_the_ratio_of_a_packed_completion_is_its_own(policy):
+    """Old log-probabilities moved by hand: every completion's term by the ratio of its whole, clipped; two of
+    them lie on one line."""
+    own = scored(policy, policy[2])
+    by = (0.05, -0.01, 0.1, -0.2)
+    old = [each - shift * (row.gamma == 1) for each, shift, row in zip(own, by, GROUP, strict=True)]
+    rows = grpo.group_rows(GROUP, REWARDS, old, own)
+    assert len(pack(rows, SHAPE)) < len(rows)
+    expected = 0.0
+    for row, shift in zip(rows, by, strict=True):
+        ratio, advantage = np.exp(shift * row.loss_weights.sum()), row.extras["advantages"][0]
+        expected -= min(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
+    assert float(sums_of(policy, rows, grpo.SequenceLoss(0.2, 0.0)).loss) == pytest.approx(expected, rel=1e-3)
+    assert grpo.Constants(ratio="sequence").loss == grpo.SequenceLoss(0.2, 0.04)
+    assert isinstance(grpo.Constants().loss, grpo.Loss)
+
+
 def test_the_penalty_is_zero_at_the_reference_and_pulls_towards_it(policy):
     *_, adapter = policy
     own = scored(policy, adapter)

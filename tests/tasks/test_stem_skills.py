@@ -269,3 +269,40 @@ def test_solutions_have_about_as_many_tokens_as_the_papers():
     ]
     assert 40 <= sum(lengths) / len(lengths) <= 48  # 17,924 / 400 = 44.8, the end-of-text included
     assert max(lengths) <= 96  # the sampling budget of an attempt
+
+
+@pytest.mark.parametrize(
+    ("skill", "operands", "wrong", "line"),
+    [
+        (
+            "molarity",
+            ("12.5", "98.0", "1.0"),
+            None,
+            "n = 12.5/98.0 = 0.128 mol; M = n/V = 0.128 M. Final answer: 0.128 M.",
+        ),
+        (
+            "molarity",
+            ("10.0", "40.0", "0.25"),
+            "ignores_volume",
+            "n = 10.0/40.0 = 0.250 mol; M = n/V = 0.250 M. Final answer: 0.250 M.",
+        ),
+        (
+            "molarity",
+            ("10.0", "40.0", "0.25"),
+            None,
+            "n = 10.0/40.0 = 0.250 mol; M = n/V = 1.000 M. Final answer: 1.000 M.",
+        ),
+        ("ph", ("1.0e-04",), None, "pH = -log10([H+]) = -log10(1.0e-04) = 4.000. Final answer: 4.000."),
+    ],
+)
+def test_the_printed_variant_leaves_out_what_the_papers_lines_do(skill, operands, wrong, line):
+    work = stem.SKILLS[skill].solve(operands, numbers="printed", misconception=wrong)
+    assert work.line == line
+    assert work.answer == stem.SKILLS[skill].solve(operands, numbers="paper", misconception=wrong).answer
+
+
+def test_the_printed_variant_has_problems_enough_and_one_decimal_in_a_ph():
+    splits = stem.make_splits(seed=0, test=500, numbers="printed")
+    ph = [problem for problem in splits.test if problem.skill == "ph"]
+    assert len(splits.test) == 500 and all(len(problem.operands[0]) == len("1.0e-04") for problem in ph)
+    assert all(stem.verify(problem, problem.solution).solved for problem in splits.test)

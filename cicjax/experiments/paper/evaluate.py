@@ -2,9 +2,11 @@
 
 direct    the plain prompt; the headline.
 repair    the prompt, SFT-1's failed attempt and the second prefix, on the questions that SFT-1 got wrong.
-two-step  SFT-1 right, or else repaired.
+two-step  SFT-1 right, or else repaired. It takes a verifier at test time.
+natural   the same with the method's own plain prompt as the second try: what it was trained to answer.
 
-A second answer is also asked for where SFT-1 was right: `harmed` counts how often it turns out wrong.
+A second answer is also asked for where SFT-1 was right: `harmed` counts how often it turns out wrong, and
+`second_turn` the right second answers to all questions, with nobody saying which first ones were right.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,4 +56,11 @@ def second_summary(
         "lost": count(lambda f, d, s: f and not d),
         "gained": count(lambda f, d, s: not f and d),
         "harmed": count(lambda f, d, s: f and not s),
+        "natural_two_step": right + count(lambda f, d, s: not f and d),
+        "second_turn": count(lambda f, d, s: s),
     }
+
+
+def seen_summary(seen: Sequence[Answer]) -> dict[str, int]:
+    """Direct answers to the questions that the stream corrected: what a test set that leaks would show."""
+    return {"seen_solved": sum(answer.solved for answer in seen), "seen_questions": len(seen)}

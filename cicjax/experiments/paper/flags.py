@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cicjax.methods import METHODS, grpo
+from cicjax.methods import ARMS, METHODS, grpo
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 
 _LORA, _GRPO = LoRAConfig(), grpo.Constants()
+_ARMS = f"Controls, as further rows of the table: {', '.join(arm.name for arm in ARMS)}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,14 @@ class Flags:
     seed: int = 0
     """Problems, adapters, order and samples follow from it."""
     task: Annotated[str, tyro.conf.arg(metavar="stem|MODULE:ATTRIBUTE")] = "stem"
-    """Problems and verifier: stem, or an object of a Python module of your own, which is imported."""
+    """Problems and verifier: stem; stem-printed, whose lines leave out what the paper's printed ones do; or
+    an object of a Python module of your own, which is imported."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = tuple(
         method.name for method in METHODS
     )
     """Rows of the table. oracle_shared is SFT+oracle on the stream's schedule, which answers whether the
-    context helps."""
+    context helps. Rows that the folder has already stay."""
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ARM ...", help=_ARMS)] = ()
     split: Literal["test", "dev"] = "test"
     """Questions that methods are compared on; settings are chosen on dev alone."""
     num_test: int | None = None
@@ -44,7 +47,17 @@ class Flags:
     num_sft: int | None = None
     """Teacher rows of SFT-1, if not those of the scale."""
     learning_rate: float | None = None
-    """Peak rate of AdamW; GRPO takes a quarter of it. By default 2e-4."""
+    """Peak rate of AdamW for SFT-1. By default 2e-4."""
+    second_stage_learning_rate: float | None = None
+    """Peak rate of every second stage; GRPO takes a quarter of it. By default SFT-1's."""
+    rates: Annotated[Path | None, tyro.conf.arg(metavar="RATES.json")] = None
+    """Rates that `cicjax tune` chose for this base, a method each; those that it lacks stay as they are."""
+    second_stage_epochs: int = 1
+    """Epochs of every second stage but GRPO."""
+    batches: Literal["rows", "live_rows"] = "rows"
+    """What an update has eight of: rows of the stream, or those of them that bear loss for the method."""
+    attempts_per_problem: int = 8
+    """The stream's attempts at a problem before the next one; fewer give more different questions."""
     lora_r: int = _LORA.rank
     """Rank of the adapter."""
     lora_alpha: float = _LORA.alpha
@@ -55,6 +68,8 @@ class Flags:
     """Samples a group, K of equations (8) and (10): ReST and GRPO."""
     num_iterations: int = _GRPO.num_iterations
     """GRPO's updates a group; above 1 the clip becomes live."""
+    ratio: Literal["token", "sequence"] = _GRPO.ratio
+    """GRPO's ratio: one a token, or one a completion as equation (11) prints it."""
     beta: float = _GRPO.beta
     """Weight of GRPO's KL to SFT-1."""
     epsilon: float = _GRPO.epsilon

@@ -37,7 +37,7 @@ def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
     if finished is not None:
         return finished
     iterations = run.settings.policy.num_iterations
-    trainer, total = run.trainer(run.settings.policy_optimization), groups * iterations
+    trainer, total = run.trainer(method), groups * iterations
     learner = Learner(trainer, name, start=sft_adapter, total=total)
     with run.timed(f"train {name}"), bar(f"train {name}: groups") as report, learner:
         shown = learner.resumed
@@ -47,29 +47,34 @@ def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
             if rows and not shown:
                 shown = True
                 show_example(run.tokenizer, f"{name}, its first live group", rows)
-            _train_group(run, learner, rows, facts, total=total)
+            _train_group(run, learner, rows, facts, optimization=trainer.optimization, total=total)
             last = group + 1 == groups
             if last or (group + 1) * iterations % run.save_steps < iterations:
                 learner.save(final=last)
             signals.check()
         report(groups, groups)
     _join(run, name)
-    write_json(run.folder / name / BUDGET, _budget(run, name, learner.state))
+    write_json(run.folder / name / BUDGET, _budget(run, method, learner.state))
     return learner.adapter
 
 
 def _train_group(
-    run: Run, learner: Learner, rows: Sequence[Row], facts: dict[str, Any], *, total: int
+    run: Run,
+    learner: Learner,
+    rows: Sequence[Row],
+    facts: dict[str, Any],
+    *,
+    optimization: steps.Optimization,
+    total: int,
 ) -> None:
     """A group's updates, each of them in the log. Raises Corrupted after several in a row that are not
     finite."""
-    constants, optimization = run.settings.policy, run.settings.policy_optimization
-    loss = grpo.Loss(epsilon=constants.epsilon, beta=constants.beta)
+    constants = run.settings.policy
     for iteration in range(constants.num_iterations):
         again = _clipped(run, learner.adapter, rows) if iteration and rows else {}
         rate = steps.learning_rate_at(learner.step, total, optimization)
         shape = shape_for(run.model, rows)
-        learner.update(rows, rate=rate, shape=shape, loss=loss, facts=facts | again)
+        learner.update(rows, rate=rate, shape=shape, loss=constants.loss, facts=facts | again)
 
 
 def _group(
@@ -125,14 +130,14 @@ def _distances(
 
 
 def _clipped(run: Run, adapter: qwen2.Tree, rows: Sequence[Row]) -> dict[str, float]:
-    """Share of a group's tokens whose ratio the clip cuts: not from the first update, where every ratio is
-    1."""
-    epsilon = run.settings.policy.epsilon
+    """Share of a group's ratios that the clip cuts: not from the first update, where every one is 1."""
+    epsilon, whole = run.settings.policy.epsilon, run.settings.policy.ratio == "sequence"
     cut = []
     for row, policy_logprobs in zip(rows, _scored(run, [row.encoded for row in rows], adapter), strict=True):
         here = row.loss_weights > 0
-        ratio = np.exp(policy_logprobs - row.extras["old_logprobs"])[here]
-        gains = row.extras["advantages"][here] > 0
+        moved = (policy_logprobs - row.extras["old_logprobs"])[here]
+        ratio = np.exp(moved.sum(keepdims=True) if whole else moved)
+        gains = row.extras["advantages"][here][: len(ratio)] > 0
         cut.append(np.where(gains, ratio > 1 + epsilon, ratio < 1 - epsilon))
     return {"clip_ratio": float(np.concatenate(cut).mean())}
 
@@ -158,10 +163,10 @@ def _join(run: Run, name: str) -> None:
     write_jsonl(run.folder / "rollouts" / f"{name}.jsonl", rows)
 
 
-def _budget(run: Run, name: str, state: steps.TrainState) -> dict[str, Any]:
+def _budget(run: Run, method: Method, state: steps.TrainState) -> dict[str, Any]:
     """What the run of groups spent. Three passes a live group: the old policy's and the reference's forward,
     the update's."""
-    groups = [_read_group(run, name, group) for group in range(run.settings.counts.groups)]
+    groups = [_read_group(run, method.name, group) for group in range(run.settings.counts.groups)]
     live = [group for group in groups if len({row.messages[1].solved for row in group}) > 1]
     rows = [row for group in live for row in group]
     supervised = sum(len(row.messages[1].tokens or ()) for row in rows)
@@ -177,7 +182,7 @@ def _budget(run: Run, name: str, state: steps.TrainState) -> dict[str, Any]:
         "rows": sum(map(len, groups)) * iterations,
         "supervised_tokens": supervised * iterations,
         "processed_tokens": processed * iterations,
-        "learning_rate": run.settings.policy_optimization.learning_rate,
+        "learning_rate": run.settings.optimization_of(method).learning_rate,
         "flop": training * iterations + scoring_flop,
         "groups": len(groups),
         "flat_groups": len(groups) - len(live),

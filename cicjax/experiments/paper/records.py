@@ -11,7 +11,7 @@ from cicjax.experiments.checked import RUN_AGAIN, read_record, require, shown
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """What a method spent beyond SFT-1: updates, tokens, samples, grades, solutions, floating-point
-    operations."""
+    operations. `distinct_solutions` counts a question's correction once, however often it failed."""
 
     updates: int
     empty_updates: int
@@ -23,6 +23,7 @@ class Budget:
     sampled_tokens: int
     verifier_calls: int
     oracle_solutions: int
+    distinct_solutions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class MethodResult:
     """A row of the table: the three protocols of section 2.4, against SFT-1, and what it cost.
 
     `by_skill` is {skill: [solved, questions]}; `self_confirmation` and `truth_gain` are nats a token, None
-    without a stream.
+    without a stream. `seen_*` count the questions that the stream corrected; the last three are those of
+    `held_out`.
     """
 
     solved: int
@@ -48,9 +50,16 @@ class MethodResult:
     lost: int
     gained: int
     harmed: int
+    natural_two_step: int
+    second_turn: int
     self_confirmation: float | None
     truth_gain: float | None
     budget: Budget
+    seen_solved: int = 0
+    seen_questions: int = 0
+    kl_to_sft: float | None = None
+    held_out_nats: dict[str, float] | None = None
+    usable_information: dict[str, float] | None = None
 
     @property
     def right_first(self) -> int:

@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from cicjax.errors import BadInput, printable
-from cicjax.experiments.paper import stages
+from cicjax.experiments.paper import rates, stages
 from cicjax.experiments.paper.flags import Flags
 from cicjax.experiments.paper.records import Results
-from cicjax.experiments.paper.run import load_run
+from cicjax.experiments.paper.run import Run, load_run
 from cicjax.experiments.paper.settings import Settings, settings_of
-from cicjax.methods import METHODS, Method
+from cicjax.files.whole import read_object, write_json
+from cicjax.methods import EVERY, Method
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.named import named
 from cicjax.tasks.task import Task
 
-OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps", "allow_other_environment")
+OUTSIDE_IDENTITY = (
+    *("model_name_or_path", "output_dir", "save_steps", "allow_other_environment"),
+    *("methods", "arms", "rates", "resolved.settings.methods"),
+)
 
 
 def task_of(flags: Flags) -> Task:
@@ -31,7 +35,6 @@ def config_of(flags: Flags, chosen: Settings, fingerprint: str) -> dict[str, Any
     they stand for."""
     chosen_flags = {each.name: _plain(getattr(flags, each.name)) for each in fields(Flags)}
     settled = {
-        "methods": list(chosen.methods),
         "num_test": chosen.counts.test_problems,
         "num_sft": chosen.counts.sft_rows,
         "learning_rate": chosen.optimization.learning_rate,
@@ -57,29 +60,53 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
         for seed in dict.fromkeys(seeds)
     ]
     for one in chosen:
-        settings_of(one, task_of(one), METHODS)
+        settings_of(one, task_of(one), EVERY)
     return chosen
 
 
-def reproduce(flags: Flags, methods: Sequence[Method] = METHODS) -> Results:
-    """Run or resume an experiment and give its results; `methods` are those that the flags may name. Raises
-    BadInput, Locked or Corrupted."""
-    task = task_of(flags)
-    chosen = settings_of(flags, task, methods)
-    # Everything that can be wrong with the input is found before the folder is touched.
+def _rows_there(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The rows that a run in the folder has already, by the flag that asked for them."""
+    config = read_object(folder / "config.json")
+    lists = {name: config.get(name) for name in ("methods", "arms")}
+    return {name: tuple(rows) if isinstance(rows, list) else () for name, rows in lists.items()}
+
+
+def _load(flags: Flags, task: Task, methods: Sequence[Method]) -> Run:
+    """Everything that can be wrong with the input is found here, before the folder is touched."""
     run = load_run(
         flags.output_dir,
-        chosen,
+        settings_of(flags, task, methods),
         model=flags.model_name_or_path,
         task=task,
         methods=methods,
         save_steps=flags.save_steps,
     )
-    config = config_of(flags, chosen, run.base_fingerprint)
-    with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
+    if flags.rates is None:
+        return run
+    tuned = rates.chosen(flags.rates, run.base_fingerprint, run.settings.methods)
+    return replace(run, settings=replace(run.settings, rates=tuned))
+
+
+def reproduce(flags: Flags, methods: Sequence[Method] = EVERY) -> Results:
+    """Run or resume an experiment and give its results; `methods` are those that the flags may name. Raises
+    BadInput, Locked or Corrupted."""
+    task = task_of(flags)
+    settings_of(flags, task, methods)
+    # Rows that are there stay: an arm that is asked for later is one more.
+    there = _rows_there(flags.output_dir)
+    both = {name: (*rows, *getattr(flags, name)) for name, rows in there.items()}
+    flags = replace(flags, **{name: tuple(dict.fromkeys(rows)) for name, rows in both.items()})
+    run = _load(flags, task, methods)
+    config = config_of(flags, run.settings, run.base_fingerprint)
+    # A row's own rate is part of the run's identity from the first time that the row is asked for.
+    known = {row for rows in there.values() for row in rows}
+    new = [f"resolved.settings.rates.{name}" for name in run.settings.methods if name not in known]
+    with RunFolder(flags.output_dir, config, outside_identity=(*OUTSIDE_IDENTITY, *new)):
         what = f"{run.model_name}, scale {flags.scale}, seed {flags.seed}"
         print(printable(f"{what}, in {flags.output_dir}: the same command resumes"), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
+        if known and new:
+            write_json(flags.output_dir / "config.json", config)
         return stages.run_stages(run)
 
 

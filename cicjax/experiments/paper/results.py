@@ -21,7 +21,7 @@ from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.transcript import Episode
 from cicjax.training.learner import BUDGET
 
-Answers = dict[str, list[Answer]]  # direct and second
+Answers = dict[str, list[Answer]]  # direct, second and seen
 UNTRAINED = {
     "updates": 0,
     "empty_updates": 0,
@@ -38,20 +38,21 @@ def collect(
     made: Rollouts,
     *,
     answers: Mapping[str, Answers],
-    first: Sequence[Answer],
     stream: Sequence[Episode],
     logprobs: dict[str, dict[str, list[float]]],
+    held_out: Mapping[str, Mapping[str, Any]],
 ) -> Results:
-    """Everything that results.json promises; `first` are SFT-1's direct answers, `stream` is empty where no
-    method needed it."""
-    methods = {}
+    """Everything that results.json promises; `stream` is empty where no method needed it, `held_out` has each
+    method's measures on the development questions."""
+    methods, first = {}, answers[START]["direct"]
     for method in run.methods:
         direct, second = answers[method.name]["direct"], answers[method.name]["second"]
         summary: dict[str, Any] = evaluate.direct_summary(direct)
         summary |= evaluate.second_summary(direct, second, first)
+        summary |= evaluate.seen_summary(answers[method.name]["seen"])
         summary |= confirmation.summary(logprobs.get(method.name), logprobs.get(START))
         budget = _budget(run, method, made.samples_of(method))
-        methods[method.name] = MethodResult(**summary, budget=budget)
+        methods[method.name] = MethodResult(**summary, budget=budget, **held_out[method.name])
     return Results(
         model=run.base_fingerprint,
         model_name=run.model_name,
@@ -124,7 +125,7 @@ def _budget(run: Run, method: Method, samples: Sequence[Episode]) -> Budget:
         record = read_json(run.folder / method.name / BUDGET)
     prompts = {meta(episode)["problem"]: meta(episode)["prompt_tokens"] for episode in samples}
     sampled = sum(len(episode.messages[1].tokens or ()) for episode in samples)
-    corrected = sum(len(episode.messages) == 3 for episode in samples)
+    bought = [episode for episode in samples if len(episode.messages) == 3 and method.learns_corrections]
     spent = {key: record[key] for key in UNTRAINED}
     spent["flop"] += cost.sampling_flop(
         run.model.config, prompt_tokens=sum(prompts.values()), sampled_tokens=sampled
@@ -133,5 +134,8 @@ def _budget(run: Run, method: Method, samples: Sequence[Episode]) -> Budget:
         **spent,
         sampled_tokens=sampled,
         verifier_calls=len(samples),
-        oracle_solutions=run.settings.counts.sft_rows if method.name == START else corrected,
+        oracle_solutions=run.settings.counts.sft_rows if method.name == START else len(bought),
+        distinct_solutions=run.settings.counts.sft_rows
+        if method.name == START
+        else len({meta(episode)["problem"] for episode in bought}),
     )

@@ -54,6 +54,13 @@ class Rollouts:
     def _stream(self) -> list[Episode]:
         return _stream(self._run, self._adapter)
 
+    def held_out(self) -> list[Episode]:
+        """One attempt at every development question, failures with their corrections: trained on by none."""
+        run = self._run
+        chunks = [(first, range(1)) for first in range(0, len(run.splits.dev), PROBLEMS_PER_CHUNK)]
+        _sample(run, "held_out", self._adapter, chunks, task=run.task, problems=run.splits.dev)
+        return read(run, "held_out")
+
     def candidates(self) -> list[list[Episode]]:
         """Groups of K candidates, equation (8): graded attempts, nobody corrected."""
         groups: dict[str, list[Episode]] = {}
@@ -148,7 +155,7 @@ def _stream(run: Run, adapter: qwen2.Tree | None) -> list[Episode]:
 def _candidates(run: Run, adapter: qwen2.Tree | None) -> list[Episode]:
     groups, samples = run.settings.counts.groups, range(run.settings.policy.num_generations)
     chunks = [(first, samples) for first in range(0, groups, PROBLEMS_PER_CHUNK)]
-    _sample(run, "candidates", adapter, chunks, last_problem=groups)
+    _sample(run, "candidates", adapter, chunks, problems=run.splits.agent[:groups])
     return read(run, "candidates")
 
 
@@ -160,15 +167,15 @@ def _sample(
     *,
     task: Task | None = None,
     stop: Callable[[list[dict[str, Any]]], bool] | None = None,
-    last_problem: int | None = None,
+    problems: Sequence[Problem] | None = None,
 ) -> None:
     """RUN/rollouts/NAME.jsonl, chunk by chunk: (first problem, numbers of the samples of each problem)."""
     assert adapter is not None
-    sampler = run.sampler(adapter)
+    sampler, problems = run.sampler(adapter), run.splits.agent if problems is None else problems
 
     def work(_: int, chunk: tuple[int, range]) -> list[dict[str, Any]]:
         first, samples = chunk
-        batch = run.splits.agent[:last_problem][first : first + PROBLEMS_PER_CHUNK]
+        batch = problems[first : first + PROBLEMS_PER_CHUNK]
         answers = answer_chunk(
             [plainly(problem) for problem in batch],
             task=run.task,

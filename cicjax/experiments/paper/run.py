@@ -11,7 +11,7 @@ from pathlib import Path
 from cicjax.errors import BadInput
 from cicjax.experiments.paper.settings import Settings
 from cicjax.files.whole import read_json, write_json
-from cicjax.methods import METHODS, Method
+from cicjax.methods import EVERY, START, Method
 from cicjax.model import qwen2
 from cicjax.provenance import Encoded, encode, render
 from cicjax.provenance.protocol import PLAIN
@@ -21,7 +21,6 @@ from cicjax.sampling.sampler import Decoding, Sampler
 from cicjax.tasks.task import Problem, Splits, Task
 from cicjax.training.learner import Trainer
 from cicjax.training.policy import decoding, load_policy
-from cicjax.training.steps import Optimization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +69,20 @@ class Run:
         already."""
         return cache(partial(Sampler, self.model, self.base, adapter))
 
-    def trainer(self, optimization: Optimization) -> Trainer:
-        """What all trainings of this experiment share."""
+    def trainer(self, method: Method) -> Trainer:
+        """How a method is trained in this experiment, but for its rows and what they weigh."""
+        second = method.name != START
         return Trainer(
             folder=self.folder,
             model=self.model,
             base=self.base,
             base_fingerprint=self.base_fingerprint,
             tokenizer=self.tokenizer,
-            optimization=optimization,
+            optimization=self.settings.optimization_of(method),
             seed=self.settings.seed,
             rows_per_update=self.settings.rows_per_update,
+            num_train_epochs=self.settings.second_stage_epochs if second else 1,
+            live_rows=second and self.settings.batches == "live_rows",
             save_steps=self.save_steps,
             protocol=PLAIN,
         )
@@ -108,7 +110,7 @@ def load_run(
     *,
     model: str | None,
     task: Task,
-    methods: Sequence[Method] = METHODS,
+    methods: Sequence[Method] = EVERY,
     save_steps: int = 25,
 ) -> Run:
     """Read base and tokenizer and draw the problems; touches nothing. `model` is a folder or hub id, None the

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from cicjax.errors import BadInput
 from cicjax.experiments.paper.flags import Flags
-from cicjax.methods import Method, grpo
+from cicjax.methods import START, Method, grpo
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 from cicjax.runs import checks
 from cicjax.tasks.task import Task, record_of
@@ -56,6 +56,10 @@ class Settings:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimization: Optimization = field(default_factory=Optimization)
+    second_stage: Optimization = field(default_factory=Optimization)
+    second_stage_epochs: int = 1
+    batches: Literal["rows", "live_rows"] = "rows"
+    rates: Mapping[str, float] = field(default_factory=dict)
     policy: grpo.Constants = field(default_factory=grpo.Constants)
     policy_optimization: Optimization = field(default_factory=lambda: Optimization(learning_rate=5e-5))
     rows_per_update: int = 8
@@ -64,6 +68,13 @@ class Settings:
     attempt_temperature: float = 1.0
     max_answer_tokens: int = 256
     answer_stop_strings: tuple[str, ...] = ("\nQuestion:",)
+
+    def optimization_of(self, method: Method) -> Optimization:
+        """How a method is trained: SFT-1 by its own rate, others by the tuned one where there is one."""
+        if method.name == START:
+            return self.optimization
+        chosen = self.policy_optimization if method.samples == "own" else self.second_stage
+        return replace(chosen, learning_rate=self.rates.get(method.name, chosen.learning_rate))
 
     def record(self) -> dict[str, Any]:
         """Plain values, as they go into config.json and results.json; the pool of operands, where the task
@@ -87,9 +98,11 @@ def settings_of(flags: Flags, task: Task, methods: Sequence[Method]) -> Settings
     counts = replace(counts, **{name: value for name, value in wanted.items() if value is not None})
     rate = flags.learning_rate
     optimization = Optimization() if rate is None else Optimization(learning_rate=rate)
+    second = flags.second_stage_learning_rate
+    second_stage = optimization if second is None else Optimization(learning_rate=second)
     return Settings(
         seed=flags.seed,
-        methods=tuple(name for name in known if name in flags.methods),
+        methods=tuple(name for name in known if name in (*flags.methods, *flags.arms)),
         counts=counts,
         task=record_of(task),
         split=flags.split,
@@ -98,23 +111,31 @@ def settings_of(flags: Flags, task: Task, methods: Sequence[Method]) -> Settings
             rank=flags.lora_r, alpha=flags.lora_alpha, target_modules=tuple(flags.lora_target_modules)
         ),
         optimization=optimization,
+        second_stage=second_stage,
+        second_stage_epochs=flags.second_stage_epochs,
+        batches=flags.batches,
+        attempts_per_problem=flags.attempts_per_problem,
         policy=grpo.Constants(
             num_generations=flags.num_generations,
             epsilon=flags.epsilon,
             beta=flags.beta,
             num_iterations=flags.num_iterations,
+            ratio=flags.ratio,
         ),
-        policy_optimization=replace(optimization, learning_rate=optimization.learning_rate * POLICY_RATE),
+        policy_optimization=replace(second_stage, learning_rate=second_stage.learning_rate * POLICY_RATE),
     )
 
 
 def _check(flags: Flags, known: Sequence[str]) -> None:
     checks.check_names("method", flags.methods, known)
+    if flags.arms:
+        checks.check_names("arm", flags.arms, known)
     checks.check_names("projection", flags.lora_target_modules, PROJECTIONS)
     checks.check_counts(
         flags, "lora_r", "save_steps", "num_generations", "num_iterations", "num_test", "num_sft"
     )
-    checks.check_finite(flags, "learning_rate", "lora_alpha", "beta", "epsilon")
+    checks.check_counts(flags, "second_stage_epochs", "attempts_per_problem")
+    checks.check_finite(flags, "learning_rate", "second_stage_learning_rate", "lora_alpha", "beta", "epsilon")
     checks.check_seed(flags.seed)
 
 

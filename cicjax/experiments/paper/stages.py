@@ -11,23 +11,26 @@ the last one stopped.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cicjax.experiments.answers import Answer, read_answers
 from cicjax.experiments.attempts import Asked, after_attempt, answer_chunk, plainly
-from cicjax.experiments.paper import results
+from cicjax.experiments.paper import held_out, results
 from cicjax.experiments.paper.confirmation import confirmation_stage
 from cicjax.experiments.paper.groups import grpo_stage
+from cicjax.experiments.paper.held_out import held_out_stage
 from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.results import Answers
-from cicjax.experiments.paper.rollouts import Rollouts
+from cicjax.experiments.paper.rollouts import Rollouts, meta
 from cicjax.experiments.paper.run import Run
 from cicjax.files.whole import write_json
-from cicjax.methods import START, Method, sft
+from cicjax.methods import START, Method, arm_rows, sft
 from cicjax.model import qwen2
 from cicjax.provenance import protocol
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.folder import write_in_chunks
 from cicjax.runs.metrics import ROWS_PER_CHUNK, bar
+from cicjax.tasks.task import Problem
 from cicjax.training import steps
 from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
 
@@ -36,18 +39,27 @@ def run_stages(run: Run) -> Results:
     """Everything that the chosen methods need, in order; gives the contents of results.json."""
     sft_adapter = sft_stage(run)
     made = Rollouts(run, sft_adapter)
-    answers = {START: evaluation_stage(run, START, sft_adapter, None)}
-    first = answers[START]["direct"]
     stream = made.stream() if any(method.samples == "stream" for method in run.methods) else []
+    corrected = {meta(episode)["problem"] for episode in stream if arm_rows.failed(episode)}
+    asked = Questions(run.questions, tuple(each for each in run.splits.agent if each.id in corrected))
+    answers = {START: evaluation_stage(run, sft.METHOD, sft_adapter, asked)}
+    asked = asked._replace(first=tuple(answers[START]["direct"]))
     logprobs = {START: confirmation_stage(run, START, sft_adapter, stream)} if stream else {}
+    unseen = made.held_out()
+    scores = {START: held_out_stage(run, sft.METHOD, sft_adapter, unseen)}
     for method in run.methods:
         if method.name == START:
             continue
         adapter = second_stage(run, method, sft_adapter, made)
-        answers[method.name] = evaluation_stage(run, method.name, adapter, first)
+        answers[method.name] = evaluation_stage(run, method, adapter, asked)
         if stream:
             logprobs[method.name] = confirmation_stage(run, method.name, adapter, stream)
-    collected = results.collect(run, made, answers=answers, first=first, stream=stream, logprobs=logprobs)
+        scores[method.name] = held_out_stage(run, method, adapter, unseen)
+    probed = held_out.probes(run, unseen)
+    measured = {name: held_out.summary(each, scores[START], probed) for name, each in scores.items()}
+    collected = results.collect(
+        run, made, answers=answers, stream=stream, logprobs=logprobs, held_out=measured
+    )
     write_json(run.folder / "results.json", collected.to_json())
     return collected
 
@@ -76,17 +88,34 @@ def training_stage(run: Run, method: Method, episodes: Sequence[Episode], *, sta
     rows = weighted([(episode.id, run.encode(episode, targets)) for episode in episodes], weighting)
     loss = steps.Likelihood(weighting.rule)
     with run.timed(f"train {method.name}"):
-        return fine_tune(run.trainer(run.settings.optimization), method.name, rows, loss=loss, start=start)
+        return fine_tune(run.trainer(method), method.name, rows, loss=loss, start=start)
 
 
-def evaluation_stage(
-    run: Run, name: str, adapter: qwen2.Tree | None, first: Sequence[Answer] | None
-) -> Answers:
-    """A method's direct answers and, given SFT-1's `first` answers, its second ones; greedy."""
-    direct = answers_stage(run, name, "direct", adapter, [plainly(problem) for problem in run.questions])
-    first = direct if first is None else first
-    asked = [after_attempt(problem, answer) for problem, answer in zip(run.questions, first, strict=True)]
-    return {"direct": direct, "second": answers_stage(run, name, "second", adapter, asked)}
+class Questions(NamedTuple):
+    """What methods are asked: the questions they are compared on, those that the stream corrected, and
+    SFT-1's answers to the former once they are there."""
+
+    compared: tuple[Problem, ...]
+    corrected: tuple[Problem, ...]
+    first: tuple[Answer, ...] | None = None
+
+
+def evaluation_stage(run: Run, method: Method, adapter: qwen2.Tree | None, asked: Questions) -> Answers:
+    """A method's direct answers, its second ones after SFT-1's first, and its direct ones to the questions
+    that were corrected; greedy."""
+    name, plain = method.name, [plainly(problem) for problem in asked.compared]
+    direct = answers_stage(run, name, "direct", adapter, plain)
+    first = direct if asked.first is None else asked.first
+    again = [
+        after_attempt(problem, answer, told=method.told)
+        for problem, answer in zip(asked.compared, first, strict=True)
+    ]
+    seen = [plainly(problem) for problem in asked.corrected]
+    return {
+        "direct": direct,
+        "second": answers_stage(run, name, "second", adapter, again),
+        "seen": answers_stage(run, name, "seen", adapter, seen) if seen else [],
+    }
 
 
 def answers_stage(

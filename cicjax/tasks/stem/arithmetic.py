@@ -46,7 +46,8 @@ def tiny_figures(value: Decimal) -> str:
     return _trimmed(_rounded(value, 2 - value.adjusted()))
 
 
-NOTATIONS = {"paper": Notation(paper_figures, places=3), "tiny": Notation(tiny_figures, places=2)}
+_PAPER = Notation(paper_figures, places=3)
+NOTATIONS = {"paper": _PAPER, "printed": _PAPER, "tiny": Notation(tiny_figures, places=2)}
 
 
 class Sheet:

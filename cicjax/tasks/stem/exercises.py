@@ -9,12 +9,13 @@ from cicjax.tasks.stem.splits import make_splits
 from cicjax.tasks.stem.verifier import Verdict
 from cicjax.tasks.task import Splits
 
-Numbers = Literal["paper", "tiny", "catalogue"]
+Numbers = Literal["paper", "printed", "tiny", "catalogue"]
 
 
 @dataclass(frozen=True)
 class Stem:
-    """A `Task` over one pool of operands: the paper's, or one of those for embedded bases."""
+    """A `Task` over one pool of operands: the paper's, the same with lines as the paper prints them, or one
+    of those for embedded bases."""
 
     numbers: Numbers = "paper"
     name: str = "stem"

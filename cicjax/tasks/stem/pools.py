@@ -125,7 +125,9 @@ TINY: dict[str, Pool] = {
     ),
 }
 
-POOLS = {"paper": PAPER, "tiny": TINY}
+# One decimal in the mantissa of a pH, as the paper has it: fewer tuples, logarithms to be known by heart.
+PRINTED = PAPER | {"ph": _pool(_concentrations(_span("1.0", "9.9", "0.1"), range(1, 7)))}
+POOLS = {"paper": PAPER, "printed": PRINTED, "tiny": TINY}
 
 
 @cache

@@ -38,6 +38,7 @@ class Skill:
         formula: the answer in full precision, from the operands as floats.
         write: (sheet, operands, misconception) -> (the line up to its result, the result as printed).
         misconceptions: the wrong ways `write` knows; the first misses the tolerance for nearly all operands.
+        printed: `write` as the paper prints its lines, where those leave a step out.
     """
 
     domain: str
@@ -48,6 +49,7 @@ class Skill:
     misconceptions: tuple[str, ...]
     rel_tol: float = 0.02
     abs_tol: float = 0.001
+    printed: Callable[[Sheet, Sequence[str], str | None], tuple[str, str]] | None = None
 
     def solve(
         self, operands: Sequence[str], *, numbers: str = "paper", misconception: str | None = None
@@ -59,7 +61,8 @@ class Skill:
                 f"misconception {misconception!r}: this skill knows {', '.join(self.misconceptions)}"
             )
         sheet = Sheet(NOTATIONS[numbers])
-        text, result = self.write(sheet, operands, misconception)
+        write = self.printed if numbers == "printed" and self.printed else self.write
+        text, result = write(sheet, operands, misconception)
         unit = f" {self.unit}" if self.unit else ""
         return Work(
             f"{text}{unit}. Final answer: {result}{unit}.", float(result), tuple(sheet.steps), sheet.exact
@@ -125,6 +128,26 @@ def _molarity(sheet: Sheet, operands: Sequence[str], wrong: str | None) -> tuple
         return f"{start} = {moles}", moles
     molarity = sheet.over(moles, volume)
     return f"{start} = {moles}/{volume} = {molarity}", molarity
+
+
+def _molarity_printed(sheet: Sheet, operands: Sequence[str], wrong: str | None) -> tuple[str, str]:
+    """Without the second division's numbers: what goes wrong there can only be guessed from the result."""
+    mass, molar_mass, volume = operands
+    moles = sheet.over(mass, molar_mass, rough=wrong == ROUNDS)
+    molarity = moles if wrong == "ignores_volume" else sheet.over(moles, volume)
+    return f"n = {mass}/{molar_mass} = {moles} mol; M = n/V = {molarity}", molarity
+
+
+def _ph_printed(sheet: Sheet, operands: Sequence[str], wrong: str | None) -> tuple[str, str]:
+    """The logarithm of the whole concentration in one step."""
+    (concentration,) = operands
+    mantissa, exponent = concentration.split("e-")
+    power, logarithm = str(int(exponent)), sheet.log10(mantissa)
+    if wrong == "drops_sign":
+        ph = sheet.minus(logarithm, power)
+        return f"pH = log10([H+]) = log10({concentration}) = {ph}", ph
+    ph = power if wrong == "ignores_mantissa" else sheet.minus(power, logarithm)
+    return f"pH = -log10([H+]) = -log10({concentration}) = {ph}", ph
 
 
 def _ph(sheet: Sheet, operands: Sequence[str], wrong: str | None) -> tuple[str, str]:
@@ -247,6 +270,7 @@ SKILLS: dict[str, Skill] = {
         formula=lambda mass, molar_mass, volume: mass / molar_mass / volume,
         write=_molarity,
         misconceptions=("ignores_volume", ROUNDS),
+        printed=_molarity_printed,
     ),
     "ph": Skill(
         domain="chemistry",
@@ -262,6 +286,7 @@ SKILLS: dict[str, Skill] = {
         # is the one that counts
         rel_tol=0.0,
         abs_tol=0.02,
+        printed=_ph_printed,
     ),
     "kinetic_energy": Skill(
         domain="physics",

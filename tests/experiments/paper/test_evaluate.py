@@ -45,6 +45,8 @@ def test_counts_against_sft_1():
         "lost": 5 + 6,
         "gained": 3 + 4,
         "harmed": 5 + 7,
+        "natural_two_step": (5 + 6 + 7 + 8) + (3 + 4),
+        "second_turn": 2 + 4 + 6 + 8,
     }
 
 

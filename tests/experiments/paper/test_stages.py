@@ -20,7 +20,7 @@ from cicjax.experiments.paper import repro, stages
 from cicjax.experiments.paper.flags import Flags
 from cicjax.experiments.paper.run import load_run
 from cicjax.experiments.paper.settings import Counts, Settings
-from cicjax.methods import METHODS, grpo, rest
+from cicjax.methods import EVERY, METHODS, grpo, rest
 from cicjax.model.config import LoRAConfig
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks import stem
@@ -79,7 +79,7 @@ def with_rows(method):
 def run_all(
     folder: Path, toy: Path, settings: Settings = SETTINGS, *, always: bool | None = None, methods=METHODS
 ) -> dict:
-    with RunFolder(folder, settings.record()):
+    with RunFolder(folder, settings.record(), outside_identity=("methods",)):
         run = load_run(
             folder,
             settings,
@@ -130,6 +130,11 @@ def test_protocols_add_up(finished):
         assert row["kept"] + row["lost"] == sft["solved"] == row["questions"] - row["repair_questions"]
         assert 0 < row["solved"] < 20 and row["harmed"] <= sft["solved"]
         assert row["two_step_solved"] == sft["solved"] + row["repair_solved"]
+        assert row["natural_two_step"] == sft["solved"] + row["gained"]
+        assert row["second_turn"] == row["repair_solved"] + sft["solved"] - row["harmed"]
+        assert row["kl_to_sft"] == 0 if name == "sft" else row["kl_to_sft"] > 0
+        assert set(row["held_out_nats"]) == {"direct", "repair", "placebo"}
+        assert row["seen_questions"] == results["ledger"]["unique_corrected_questions"] >= row["seen_solved"]
         assert row["wilson_low"] <= row["accuracy"] <= row["wilson_high"]
         for protocol in ("direct", "second"):
             lines = (folder / "evaluations" / f"{name}-{protocol}.jsonl").read_text().splitlines()
@@ -222,6 +227,8 @@ def test_what_every_second_stage_reports(finished):
         and budgets["base"]["learning_rate"] is None
     )
     assert [budgets[name]["oracle_solutions"] for name in ("sft", "interventional", "grpo")] == [12, 12, 0]
+    distinct = [budgets[name]["distinct_solutions"] for name in ("sft", "interventional", "grpo")]
+    assert distinct == [12, ledger["unique_corrected_questions"], 0]
 
 
 def test_grpo_is_anchored_at_sft_1_and_samples_what_it_trains_on(finished):
@@ -233,8 +240,9 @@ def test_grpo_is_anchored_at_sft_1_and_samples_what_it_trains_on(finished):
     assert all(line["logprob_gap_max"] < 1e-4 for line in live)
 
 
-def test_with_several_updates_a_group_the_clip_is_live_and_counted(toy, tmp_path):
-    policy = grpo.Constants(num_generations=3, num_iterations=3, epsilon=1e-4)
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_with_several_updates_a_group_the_clip_is_live_and_counted(toy, tmp_path, ratio):
+    policy = grpo.Constants(num_generations=3, num_iterations=3, epsilon=1e-4, ratio=ratio)
     settings = dataclasses.replace(
         SETTINGS, methods=("grpo",), policy=policy, policy_optimization=Optimization(learning_rate=1e-2)
     )
@@ -269,6 +277,61 @@ def test_a_finished_folder_is_read_and_a_deleted_one_comes_out_the_same(finished
         assert leaf_digests(load_adapter(tmp_path / "again" / name)[0]) == leaf_digests(
             load_adapter(folder / name)[0]
         )
+
+
+def test_every_arm_is_one_more_row_and_moves_no_other(finished, toy, tmp_path):
+    """In a copy of a finished run, all arms at once: what is there is not done again."""
+    folder, results = finished
+    shutil.copytree(folder, tmp_path / "more")
+    there = {path: path.stat().st_mtime_ns for path in (tmp_path / "more").rglob("*-direct.jsonl")}
+    names = tuple(method.name for method in EVERY)
+    more = run_all(tmp_path / "more", toy, dataclasses.replace(SETTINGS, methods=names), methods=EVERY)
+    assert tuple(more["methods"]) == names
+    assert {name: more["methods"][name] for name in NAMES} == results["methods"]
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    budgets = {name: row["budget"] for name, row in more["methods"].items()}
+    for name in ("mask_wrong", "mask_correct", "dose_0.1", "shuffled", "verdict_context", "sft2"):
+        assert budgets[name]["updates"] == budgets["interventional"]["updates"], name
+    assert budgets["shuffled"]["supervised_tokens"] == budgets["interventional"]["supervised_tokens"]
+    attempts = more["ledger"]["positions_attempts"]
+    masked = [
+        more["ledger"][f"positions_{name}"] for name in ("mask_wrong", "mask_correct", "interventional")
+    ]
+    assert masked[0] + masked[1] - 2 * masked[2] == attempts
+    assert more["ledger"]["positions_every_world"] > masked[2]
+    assert budgets["no_oracle"]["oracle_solutions"] == budgets["sft2"]["oracle_solutions"] == 0
+
+
+def test_updates_of_live_rows_leave_out_the_others(finished, toy, tmp_path):
+    """The interventional arm then has the batches of the paper's oracle, row for row."""
+    _, results = finished
+    settings = dataclasses.replace(SETTINGS, methods=("interventional", "oracle"), batches="live_rows")
+    live = run_all(tmp_path / "live", toy, settings)["methods"]
+    assert live["interventional"]["budget"]["updates"] == live["oracle"]["budget"]["updates"] == 3
+    assert live["oracle"] == results["methods"]["oracle"]
+    orders = [
+        json.loads((tmp_path / "live" / arm / "order.json").read_text())
+        for arm in ("interventional", "oracle")
+    ]
+    assert orders[0] == orders[1]
+
+
+def test_second_stages_have_rates_and_epochs_of_their_own(finished, toy, tmp_path):
+    _, results = finished
+    settings = dataclasses.replace(
+        SETTINGS,
+        methods=("sft", "grpo", "observational", "interventional"),
+        second_stage=Optimization(learning_rate=1e-3),
+        second_stage_epochs=2,
+        rates={"observational": 3e-3},
+    )
+    rows = run_all(tmp_path / "tuned", toy, settings)["methods"]
+    rates = {name: row["budget"]["learning_rate"] for name, row in rows.items()}
+    assert rates == {"sft": 2e-4, "grpo": 5e-5, "observational": 3e-3, "interventional": 1e-3}
+    assert rows["sft"] == results["methods"]["sft"]
+    twice = results["methods"]["interventional"]["budget"]
+    assert rows["interventional"]["budget"]["updates"] == 2 * twice["updates"]
+    assert rows["interventional"]["budget"]["supervised_tokens"] == 2 * twice["supervised_tokens"]
 
 
 KILLED = """

@@ -1,0 +1,131 @@
+"""A finished run small enough to be committed, with every answer that its counts were made from.
+
+    results.json, config.json, environment.json, timings.json     as the run has them, without its places
+    answers.jsonl.xz     a line a question: {"id", "skill", "answers": {METHOD: {PROTOCOL: [...]}}}
+    metrics.jsonl.xz     the updates of every method
+
+An answer is [solved, has the marker, was cut, text]. The same run gives the same bytes. `recount` makes the
+counts of results.json again, by the verifier, from the texts alone. `cicjax report` reads the folder as it
+does a run's.
+"""
+
+import json
+import lzma
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cicjax.errors import BadInput, Corrupted
+from cicjax.experiments.answers import Answer, read_answers
+from cicjax.experiments.paper import evaluate
+from cicjax.experiments.paper.records import Results
+from cicjax.experiments.paper.run import draw_problems
+from cicjax.experiments.paper.settings import asked_in
+from cicjax.files import strict
+from cicjax.files.whole import json_lines, read_json, read_jsonl, read_object, write_bytes, write_json
+from cicjax.methods import START
+from cicjax.tasks.task import Task
+
+PLAIN = ("results.json", "config.json", "environment.json", "timings.json")
+ANSWERS, METRICS = "answers.jsonl.xz", "metrics.jsonl.xz"
+PROTOCOLS = ("direct", "second", "seen")
+# Where a run lay says nothing about it, and is nobody's business.
+PLACES = ("output_dir", "model_name_or_path", "rates", "config")
+
+
+def write(run: Path, archive: Path) -> None:
+    """Keep a finished run in a folder of its own. Raises BadInput where it is not finished, Corrupted where a
+    byte of it has changed."""
+    if not (run / "results.json").is_file():
+        raise BadInput(f"{run}: no results.json; finish the run first")
+    results = Results.from_json(read_json(run / "results.json"), where=run / "results.json")
+    write_bytes(archive / ANSWERS, _packed(_by_question(run, results)))
+    metrics = (run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").is_file() else b""
+    write_bytes(archive / METRICS, _compressed(metrics))
+    config = read_object(run / "config.json")
+    for name in PLACES:
+        if isinstance(config.get(name), str):
+            config[name] = Path(config[name]).name
+    write_json(archive / "config.json", config)
+    for name in ("environment.json", "timings.json"):
+        write_json(archive / name, read_object(run / name))
+    write_json(archive / "results.json", results.to_json())
+
+
+def _by_question(run: Path, results: Results) -> Iterator[dict[str, Any]]:
+    """The answers of all methods beside each other: what is alike compresses."""
+    lines: dict[str, dict[str, Any]] = {}
+    for method in results.methods:
+        for protocol in PROTOCOLS:
+            path = run / "evaluations" / f"{method}-{protocol}.jsonl"
+            for answer in read_answers(read_jsonl(path), path=path) if path.is_file() else ():
+                line = lines.setdefault(answer.id, {"id": answer.id, "skill": answer.skill, "answers": {}})
+                told = [int(answer.solved), int(answer.marker), int(answer.cut), answer.completion]
+                line["answers"].setdefault(method, {})[protocol] = told
+    yield from lines.values()
+
+
+def recount(archive: Path, task: Task) -> list[str]:
+    """What in results.json the archived texts do not bear out, a line each: verdicts made again by the task's
+    verifier, and the counts that follow from them. Raises Corrupted where the archive cannot be read."""
+    path = archive / "results.json"
+    results, lines = Results.from_json(read_json(path), where=path), _unpacked(archive / ANSWERS)
+    settings = asked_in(read_object(archive / "config.json"), where=archive)
+    if settings is None:
+        raise BadInput(f"{archive}: its config.json is not that of a run of `cicjax repro`")
+    splits = draw_problems(task, settings)
+    problems = {problem.id: problem for problem in (*splits.agent, *splits.dev, *splits.test)}
+    answers: dict[str, dict[str, list[Answer]]] = {
+        method: {protocol: [] for protocol in PROTOCOLS} for method in results.methods
+    }
+    for line in lines:
+        for method, told in line["answers"].items():
+            for protocol, (_, _, cut, text) in told.items():
+                answer = _judged(task, problems[line["id"]], text, cut=bool(cut))
+                answers[method][protocol].append(answer)
+    return [
+        f"{method}: {name} is {row[name]} and counts {count}"
+        for method, row in ((name, asdict(row)) for name, row in results.methods.items())
+        for name, count in _counts(answers[method], answers[START]["direct"]).items()
+        if row[name] != count
+    ]
+
+
+def _judged(task: Task, problem: Any, text: str, *, cut: bool) -> Answer:
+    verdict = task.verify(problem, text)
+    return Answer(
+        id=problem.id,
+        sample=0,
+        skill=problem.skill,
+        prompt="",
+        completion=text,
+        solved=bool(verdict.solved),
+        reason=verdict.reason,
+        finish_reason="length" if cut else "stop",
+        marker=bool(task.has_marker(text)),
+        prompt_tokens=0,
+        tokens=(),
+        logprobs=(),
+    )
+
+
+def _counts(answers: Mapping[str, list[Answer]], first: list[Answer]) -> dict[str, Any]:
+    counts = evaluate.direct_summary(answers["direct"])
+    counts |= evaluate.second_summary(answers["direct"], answers["second"], first)
+    return counts | evaluate.seen_summary(answers["seen"])
+
+
+def _packed(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    return _compressed(json_lines(lines).encode())
+
+
+def _compressed(content: bytes) -> bytes:
+    return lzma.compress(content, preset=9)
+
+
+def _unpacked(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [strict.load(line) for line in lzma.decompress(path.read_bytes()).splitlines()]
+    except (OSError, EOFError, lzma.LZMAError, BadInput, json.JSONDecodeError) as error:
+        raise Corrupted(f"{path}: not the answers of a run ({error}); restore it from a copy") from None

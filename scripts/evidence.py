@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""The evidence of docs/results.md, from first to last; the same command goes on where it stopped.
+
+    scripts/evidence.py --state DIR                        everything on the embedded base
+    scripts/evidence.py --state DIR --model QWEN_DIR       everything on real weights
+    scripts/evidence.py --state DIR --list                 what there is to do, and how far it is
+    scripts/evidence.py --state DIR --minutes 100          no new step after so long: a sitting
+    scripts/evidence.py --check                            every committed count once more, from its texts
+
+Runs lie in DIR, outside the repository, and go on by themselves after a kill. After every arm the run's
+archive is written to checkpoints/results, where it is ready to be committed. First come the rates: commit
+rates.json before a test question is drawn (the next step draws them).
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cicjax.cli import main as cicjax
+from cicjax.experiments.paper import archive
+from cicjax.files.whole import read_object
+from cicjax.tasks.named import named
+
+RESULTS = Path(__file__).resolve().parents[1] / "checkpoints" / "results"
+RATES = RESULTS / "rates.json"
+FIRST = ("base", "sft")
+# The arms of the confirmatory claims and of hypotheses 2, 4 and 6, each tuned on the same grid.
+CORE = (
+    *("interventional", "observational", "oracle_shared", "rest", "sft2"),
+    *("mask_wrong", "interventional_replay", "shuffled", "grpo"),
+)
+FURTHER = (
+    *("dose_0.03", "dose_0.1", "dose_0.3", "mask_correct", "verdict_context"),
+    *("verdict_context_observational", "verdict_evidence", "every_world", "no_oracle"),
+    *("deduplicated", "replay_only", "oracle"),
+)
+REAL_TUNED = (
+    *("interventional", "observational", "oracle_shared", "rest", "sft2", "mask_wrong"),
+    "interventional_replay",
+)
+REAL_SEED_0 = (*REAL_TUNED, "shuffled", "replay_only", "grpo", "oracle", "deduplicated", "verdict_context")
+REAL_MORE = ("interventional", "observational", "oracle_shared", "rest", "sft2", "interventional_replay")
+VARIANT = ("interventional", "observational", "oracle_shared", "sft2")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One arm of one run, or one method of a grid: its `name`, the run's folder below the state, and the
+    command."""
+
+    name: str
+    run: str
+    command: tuple[str, ...]
+    rows: tuple[str, ...]
+    tunes: bool = False
+
+    def done(self, state: Path) -> bool:
+        """Whether its rows are in the run's results, or its method among the rates of its grid."""
+        if self.tunes:
+            return all((state / self.run / f"{row}.done").exists() for row in self.rows)
+        return set(self.rows) <= read_object(state / self.run / "results.json").get("methods", {}).keys()
+
+    def do(self, state: Path) -> int:
+        """Run it, and keep what it made; gives the exit code."""
+        code = cicjax([*self.command, "--output_dir", str(state / self.run)])
+        if code == 0 and self.tunes:
+            for row in self.rows:
+                (state / self.run / f"{row}.done").touch()
+        elif code == 0:
+            archive.write(state / self.run, RESULTS / self.run)
+        return code
+
+
+def tuned(run: str, methods: tuple[str, ...], *flags: str) -> Iterator[Step]:
+    """A grid, method after method."""
+    for method in methods:
+        command = ("tune", "--methods", method, "--rates", str(RATES), *flags)
+        yield Step(f"{run}: rates of {method}", run, command, (method,), tunes=True)
+
+
+def arms(run: str, methods: tuple[str, ...], *flags: str, at_once: int = 1) -> Iterator[Step]:
+    """A run, `at_once` arms after the others; the bare base and SFT-1 come with the first."""
+    for start in range(0, len(methods), at_once):
+        rows = methods[start : start + at_once]
+        command = ("repro", "--methods", *FIRST, "--arms", *rows, "--rates", str(RATES), *flags)
+        yield Step(f"{run}: {', '.join(rows)}", run, command, (*FIRST, *rows))
+
+
+def embedded() -> Iterator[Step]:
+    """On the base that ships: the grid, eight seeds, the further arms, and the variants of one seed."""
+    yield from tuned("embedded/grid", CORE)
+    for seed in map(str, range(8)):
+        yield from arms(f"embedded/seed-{seed}", CORE, "--seed", seed, "--num_test", "1000", at_once=3)
+    yield from tuned("embedded/grid", FURTHER)
+    for seed in map(str, range(8)):
+        yield from arms(f"embedded/seed-{seed}", FURTHER, "--seed", seed, "--num_test", "1000", at_once=3)
+    test = ("--seed", "0", "--num_test", "1000")
+    yield from arms("embedded/live-rows", VARIANT, *test, "--batches", "live_rows", at_once=4)
+    yield from arms("embedded/two-a-problem", VARIANT, *test, "--attempts_per_problem", "2", at_once=4)
+    for ratio in ("token", "sequence"):
+        clip = ("--num_iterations", "2", "--ratio", ratio)
+        yield from arms(f"embedded/clip-{ratio}", ("grpo",), *test, *clip)
+
+
+def real(model: str, name: str) -> Iterator[Step]:
+    """On real weights: a grid of three rates at a development seed, seed 0 whole, then two seeds more."""
+    base = ("--model", model)
+    yield from tuned(f"{name}/grid", REAL_TUNED, *base, "--seeds", "1000")
+    test = (*base, "--num_test", "500")
+    yield from arms(f"{name}/seed-0", REAL_SEED_0, *test, "--seed", "0")
+    for seed in ("1", "2"):
+        yield from arms(f"{name}/seed-{seed}", REAL_MORE, *test, "--seed", seed)
+    few = ("--attempts_per_problem", "2")
+    yield from arms(f"{name}/two-a-problem", ("interventional",), *test, "--seed", "0", *few)
+    yield from arms(f"{name}/live-rows", ("interventional",), *test, "--seed", "0", "--batches", "live_rows")
+    yield from arms(f"{name}/printed", VARIANT, *test, "--seed", "0", "--task", "stem-printed")
+
+
+def check() -> int:
+    """Recount every archive; 1 where a count is not borne out."""
+    wrong = 0
+    for path in sorted(RESULTS.rglob(archive.ANSWERS)):
+        task = read_object(path.parent / "results.json")["settings"]["task"]
+        told = archive.recount(path.parent, named(task["name"], numbers=task["numbers"]))
+        print(f"{path.parent.relative_to(RESULTS)}: {'; '.join(told) or 'every count is borne out'}")
+        wrong += bool(told)
+    return int(wrong > 0)
+
+
+def main() -> int:
+    """Do the steps in order, until the time of the sitting is over or one fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--state", type=Path, help="folder of the runs, outside the repository")
+    parser.add_argument("--model", help="folder of real weights; without one, the embedded base")
+    parser.add_argument("--name", help="what the weights are called below checkpoints/results")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no new step after so long")
+    parser.add_argument("--list", action="store_true", help="say what is done and what is not")
+    parser.add_argument("--check", action="store_true", help="recount what is committed")
+    chosen = parser.parse_args()
+    if chosen.check:
+        return check()
+    if chosen.state is None:
+        parser.error("--state DIR is needed: where the runs lie")
+    began, name = time.monotonic(), chosen.name or Path(chosen.model or "").resolve().name
+    for step in embedded() if chosen.model is None else real(chosen.model, name):
+        done = step.done(chosen.state)
+        if chosen.list:
+            print(f"{'done' if done else 'to do':<6} {step.name}")
+        elif not done:
+            if time.monotonic() - began > 60 * chosen.minutes:
+                print(f"the time of this sitting is over; next: {step.name}")
+                return 0
+            print(f"== {step.name}", flush=True)
+            if code := step.do(chosen.state):
+                return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

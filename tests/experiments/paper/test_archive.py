@@ -1,0 +1,72 @@
+"""An archive holds what its counts were made from, and says where the two do not agree."""
+
+import json
+import lzma
+
+import pytest
+
+from cicjax.errors import BadInput, Corrupted
+from cicjax.experiments.paper import archive, repro
+from cicjax.experiments.paper.flags import Flags
+from cicjax.report.runs import read_run
+from cicjax.tasks import stem
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    repro.reproduce(Flags(output_dir=folder, scale="smoke", methods=("base", "sft", "interventional")))
+    return folder
+
+
+@pytest.fixture
+def kept(run, tmp_path):
+    archive.write(run, tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+def test_the_counts_come_out_again_from_the_texts(kept):
+    assert archive.recount(kept, stem.task("tiny")) == []
+
+
+def test_a_count_that_the_texts_do_not_bear_out_is_named(kept):
+    results = json.loads((kept / "results.json").read_text())
+    results["methods"]["interventional"]["solved"] += 1
+    (kept / "results.json").write_text(json.dumps(results))
+    (told,) = archive.recount(kept, stem.task("tiny"))
+    assert told.startswith("interventional: solved is ")
+
+
+def test_verdicts_are_made_again_and_not_believed(kept):
+    lines = [json.loads(line) for line in lzma.decompress((kept / archive.ANSWERS).read_bytes()).splitlines()]
+    asked = [line["answers"]["sft"]["direct"] for line in lines if "direct" in line["answers"]["sft"]]
+    wrong, right = (next(answer for answer in asked if answer[0] == solved) for solved in (0, 1))
+
+    def recounted():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (kept / archive.ANSWERS).write_bytes(lzma.compress(text.encode()))
+        return archive.recount(kept, stem.task("tiny"))
+
+    wrong[0] = 1
+    assert recounted() == []
+    right[3] = "Final answer: 0."
+    assert any(told.startswith("sft: solved is ") for told in recounted())
+
+
+def test_it_is_small_read_by_the_report_and_says_no_places(run, kept, tmp_path):
+    archive.write(run, tmp_path / "again")
+    files, plain = {path.name for path in kept.iterdir()}, set(archive.PLAIN)
+    assert files == plain | {archive.ANSWERS, archive.METRICS}
+    assert all((kept / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
+    sizes = [path.stat().st_size for path in (run / "evaluations").glob("*-direct.jsonl")]
+    assert (kept / archive.ANSWERS).stat().st_size < sum(sizes) / 5
+    assert str(run.parent) not in "".join((kept / name).read_text() for name in plain)
+    assert read_run(kept).results == read_run(run).results
+
+
+def test_bad_archives_are_one_line(run, kept, tmp_path):
+    with pytest.raises(BadInput, match="finish the run first"):
+        archive.write(tmp_path / "nothing", tmp_path / "x")
+    (kept / archive.ANSWERS).write_bytes(b"xz?")
+    with pytest.raises(Corrupted, match="not the answers of a run"):
+        archive.recount(kept, stem.task("tiny"))
