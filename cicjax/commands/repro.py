@@ -27,6 +27,9 @@ class Repro(Flags):
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
+        if self.experiment == "online":
+            self._online()
+            return
         from cicjax import report
         from cicjax.experiments.paper import repro
 
@@ -37,3 +40,24 @@ class Repro(Flags):
         if self.seeds:
             page = report.write_report([run.output_dir for run in runs], self.output_dir / "report.html")
             print(printable(f"{page}: all seeds"))
+
+    def _online(self) -> None:
+        from cicjax.experiments.online import repro
+
+        several = bool(self.seeds)
+        runs = []
+        for seed in self.seeds or (self.seed,):
+            asked = repro.Online(
+                output_dir=self.output_dir / f"seed-{seed}" if several else self.output_dir,
+                model_name_or_path=self.model_name_or_path,
+                scale=self.scale,
+                seed=seed,
+                task=self.task,
+                arms=self.arms,
+                learning_rate=self.learning_rate,
+                dtype=self.dtype,
+            )
+            runs.append(repro.reproduce(asked))
+            repro.print_results(runs[-1])
+        if several:
+            repro.print_contrasts(repro.over_seeds(runs, self.output_dir))
