@@ -16,6 +16,7 @@ import tyro
 from cicjax import signals
 from cicjax.commands.agent.verbs import Agent
 from cicjax.commands.convert import Convert
+from cicjax.commands.doctor import Doctor
 from cicjax.commands.evaluate import Eval
 from cicjax.commands.export import Export
 from cicjax.commands.generate import Generate
@@ -51,6 +52,7 @@ VERBS = {
     "generate": Generate,
     "eval": Eval,
     "export": Export,
+    "doctor": Doctor,
     "agent": Agent,
 }
 

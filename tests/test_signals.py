@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import random
 import signal
 import subprocess
 import sys
@@ -117,6 +118,46 @@ def test_a_run_stopped_at_many_moments_loses_no_update_and_ends_bit_equal(toy, w
     assert not (run / "results.json").exists()
     subprocess.run(command(toy, run), check=True, capture_output=True)
     assert checkpoints.leaf_digests(checkpoints.load_adapter(run / "adapter")[0]) == whole
+
+
+@pytest.mark.slow
+def test_two_hundred_signals_over_a_grid_of_moments(toy, whole, tmp_path):
+    """Training from its first handler to its last update, again and again; sampling, and a verb without jax.
+    What was stopped resumes, and every run that ends is bit-equal to one that nobody stopped."""
+    rng, runs, late, lost = random.Random(0), [tmp_path / "0"], 0, 0
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": str(n), "prompt": "A force"}) + "\n" for n in range(1500)))
+    generate = ["generate", "--model", str(toy / "model"), "--prompts", str(prompts)]
+    mask = ["mask", str(toy / "log.jsonl"), "--tokenizer", str(toy / "model")]
+    for turn in range(200):
+        number, moment, run = STOPPING[turn % 3], turn % 50 / 50 * 6, runs[-1]
+        others = {0: generate, 5: mask}.get(turn % 10)
+        process = start(command(toy, run) if others is None else [sys.executable, "-m", "cicjax", *others])
+        wait_for_handlers(process)
+        if others is mask:
+            moment /= 10
+        if others is None and turn % 4 == 3:
+            wait_for_updates(process, run, updates_told(run) + rng.randrange(1, 60))
+        else:
+            time.sleep(moment)
+        before = updates_told(run)
+        process.send_signal(number)
+        error = process.communicate(timeout=120)[1]
+        assert "Traceback" not in error and "ignored" not in error, error
+        # Code 0, or the signal itself: the work was done already, and its result was written.
+        done = process.returncode in (0, -number)
+        assert done or process.returncode == 128 + number, (turn, process.returncode, error)
+        if others is None:
+            saved = checkpoints.latest(run / "adapter") or 0
+            lost += max(before - saved, 0)
+            assert before - saved <= 1
+            finished = (run / "results.json").exists()
+            assert finished or not done
+            if finished:
+                assert checkpoints.leaf_digests(checkpoints.load_adapter(run / "adapter")[0]) == whole
+                runs.append(tmp_path / str(len(runs)))
+        late += done
+    print(f"200 signals, {len(runs) - 1} runs ended bit-equal, {late} after the end, {lost} updates lost")
 
 
 def test_a_second_signal_ends_at_once_and_the_same_wish_sent_twice_does_not(toy, tmp_path):

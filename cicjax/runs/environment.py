@@ -47,7 +47,7 @@ def describe() -> Record:
         "commit": commit(),
         "versions": {"python": platform.python_version()} | dict(_versions()),
         "machine": platform.machine(),
-        "cores": _cores(),
+        "cores": cores(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "hosts": jax.process_count(),
@@ -127,7 +127,7 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use: how a sum is split over threads depends on their number."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,6 +203,34 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def holder(path: Path) -> str | None:
+    """Who is at work in a run's folder; None where nobody is, or nobody ever was."""
+    try:
+        descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        return _describe_holder(os.pread(descriptor, 4096, 0))
+    finally:
+        os.close(descriptor)
+
+
+def locks_exclude(path: Path) -> bool:
+    """Whether a second lock on a file of this folder's file system is refused while the first one stands."""
+    try:
+        with tempfile.TemporaryFile(dir=path) as one, open(f"/proc/self/fd/{one.fileno()}", "rb") as other:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _describe_holder(content: bytes) -> str:

@@ -221,6 +221,24 @@ def test_before_white_space_the_boundary_wins(tokenizer):
     assert parts.gamma.tolist() == [0, 1, 1]
 
 
+def test_sampled_ids_end_with_their_first_stop_token(tokenizer):
+    for stop in sorted(tokenizer.stop_ids):
+        whole = encode(Transcript([Segment((65, stop), Author.AGENT)]), tokenizer)
+        assert whole.tokens.tolist() == [65, stop]
+        for ids in ((stop, 65), (65, stop, 65), (stop, stop)):
+            with pytest.raises(BadInput, match=r"^segment 1: sampled ids go on after a stop token"):
+                encode(Transcript([Segment(ids, Author.AGENT)]), tokenizer)
+    with pytest.raises(BadInput, match=r"^transcript 'mine', segment 1: sampled ids go on"):
+        encode(Transcript([Segment((tokenizer.end_of_text, 65), Author.AGENT)], "mine"), tokenizer)
+
+
+def test_the_first_id_outside_the_vocabulary_is_refused(tokenizer):
+    last = tokenizer.vocab_size - 1
+    assert encode(Transcript([Segment((last,), Author.AGENT)]), tokenizer).tokens.tolist() == [last]
+    with pytest.raises(BadInput, match=f"token id {last + 1} is outside"):
+        encode(Transcript([Segment((last + 1,), Author.AGENT)]), tokenizer)
+
+
 def test_ids_outside_the_vocabulary_and_unknown_controls_are_named(tokenizer):
     with pytest.raises(BadInput, match="segment 2: token id 99999 is outside the vocabulary of"):
         encode(Transcript([Segment("a", Author.USER), Segment([1, 99999], Author.AGENT)]), tokenizer)

@@ -9,6 +9,7 @@ import pytest
 from toy_policy import random_policy
 
 from cicjax.devices import kind
+from cicjax.errors import Corrupted
 from cicjax.model import layout, qwen2
 from cicjax.objectives import likelihood
 from cicjax.provenance import tokenizer as tokenizers
@@ -116,6 +117,13 @@ def test_a_stop_string_beyond_the_end_does_not_count():
         (0.0,),
         "stop_string",
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_log_probabilities_that_are_not_finite_are_no_completion(value):
+    how = Decoding(max_new_tokens=2, temperature=0.0, stop_ids=())
+    with pytest.raises(Corrupted, match="not finite"):
+        sampling.completed(np.array([1, 2]), np.array([-0.5, value], np.float32), how, None)
 
 
 def with_kind(policy, device):

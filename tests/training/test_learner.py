@@ -169,6 +169,16 @@ class Preference(NamedTuple):
         return losses.sum(), there.sum().astype(jnp.float32)
 
 
+def test_scores_that_are_not_finite_are_no_scores(policy, trainer):
+    from cicjax.training import scoring
+
+    model, base, adapter = policy
+    broken = {**base, "norm": {"scale": base["norm"]["scale"] * jnp.nan}}
+    rows = [transcript(np.random.default_rng(1), 12)]
+    with pytest.raises(Corrupted, match="not finite"):
+        scoring.token_logprobs(rows, model=model, base=broken, adapter=adapter, shape=SHAPE)
+
+
 def test_a_loss_over_pairs_begins_at_ln_2(policy, trainer, tmp_path):
     from cicjax.training import scoring
 
