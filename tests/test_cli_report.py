@@ -1,10 +1,9 @@
 """`cicjax report` as a user meets it: exit codes, one line for what is wrong, and the place of the page."""
 
-import json
-
 import pytest
 
 from cicjax import cli
+from cicjax.files import seal
 
 COUNTS = (
     "solved",
@@ -51,8 +50,9 @@ def run(tmp_path):
         "methods": {"base": row},
     }
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
-    (tmp_path / "run" / "config.json").write_text("{}")
+    seal.begin(tmp_path / "run")
+    seal.write_json(tmp_path / "run" / "results.json", results)
+    seal.write_json(tmp_path / "run" / "config.json", {})
     return tmp_path / "run"
 
 
@@ -80,6 +80,9 @@ def test_what_is_wrong_is_said_in_one_line(capsys, run, tmp_path):
     assert "results.json" in refused(capsys, 5, run)
     (run / "results.json").unlink()
     assert "not finished" in refused(capsys, 2, run)
+    (run / seal.NAME).unlink()
+    (run / "results.json").write_text("{}")
+    assert "seal.json: missing" in refused(capsys, 5, run)
     assert not (run / "report.html").exists()
 
 

@@ -17,10 +17,11 @@ from cicjax.agent.learner import States
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.store import NAME, Store
 from cicjax.errors import BadInput, Corrupted, Locked
-from cicjax.files.whole import file_digest, read_json
+from cicjax.files.whole import file_digest, read_json, write_json
 from cicjax.model.config import LoRAConfig
+from cicjax.provenance.protocol import PLAIN, chat_format
 from cicjax.provenance.transcript import Author
-from cicjax.runs.folder import RunFolder
+from cicjax.runs.folder import locked
 from cicjax.training.finetune import fresh_adapter
 from cicjax.training.policy import LoadedPolicy, load_policy
 
@@ -91,7 +92,12 @@ class Home:
             raise BadInput(f"{folder}: an agent lives here already; choose another folder")
         policy = load_policy(model, dtype=settings.dtype, adapter=adapter, lora=settings.lora, training=True)
         assert policy.model.lora is not None
-        settings = replace(settings, lora=policy.model.lora)
+        format = settings.format
+        if format == "auto":
+            # The embedded base has Qwen's control tokens and knows the plain protocol alone.
+            embedded = PLAIN if model is None else None
+            format = policy.protocol or embedded or chat_format(policy.tokenizer) or PLAIN
+        settings = replace(settings, lora=policy.model.lora, format=format)
         where = str(Path(model).absolute()) if model is not None and Path(model).exists() else model
         identity = Identity(
             model=where,
@@ -117,6 +123,7 @@ class Home:
         """Raise BadInput where the settings asked for are not those of the home."""
         own = self.identity.settings.record()
         asked = settings.record()
+        asked["format"] = own["format"] if settings.format == "auto" else settings.format
         if self.identity.settings.lora != LoRAConfig():
             asked["lora"] = own["lora"] if settings.lora == LoRAConfig() else asked["lora"]
         differing = [name for name in own if own[name] != asked[name]]
@@ -158,10 +165,9 @@ def holding(folder: Path) -> Iterator[Home]:
 @contextmanager
 def _held(folder: Path, identity: Identity) -> Iterator[None]:
     try:
-        held = RunFolder(folder, identity.record()).__enter__()
+        with locked(folder):
+            if not (folder / CONFIG).exists():
+                write_json(folder / CONFIG, identity.record())
+            yield
     except Locked as error:
         raise Locked(str(error).replace("or choose another --output_dir", "or only read it")) from None
-    try:
-        yield
-    finally:
-        held.__exit__(None, None, None)

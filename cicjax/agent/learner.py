@@ -109,6 +109,7 @@ class States:
             tokenizer=policy.tokenizer,
             optimization=self.settings.optimization,
             seed=self.settings.seed,
+            protocol=self.settings.format,
         )
 
     def _like(self) -> Any:

@@ -39,8 +39,6 @@ class Lessons:
         self._tokenizer, self._settings = tokenizer, settings
         self.turns = Turns(store)
         self.format = settings.format
-        if self.format == "auto":
-            self.format = protocol.chat_format(tokenizer) or "plain"
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the agent's answer begins. Raises BadInput for messages that the protocol cannot

@@ -40,6 +40,7 @@ class Export:
 
     def run(self) -> None:
         from cicjax.model import huggingface, storage
+        from cicjax.provenance import tokenizer
         from cicjax.training.adapters import load_adapter
 
         if self.format == "peft" and self.dtype not in ("auto", "float32"):
@@ -49,7 +50,11 @@ class Export:
         location = huggingface.resolve(name)
         config, fingerprint = huggingface.read_config(location), huggingface.fingerprint(location)
         adapter, lora, facts = load_adapter(
-            self.adapter, config, base_fingerprint=fingerprint, base_name=name
+            self.adapter,
+            config,
+            base_fingerprint=fingerprint,
+            base_name=name,
+            tokenizer_fingerprint=tokenizer.load(location).fingerprint,
         )
         if self.format == "peft":
             self._write_peft(adapter, lora, facts, name=name)
@@ -84,10 +89,9 @@ class Export:
         self, adapter: dict[str, Any], lora: "LoRAConfig", facts: dict[str, Any], *, name: str
     ) -> None:
         from cicjax.model.peft import write_peft
+        from cicjax.training.adapters import PEFT_FACTS
 
-        metadata = {
-            key: str(facts[key]) for key in ("method", "base_fingerprint", "protocol") if key in facts
-        }
+        metadata = {key: str(facts[key]) for key in PEFT_FACTS if key in facts}
         card = self._card(lora, facts, name=name)
         write_peft(
             self.output_dir,

@@ -97,7 +97,7 @@ class Train:
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
-        from cicjax.files.whole import write_json
+        from cicjax.files.seal import write_json
         from cicjax.provenance import protocol
         from cicjax.runs import environment
         from cicjax.runs.folder import RunFolder

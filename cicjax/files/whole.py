@@ -52,14 +52,12 @@ def replacing(path: Path, *, mode: int) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResources(
-                f"{path}: no space left on the disk; free some and repeat the command"
-            ) from error
+            raise OutOfResources(f"{path}: {no_space(path)}") from error
         raise
     finally:
         with suppress(OSError):
             temporary.unlink()
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -68,8 +66,35 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises OutOfResources when the disk is full.
     """
     private_folder(path.parent)
+    check_space(path, len(content))
     with replacing(path, mode=0o600) as file:
         file.write(content)
+
+
+def check_space(path: Path, need: int) -> None:
+    """Raise OutOfResources where the disk of a file or folder has not `need` bytes to give, before anything
+    is written."""
+    free = _free(path)
+    if free is not None and need > free:
+        raise OutOfResources(f"{path}: {no_space(path, need)}")
+
+
+def no_space(path: Path, need: int | None = None) -> str:
+    """What is to be said of a full disk: need, what is free, and what to do."""
+    free = _free(path)
+    numbers = {"needed": need, "free": free}
+    said = ", ".join(f"{count:,} bytes {name}" for name, count in numbers.items() if count is not None)
+    return f"no space left on the disk ({said}); free some and repeat the command"
+
+
+def _free(path: Path) -> int | None:
+    """Bytes that the disk under `path` has to give; None where the file system does not say."""
+    folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    try:
+        facts = os.statvfs(folder)
+    except OSError:
+        return None
+    return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
 
 
 def write_lines(path: str | Path, lines: Iterable[str], *, private: bool = True) -> None:
@@ -105,8 +130,9 @@ def permit(path: Path | int, mode: int) -> None:
             raise
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: a rename is lost in a power cut until its folder is written too."""
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable: a rename is lost in a power cut until its folder is
+    written too."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -120,9 +146,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` of indented JSON with a final newline. Raises ValueError on nan and infinity, which are
-    no JSON."""
-    write_text(path, _json(value, indent=2) + "\n")
+    """`write_bytes` of `json_text`."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON with a final newline. Raises ValueError on nan and infinity, which are no JSON."""
+    return _json(value, indent=2) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -133,42 +163,10 @@ def read_json(path: Path) -> Any:
         raise Corrupted(f"{path}: not the JSON that was written ({error}); restore it from a copy") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that a run wrote; {} where there is none that can be read."""
-    try:
-        record = read_json(path)
-    except (OSError, Corrupted):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """One JSON object a line, NumPy scalars and arrays as plain numbers and lists. Raises ValueError on nan
     and infinity."""
     return "".join(_json(row) + "\n" for row in rows)
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON lines, and beside them their digest in the form `sha256sum -c` reads:
-    PATH.sha256."""
-    content = json_lines(rows).encode()
-    # The digest goes first: a kill in between leaves a digest without a file, which the repeated command
-    # overwrites.
-    write_text(_digest_path(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
-    write_bytes(path, content)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file that a run wrote. Raises Corrupted, with the line where one is at fault, if
-    bytes have changed."""
-    content = path.read_bytes()
-    digest = _digest_path(path)
-    if digest.exists() and digest.read_bytes().split()[:1] != [hashlib.sha256(content).hexdigest().encode()]:
-        raise Corrupted(f"{path}: not the bytes that were written{_first_bad_line(content)}; {REMEDY}")
-    try:
-        return parse_json_lines(content)
-    except ValueError as error:
-        raise Corrupted(f"{path}: {error}; {REMEDY}") from error
 
 
 def parse_json_lines(content: bytes) -> list[dict[str, Any]]:
@@ -211,18 +209,6 @@ def refuse_same(*paths: Path | None) -> None:
         there = os.path.exists(one) and os.path.exists(other)
         if os.path.samefile(one, other) if there else os.path.realpath(one) == os.path.realpath(other):
             raise BadInput(f"{other}: is the same file as {one}, which would be lost; name another")
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _first_bad_line(content: bytes) -> str:
-    try:
-        parse_json_lines(content)
-    except ValueError as error:
-        return f" ({error})"
-    return ""
 
 
 def _json(value: Any, *, indent: int | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from cicjax import methods
 from cicjax.files.hub import HUB_ID
-from cicjax.files.whole import read_object
+from cicjax.files.seal import read_object
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance import render
 from cicjax.training.adapters import run_config

@@ -21,8 +21,7 @@ from safetensors.numpy import save_file
 
 from cicjax.errors import BadInput, OutOfResources, shorten
 from cicjax.files import strict
-from cicjax.files.whole import permit
-from cicjax.files.whole import sync_folder as sync
+from cicjax.files.whole import permit, sync
 
 MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 1 << 20, 1 << 25
 CARD = "README.md"

@@ -190,11 +190,10 @@ def _cached(file: Path, mtime_ns: int, size: int) -> Tokenizer:
     rows = _json(folder / "config.json").get("vocab_size", 0)
     content = _bytes(file)
     config = _json(folder / "tokenizer_config.json")
-    fingerprint = hashlib.sha256(content).hexdigest()
     return _build(
         _parse(content, file),
         where=str(file),
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(content, config),
         config=config,
         rows=rows if type(rows) is int else 0,
     )
@@ -214,7 +213,7 @@ def _from_object(source: Any) -> Tokenizer:
     if loaded is None or length != len(source):
         content = backend.to_str().encode()
         config = {"tokenizer_class": type(source).__name__, "eos_token": getattr(source, "eos_token", None)}
-        fingerprint = hashlib.sha256(content).hexdigest()
+        fingerprint = _fingerprint(content, config)
         loaded = _build(
             _parse(content, "the tokenizer object"),
             where="the tokenizer object",
@@ -223,6 +222,12 @@ def _from_object(source: Any) -> Tokenizer:
         )
         _objects[source] = (len(source), loaded)
     return loaded
+
+
+def _fingerprint(content: bytes, config: Mapping[str, Any]) -> str:
+    """SHA-256 of tokenizer.json and of what is read of tokenizer_config.json."""
+    eos, qwen2 = config.get("eos_token"), str(config.get("tokenizer_class", "")).startswith("Qwen2")
+    return hashlib.sha256(content + json.dumps([eos, qwen2], sort_keys=True).encode()).hexdigest()
 
 
 def _build(

@@ -2,7 +2,7 @@
 written can rely on it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +10,10 @@ from typing import Any
 
 from cicjax.errors import BadInput, Corrupted
 from cicjax.experiments.answers import Answer, read_answers
+from cicjax.experiments.paper.archive import ANSWERS
 from cicjax.experiments.paper.records import Budget, Ledger, MethodResult, Results
-from cicjax.files.whole import read_json, read_jsonl
+from cicjax.files import seal
+from cicjax.files.seal import read_json, read_jsonl
 from cicjax.logs.native import read_native
 from cicjax.provenance.transcript import Episode
 from cicjax.runs.metrics import read_metrics
@@ -57,6 +59,9 @@ def read_run(folder: Path) -> FinishedRun:
             else "no run is here (neither results.json nor config.json)"
         )
         raise BadInput(f"{folder}: {what}")
+    # An archive is kept whole by whoever keeps it, and its counts can be made again from it.
+    if not (folder / ANSWERS).is_file():
+        seal.require(folder)
     path = folder / "results.json"
     results = Results.from_json(read_json(path), where=path)
     return FinishedRun(
@@ -65,7 +70,7 @@ def read_run(folder: Path) -> FinishedRun:
         results=results,
         environment=_optional_object(folder / "environment.json"),
         timings=_optional_object(folder / "timings.json"),
-        metrics=read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else [],
+        metrics=_if_there(read_metrics, folder / "metrics.jsonl"),
         stream=_stream(folder / "rollouts" / "stream.jsonl", results.ledger),
         answers=_answers(folder / "evaluations", results.methods),
     )
@@ -108,17 +113,16 @@ def _difference(one: Results, other: Results) -> str:
 
 
 def _optional_object(path: Path) -> Record:
-    value = read_json(path) if path.is_file() else {}
+    value = _if_there(read_json, path) or {}
     if not isinstance(value, dict):
         raise Corrupted(f"{path}: not a JSON object; restore it from a copy")
     return value
 
 
 def _stream(path: Path, ledger: Ledger | None) -> tuple[Episode, ...]:
-    """The stream's rows, by the digest beside them and by the ledger those that were trained on."""
-    if ledger is None or not path.is_file() or not path.stat().st_size:
+    """The stream's rows, by their seal and by the ledger those that were trained on."""
+    if ledger is None or not _if_there(read_jsonl, path):
         return ()
-    read_jsonl(path)
     episodes = tuple(read_native(path))
     wrong = sum(len(episode.messages) > 1 and episode.messages[1].solved == 0 for episode in episodes)
     if (len(episodes), wrong) != (ledger.stream_rows, ledger.wrong_attempts):
@@ -151,7 +155,15 @@ def _answers(folder: Path, methods: dict[str, MethodResult]) -> Answers:
 
 
 def _rows(path: Path) -> list[Answer]:
-    return read_answers(read_jsonl(path), path=path) if path.is_file() else []
+    return read_answers(_if_there(read_jsonl, path), path=path)
+
+
+def _if_there(read: Callable[[Path], Any], path: Path) -> Any:
+    """What a file of the run holds, [] where it never had one. Raises Corrupted where it is lost."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return []
 
 
 def command_of(config: Record) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cicjax.errors import BadInput, Corrupted, printable, shorten
-from cicjax.files.whole import read_json, write_json
+from cicjax.files.seal import read_json, write_json
 
 FILE = "environment.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")

@@ -7,40 +7,37 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from cicjax import signals
-from cicjax.errors import BadInput, Corrupted, Locked, shorten
-from cicjax.files import strict
-from cicjax.files.whole import (
-    TEMPORARY,
-    json_lines,
-    parse_json_lines,
-    private_folder,
-    read_json,
-    read_jsonl,
-    write_bytes,
-    write_json,
-    write_jsonl,
-)
+from cicjax.errors import BadInput, Corrupted, Locked, printable, shorten
+from cicjax.files import numbered, seal, strict
+from cicjax.files.whole import REMEDY, TEMPORARY, json_lines, parse_json_lines, private_folder, write_bytes
 
 Chunk = TypeVar("Chunk")
 Row = dict[str, Any]
+CONFIG, LOCK = "config.json", "lock"
+# What no repeated command can make again.
+ONCE = (CONFIG, "environment.json", "metrics.jsonl")
 
 
 class RunFolder:
-    """`with RunFolder(path, config) as folder:` holds the folder's lock and has settled its config.json.
+    """`with RunFolder(path, config) as folder:` holds the folder's lock, has settled its config.json and
+    checked what its seal knows.
 
     The first run writes `config` as it is; a later one must bring the same, apart from the names in
     `outside_identity`: those that change how fast results come but not what they are. A name is dotted where
     the configuration nests ("sft.device"), and stands for everything below it. Raises Locked, with the
     holder's details, where another process is at work; BadInput on a different configuration or a path that
-    can be no folder; Corrupted if config.json is damaged.
+    can be no folder; Corrupted where a sealed file is not as it was written, or one is lost that cannot be
+    made again. Others that are lost are named on standard error, for the command makes them again.
     """
 
     def __init__(
@@ -64,9 +61,10 @@ class RunFolder:
                 f"{self.path}: cannot be used as a run folder ({error.strerror}); choose another --output_dir"
             ) from error
         try:
+            _sweep(self.path)
             self._settle_config()
-            for leftover in self.path.rglob(f".*{TEMPORARY}"):
-                leftover.unlink(missing_ok=True)
+            seal.take(self.path)
+            _check_sealed(self.path)
         except BaseException:
             self._release()
             raise
@@ -79,6 +77,7 @@ class RunFolder:
 
     def _release(self) -> None:
         if self._lock is not None:
+            seal.release(self.path)
             # Emptied, not deleted: a process that waits for this very file would lock a name that no longer
             # leads to it.
             os.ftruncate(self._lock, 0)
@@ -86,13 +85,15 @@ class RunFolder:
             self._lock = None
 
     def _settle_config(self) -> None:
-        path = self.path / "config.json"
-        if not path.exists():
-            write_json(path, self._config)
+        path = self.path / CONFIG
+        if _is_new(self.path):
+            seal.begin(self.path)
+            seal.write_json(path, self._config)
             return
+        seal.require(self.path)
         differences = [
             f"{name} is {_shown(there)} there and {_shown(here)} here"
-            for name, there, here in _differences(read_json(path), self._config)
+            for name, there, here in _differences(seal.read_json(path), self._config)
             if not any(
                 name == outside or name.startswith(f"{outside}.") for outside in self._outside_identity
             )
@@ -126,8 +127,9 @@ def write_in_chunks(
     """
     parts = path.with_name(path.name + ".parts")
     if not path.exists():
-        write_jsonl(path, _until(_chunk_rows(parts, chunks, work=work, progress=progress), stop))
-    rows = read_jsonl(path)
+        rows = _until(_chunk_rows(parts, chunks, work=work, progress=progress), stop)
+        seal.write_jsonl(path, rows, once=True)
+    rows = seal.read_jsonl(path)
     if parts.exists():
         shutil.rmtree(parts)
     return rows
@@ -147,11 +149,11 @@ def _chunk_rows(
             if progress and not computed:
                 progress(index, len(chunks))
             computed = True
-            _write_part(part, work(index, chunk))
+            write_part(part, work(index, chunk))
             signals.check()
             if progress:
                 progress(index + 1, len(chunks))
-        yield from _read_part(part)
+        yield from read_part(part)
 
 
 def _until(rows: Iterator[Row], stop: Callable[[list[Row]], bool] | None) -> Iterator[Row]:
@@ -163,26 +165,71 @@ def _until(rows: Iterator[Row], stop: Callable[[list[Row]], bool] | None) -> Ite
             return
 
 
-def _write_part(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A chunk's rows below a line with their digest: a file cut at the end of a row must be noticed too."""
+def write_part(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of a file that only this run reads, below a line that binds them to run and place: there may be
+    many, and a seal of their own is not worth a write for each."""
     body = json_lines(rows).encode()
-    write_bytes(path, json_lines([{"sha256": hashlib.sha256(body).hexdigest()}]).encode() + body)
+    write_bytes(path, _head(path, body) + body)
 
 
-def _read_part(path: Path) -> list[Row]:
+def read_part(path: Path) -> list[Row]:
+    """The rows that `write_part` wrote there. Raises Corrupted for anything else."""
     head, _, body = path.read_bytes().partition(b"\n")
-    if head + b"\n" != json_lines([{"sha256": hashlib.sha256(body).hexdigest()}]).encode():
+    if head + b"\n" != _head(path, body):
         raise Corrupted(
-            f"{path}: not the bytes that were written; "
+            f"{path}: not the bytes that were written here; "
             "delete it and repeat the command to compute this chunk again"
         )
     return parse_json_lines(body)
 
 
+def _head(path: Path, body: bytes) -> bytes:
+    root = seal.root_of(path)
+    place = "" if root is None else Path(os.path.abspath(path)).relative_to(root).as_posix()
+    record = {"run": seal.run_id(path), "path": place, "sha256": hashlib.sha256(body).hexdigest()}
+    return json_lines([record]).encode()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a kill left half written."""
+    numbered.sweep(path, below=True)
+    for leftover in path.rglob(f".*{TEMPORARY}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _is_new(path: Path) -> bool:
+    """Whether nothing was kept here yet: a kill may have come before the configuration was written. Raises
+    Corrupted for a run without its configuration."""
+    if (path / CONFIG).exists():
+        return False
+    sealed = (path / seal.NAME).exists() and seal.read(path)["files"]
+    # Others may have put their logs here.
+    kept = [
+        each.name
+        for each in sorted(path.iterdir())
+        if each.name not in (LOCK, seal.NAME)
+        and (each.is_dir() or each.suffix in (".json", ".jsonl"))
+        and not each.name.startswith(".")
+    ]
+    if sealed or kept:
+        what = f"it holds {kept[0]}" if kept else f"{seal.NAME} knows of it"
+        raise Corrupted(f"{path / CONFIG}: missing, and {what}; {seal.ANEW}")
+    return True
+
+
+def _check_sealed(path: Path) -> None:
+    for name, fault in seal.faults(path):
+        if fault != "missing":
+            raise Corrupted(f"{path / name}: {fault}; {seal.ANEW if name in ONCE else REMEDY}")
+        if name in ONCE:
+            raise Corrupted(f"{path / name}: missing; {seal.ANEW}")
+        print(printable(f"{path / name}: missing, and is made again"), file=sys.stderr)
+
+
 def _take_lock(path: Path) -> int:
     """Descriptor of the locked file. The lock belongs to the open file, so the kernel frees it however its
     holder ends."""
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
@@ -203,6 +250,22 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder that is no run's, and sweep what a kill left half written. Raises Locked
+    where another process has it, BadInput for a path that can be no folder."""
+    try:
+        descriptor = _take_lock(private_folder(path))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be used ({error.strerror}); choose another folder") from error
+    try:
+        _sweep(path)
+        yield
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
 
 
 def holder(path: Path) -> str | None:

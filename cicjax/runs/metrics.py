@@ -1,6 +1,7 @@
 """What a run reports while it goes: metrics.jsonl for programs, a progress bar or plain lines for people."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any, Protocol, Self, TextIO, TypeVar
 
 from cicjax import signals
 from cicjax.errors import Corrupted
-from cicjax.files.whole import json_lines, parse_json_lines, private_folder, write_bytes
+from cicjax.files import seal
+from cicjax.files.whole import json_lines, parse_json_lines, private_folder
 
 Item = TypeVar("Item")
 ROWS_PER_CHUNK = 128
@@ -29,7 +31,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, stage: str, resume_after: int | None = None) -> None:
         self._stage = stage
         private_folder(path.parent)
-        content = path.read_bytes() if path.exists() else b""
+        content = seal.read_bytes(path) if path.exists() else b""
         # A kill in the middle of a line leaves a line without an end; that update will be made again.
         whole = content[: content.rfind(b"\n") + 1]
         rows = _parse(path, whole)
@@ -39,8 +41,8 @@ class MetricsLog:
             if row["stage"] != stage or (resume_after is not None and row["update"] <= resume_after)
         ]
         if len(kept) < len(rows) or len(whole) < len(content) or not path.exists():
-            write_bytes(path, json_lines(kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+            seal.write_bytes(path, json_lines(kept).encode())
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, update: int, values: Mapping[str, Any]) -> None:
         """Append one update's values: numbers, or arrays of one number. A value that is not finite becomes
@@ -58,6 +60,12 @@ class MetricsLog:
         self._file.write(json_lines([row]))
         self._file.flush()
 
+    def seal(self) -> None:
+        """Make durable what was told so far, and let none of it be changed or lost unnoticed."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        seal.extend(self._path)
+
     def close(self) -> None:
         """Close the file; further writes raise ValueError."""
         self._file.close()
@@ -74,7 +82,7 @@ class MetricsLog:
 def read_metrics(path: Path, *, stage: str | None = None) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl in order, of one stage where it is named; a last line still being written is left
     out."""
-    content = path.read_bytes()
+    content = seal.read_bytes(path)
     rows = _parse(path, content[: content.rfind(b"\n") + 1])
     return [row for row in rows if stage is None or row["stage"] == stage]
 

@@ -9,13 +9,16 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from cicjax.errors import BadInput, shorten
-from cicjax.files.whole import read_object
+from cicjax.files import seal
 from cicjax.model import peft, qwen2
 from cicjax.model.config import PROJECTIONS, LoRAConfig, Qwen2Config
 from cicjax.model.lora import init_adapter
 from cicjax.model.storage import all_finite
 from cicjax.provenance.protocol import NAMES, PLAIN
 from cicjax.training import checkpoints
+
+# What a peft folder says of itself beside what peft asks for.
+PEFT_FACTS = ("method", "base_fingerprint", "tokenizer", "protocol")
 
 
 def load_adapter(
@@ -24,17 +27,25 @@ def load_adapter(
     *,
     base_fingerprint: str | None = None,
     base_name: str | Path = "the base given",
+    tokenizer_fingerprint: str | None = None,
 ) -> tuple[qwen2.Tree, LoRAConfig, dict[str, Any]]:
     """(adapter, its settings, what is known of it) from a folder of checkpoints, the newest of them, or from
     a peft folder.
 
-    Known are, where the folder says so, `method`, `step`, `total_updates`, `base_fingerprint` and `protocol`,
-    the one that it was trained in. Raises BadInput for another folder, for an adapter that does not fit a
-    base of this configuration and, naming both, for one that was trained on another base than the one of
-    `base_fingerprint`; Corrupted where a byte of a checkpoint has changed.
+    Known are, where the folder says so, `method`, `step`, `total_updates`, `base_fingerprint`, `tokenizer`
+    and `protocol`, the one that it was trained in. Raises BadInput for another folder, for an adapter that
+    does not fit a base of this configuration and, naming both, for one that was trained on another base or
+    with another tokenizer than those of the fingerprints given; Corrupted where a byte of a checkpoint has
+    changed, and for a step that is not the one that its run sealed.
     """
     path = Path(path)
     adapter, lora, known = _read(path, config, base_fingerprint, base_name)
+    own = known.get("tokenizer", tokenizer_fingerprint)
+    if tokenizer_fingerprint is not None and own != tokenizer_fingerprint:
+        raise BadInput(
+            f"{path}: trained with the tokenizer {str(own)[:12]}, and that of {base_name} is "
+            f"{tokenizer_fingerprint[:12]}; give the folder that it was trained with"
+        )
     if known.get("protocol", PLAIN) not in NAMES:
         raise BadInput(
             f"{path}: trained in the protocol {shorten(known['protocol'])}, which this version does not have"
@@ -47,19 +58,19 @@ def load_adapter(
 
 
 def run_config(path: str | Path) -> dict[str, Any]:
-    """config.json of the run whose adapter this is; {} where there is none that can be read."""
-    return read_object(Path(path).absolute().parent / "config.json")
+    """config.json of the run whose adapter this is; {} where there is none. Raises Corrupted where it is not
+    as it was written, or the run has lost its seal."""
+    run = Path(path).absolute().parent
+    if (run / "environment.json").is_file():
+        seal.require(run)
+    return seal.read_object(run / "config.json")
 
 
 def _read(
     path: Path, config: Qwen2Config, base_fingerprint: str | None, base_name: str | Path
 ) -> tuple[qwen2.Tree, LoRAConfig, dict[str, Any]]:
     if (path / peft.CONFIG).is_file():
-        known = {
-            name: value
-            for name, value in peft.read_metadata(path).items()
-            if name in ("method", "base_fingerprint", "protocol")
-        }
+        known = {name: value for name, value in peft.read_metadata(path).items() if name in PEFT_FACTS}
         _check_base(path, known, base_fingerprint, base_name)
         return *peft.read_peft(path, config), known
     step = checkpoints.latest(path)

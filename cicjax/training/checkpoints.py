@@ -10,8 +10,6 @@ a leaf a folder, so that a damaged file names its leaf.
 
 import json
 import os
-import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +23,13 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from cicjax.errors import BadInput, Corrupted, printable
-from cicjax.files.whole import array_digest, file_digest, permit, private_folder, sync_folder, write_json
+from cicjax.files import numbered, seal
+from cicjax.files.numbered import MANIFEST
+from cicjax.files.whole import REMEDY, array_digest, file_digest, private_folder
 
 Tree = Any  # Nested dicts, lists, tuples and named tuples with arrays as leaves.
-MANIFEST = "digests.json"
+# A leaf is a folder with a description and one block of values; orbax writes some files besides.
+_LEAF_BYTES, _STEP_BYTES = 12_288, 65_536
 
 
 def save(
@@ -43,34 +44,35 @@ def save(
     """Write `tree` as step `step`, replacing one of that number, and return its folder once it is on disk.
 
     Leaves are JAX or NumPy arrays or integers; `metadata` is JSON. Of the earlier steps the last `keep - 1`
-    stay, and every one saved as `final`. What a kill in an earlier save left behind is removed. Raises
-    ValueError, naming the leaf, on one that is empty or cannot be held unchanged (float64, typed keys: store
-    jax.random.key_data), and on metadata that are not plain JSON.
+    stay, and every one saved as `final`. What a kill in an earlier save left behind is removed. Inside a run
+    the step is sealed, and a final one that was lost can only be made again as it was.
+
+    Raises ValueError, naming the leaf, on one that is empty or cannot be held unchanged (float64, typed keys:
+    store jax.random.key_data), and on metadata that are not plain JSON; OutOfResources, with path, need and
+    what is free, where the disk is full or fails: the earlier steps are there then.
     """
     if step < 0:
         raise ValueError(f"step must not be negative, and is {step}")
     directory = private_folder(Path(directory))
-    _remove_leftovers(directory)
+    numbered.sweep(directory)
     leaves = {name: _storable(name, leaf) for name, leaf in _named_leaves(tree).items()}
     tree = tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
     envelope = {
         "metadata": _plain_json(metadata),
         "leaves": {name: _record(leaf) for name, leaf in leaves.items()},
     }
-    unfinished = directory / f".saving-{step}"
-    with _orbax() as ocp:
-        ocp.save(unfinished.absolute(), tree, custom_metadata=envelope)
-    _seal(unfinished, step=step, final=final)
-    _discard(directory / str(step))
-    unfinished.rename(directory / str(step))
-    sync_folder(directory)
-    _retire(directory, kept={step, *_steps(directory)[-keep:]})
+    need = _STEP_BYTES + sum(leaf.nbytes + _LEAF_BYTES for leaf in leaves.values())
+    with numbered.filling(directory / str(step), need=need) as unfinished:
+        with _orbax() as ocp:
+            ocp.save(unfinished.absolute(), tree, custom_metadata=envelope)
+        content = _digest_of(envelope["leaves"])
+        numbered.finish(unfinished, directory / str(step), final=final, content=content, keep=keep)
     return directory / str(step)
 
 
 def latest(directory: str | os.PathLike[str]) -> int | None:
     """Number of the newest complete step, None where there is none; reads names only."""
-    return max(_steps(Path(directory)), default=None)
+    return max(numbered.numbers(Path(directory)), default=None)
 
 
 def load(
@@ -100,7 +102,7 @@ def load(
                 raise
             told = f"{error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}"
             print(printable(f"warning: {told}"), file=sys.stderr)
-            _discard(directory / f"{chosen}.damaged")
+            numbered.discard(directory / f"{chosen}.damaged")
             (directory / str(chosen)).rename(directory / f"{chosen}.damaged")
 
 
@@ -114,6 +116,8 @@ def load_adapter(
     """
     directory = Path(directory)
     chosen = _candidates(directory, step).pop()
+    if step is None and (newest := numbered.lost(directory)) is not None:
+        raise Corrupted(f"{directory}: step {newest} is missing; {_LOST}")
     envelope = _verified_envelope(directory, chosen)
     records = {name: record for name, record in envelope["leaves"].items() if name.startswith("adapter/")}
     if not records:
@@ -140,18 +144,11 @@ def leaf_digests(tree: Tree) -> dict[str, str]:
 def fingerprint(tree: Tree) -> str:
     """One SHA-256 for a whole tree, names and values: equal for two trees exactly when all their leaves are
     bit-equal."""
-    return sha256(json.dumps(leaf_digests(tree), sort_keys=True).encode()).hexdigest()
+    return _digest_of(leaf_digests(tree))
 
 
-def _seal(folder: Path, *, step: int, final: bool) -> None:
-    """Make what orbax wrote private and durable, with the digests of its files beside it."""
-    inside = sorted(folder.rglob("*"))
-    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in inside if path.is_file()}
-    write_json(folder / MANIFEST, {"step": step, "final": final, "files": digests})
-    for path in [folder, *inside]:
-        permit(path, 0o700 if path.is_dir() else 0o600)
-        if path.is_dir():
-            sync_folder(path)
+def _digest_of(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _load_step(directory: Path, step: int, abstract_tree: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -172,12 +169,13 @@ def _verified_envelope(directory: Path, step: int) -> dict[str, Any]:
     otherwise."""
     folder, where = directory / str(step), f"{directory}: step {step}"
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads(seal.read_bytes(folder / MANIFEST))
         written, digests = int(manifest["step"]), dict(manifest["files"])
         if written != step or manifest.keys() != {"step", "final", "files"}:
             raise ValueError("it was written for another step")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupted(f"{where}: {MANIFEST} is damaged ({error}); {_REMEDY}") from error
+    except (OSError, ValueError, KeyError, TypeError, Corrupted) as error:
+        said = str(error).removeprefix(f"{folder / MANIFEST}: ").removesuffix(f"; {REMEDY}")
+        raise Corrupted(f"{where}: {MANIFEST} is damaged ({said}); {_REMEDY}") from error
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
@@ -187,6 +185,7 @@ def _verified_envelope(directory: Path, step: int) -> dict[str, Any]:
     return json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())["custom_metadata"]
 
 
+_LOST = "restore that step's folder from a copy, or repeat the run's command to make it again"
 _REMEDY = "restore that step's folder from a copy, or delete it to go on from an earlier one"
 
 
@@ -279,50 +278,12 @@ def _name(path: Any) -> str:
 
 def _candidates(directory: Path, step: int | None) -> list[int]:
     """Steps to try, the last one first. Raises BadInput where there is none."""
-    steps = _steps(directory)
+    steps = numbered.numbers(directory)
     if not steps:
         raise BadInput(f"{directory}: no checkpoint here; give a folder that training wrote")
     if step is not None and step not in steps:
         raise BadInput(f"{directory}: no step {step} here; there are {', '.join(map(str, steps))}")
     return steps if step is None else [step]
-
-
-def _steps(directory: Path) -> list[int]:
-    """Numbers of the complete steps, ascending."""
-    if not directory.is_dir():
-        return []
-    return sorted(
-        int(path.name)
-        for path in directory.iterdir()
-        if re.fullmatch("0|[1-9][0-9]*", path.name) and path.is_dir()
-    )
-
-
-def _retire(directory: Path, *, kept: set[int]) -> None:
-    for step in _steps(directory):
-        if step not in kept and not _is_final(directory / str(step)):
-            _discard(directory / str(step))
-
-
-def _is_final(folder: Path) -> bool:
-    try:
-        return json.loads((folder / MANIFEST).read_bytes())["final"] is True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _discard(folder: Path) -> None:
-    """Remove a step in one rename first, so that a kill half way leaves no step with files missing."""
-    if folder.exists():
-        doomed = folder.with_name(f".removing-{folder.name}")
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
-
-
-def _remove_leftovers(directory: Path) -> None:
-    for pattern in (".saving-*", ".removing-*"):
-        for leftover in directory.glob(pattern):
-            shutil.rmtree(leftover)
 
 
 @contextmanager

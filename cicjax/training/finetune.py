@@ -10,7 +10,7 @@ import numpy as np
 
 from cicjax import signals
 from cicjax.devices.process import GENERATOR
-from cicjax.files.whole import write_json
+from cicjax.files.seal import write_json
 from cicjax.model import cost, limits, lora, qwen2
 from cicjax.provenance import Author, Encoded
 from cicjax.provenance.protocol import Weighting
@@ -39,14 +39,14 @@ def fine_tune(
     several rows is for a loss that compares them. Raises Corrupted after several non-finite updates in a row.
     """
     directory = trainer.folder / name
-    finished = finished_adapter(directory)
-    if finished is not None:
-        return finished
     if trainer.live_rows:
         rows = [(id, unit) for id, unit in rows if any(row.loss_weights.any() for row in rows_of(unit))]
     order = _updates(trainer, rows)
     write_json(directory / "order.json", [[id for id, _ in update] for update in order])
     updates = [[unit for _, unit in update] for update in order]
+    finished = finished_adapter(directory)
+    if finished is not None:
+        return finished
     total, optimization = len(updates), trainer.optimization
     shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
     check_fit(trainer.model, trainer.base, start, rows, shape)

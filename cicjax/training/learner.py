@@ -15,8 +15,8 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from cicjax.errors import Corrupted, printable
-from cicjax.files.whole import read_json
+from cicjax.errors import Corrupted, printable, shorten
+from cicjax.files.seal import read_json
 from cicjax.model import qwen2
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.runs.metrics import MetricsLog
@@ -54,9 +54,12 @@ class Trainer:
 def finished_adapter(directory: Path) -> qwen2.Tree | None:
     """The adapter of a training that has ended here: its budget stands beside its last step."""
     record = directory / BUDGET
-    if record.exists() and checkpoints.latest(directory) == read_json(record)["updates"]:
+    if not record.exists() or checkpoints.latest(directory) != read_json(record)["updates"]:
+        return None
+    try:
         return checkpoints.load_adapter(directory)[0]
-    return None
+    except Corrupted:
+        return None  # who goes on training says so, and makes the step again
 
 
 class Learner:
@@ -83,6 +86,7 @@ class Learner:
             # A damaged newest step is set aside, with a line that says so.
             tree, self.cursor = checkpoints.load(self.directory, self.state._asdict(), fall_back=True)
             self.state = steps.TrainState(**tree)
+            self._check_own(self.cursor)
             self._nonfinite_in_a_row = int(self.cursor.get(IN_A_ROW, 0))
         self.step = int(self.state.step)
         self._saved = self.step
@@ -139,19 +143,32 @@ class Learner:
         self.flush()
         if final:
             self._check_applied()
-        lora = self._trainer.model.lora
-        assert lora is not None
-        metadata = {
-            "method": self._name,
-            "total_updates": self._total,
-            "base_fingerprint": self._trainer.base_fingerprint,
-            "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
-            **({} if self._trainer.protocol is None else {"protocol": self._trainer.protocol}),
-            IN_A_ROW: self._nonfinite_in_a_row,
-            **(cursor or {}),
-        }
+        self._log.seal()
+        metadata = self._identity() | {IN_A_ROW: self._nonfinite_in_a_row} | dict(cursor or {})
         checkpoints.save(self.directory, self.step, tree=self.state._asdict(), metadata=metadata, final=final)
         self._saved = self.step
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to."""
+        trainer, lora = self._trainer, self._trainer.model.lora
+        assert lora is not None
+        return {
+            "method": self._name,
+            "total_updates": self._total,
+            "base_fingerprint": trainer.base_fingerprint,
+            "tokenizer": trainer.tokenizer.fingerprint,
+            "lora": asdict(lora) | {"target_modules": list(lora.target_modules)},
+            **({} if trainer.protocol is None else {"protocol": trainer.protocol}),
+        }
+
+    def _check_own(self, metadata: Mapping[str, Any]) -> None:
+        for name, here in self._identity().items():
+            if metadata.get(name) != here:
+                raise Corrupted(
+                    f"{self.directory}: step {int(self.state.step)} is of another training ({name} is "
+                    f"{shorten(metadata.get(name))} there and {shorten(here)} here); delete that step's "
+                    "folder and repeat the command"
+                )
 
     def flush(self) -> None:
         """Wait for the last update and write its metrics."""

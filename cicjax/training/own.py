@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cicjax.errors import BadInput, printable
-from cicjax.files.whole import read_json
+from cicjax.files.seal import read_json
 from cicjax.logs import audit, lengths, native
 from cicjax.logs.lengths import Overflow
 from cicjax.model import qwen2

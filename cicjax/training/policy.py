@@ -69,9 +69,12 @@ def load_policy(
     location = huggingface.resolve(name if name is not None else str(default_model_folder()))
     stored = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}[precision(dtype, embedded=name is None)]
     config, base = huggingface.load_base(location, stored)
-    fingerprint, tree, known = huggingface.fingerprint(location), None, {}
+    fingerprint, texts = huggingface.fingerprint(location), tokenizer.load(location)
+    tree, known = None, {}
     if adapter is not None:
-        tree, lora, known = load_adapter(adapter, config, base_fingerprint=fingerprint)
+        tree, lora, known = load_adapter(
+            adapter, config, base_fingerprint=fingerprint, tokenizer_fingerprint=texts.fingerprint
+        )
     signals.check()
     device = kind.here()
     return LoadedPolicy(
@@ -79,7 +82,7 @@ def load_policy(
         model=qwen2.Model(config, lora, device),
         base=layout.prepare(base, device.training if training else device.sampling),
         adapter=tree,
-        tokenizer=tokenizer.load(location),
+        tokenizer=texts,
         fingerprint=fingerprint,
         protocol=known.get("protocol"),
     )

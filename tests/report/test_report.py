@@ -20,7 +20,8 @@ from cicjax.errors import BadInput, Corrupted
 from cicjax.experiments.answers import Answer
 from cicjax.experiments.paper.evaluate import direct_summary, second_summary
 from cicjax.experiments.paper.records import Results
-from cicjax.files.whole import write_json, write_jsonl
+from cicjax.files import seal
+from cicjax.files.seal import write_json, write_jsonl
 from cicjax.logs.native import format_episode
 from cicjax.methods.rows import attempted, question
 from cicjax.provenance import Author, Message, encode, render, weights
@@ -63,6 +64,8 @@ def write_run(
 ) -> None:
     """A run folder as `cicjax repro` leaves it, of made-up verdicts: everything the report reads, consistent
     in itself."""
+    folder.mkdir(parents=True)
+    seal.begin(folder)
     rng, loaded = np.random.default_rng(seed), tokenizers.load(model)
     problems = stem.make_splits(seed=seed, sft=1, agent=12, test=questions, dev=1, numbers="tiny")
     answers = {name: _answers(problems.test, rng, share=SHARE[name], text=text) for name in methods}
@@ -118,6 +121,18 @@ def write_run(
     write_json(folder / "environment.json", {"python": "3.11", "device": "cpu"})
     write_json(folder / "timings.json", {"train sft": 12.5, "stream": 3.25})
     write_jsonl(folder / "metrics.jsonl", [line for name in methods[1:] for line in _metrics(name, rng)])
+    seal.take(folder)
+    seal.release(folder)
+
+
+def reseal(folder: Path) -> None:
+    """As if its files were all that the run ever wrote."""
+    seal.begin(folder)
+    for path in sorted(folder.rglob("*.json*")):
+        if path.name != seal.NAME:
+            seal.write_bytes(path, path.read_bytes())
+    seal.take(folder)
+    seal.release(folder)
 
 
 def _answers(problems, rng, *, share: float, text: str) -> list[Answer]:
@@ -279,7 +294,7 @@ def change(folder: Path, **changes: Any) -> None:
             del holder[path[-1]]
         else:
             holder[path[-1]] = value
-    (folder / "results.json").write_text(json.dumps(results))
+    write_json(folder / "results.json", results)
 
 
 def test_every_method_has_its_row_with_the_numbers_and_intervals_of_results_json(copy):
@@ -368,7 +383,7 @@ def test_the_base_is_told_and_not_drawn_where_it_would_hide_the_others(run):
 def test_hostile_text_stays_text(tmp_path, model):
     write_run(tmp_path / "run", model=model, text=HOSTILE)
     change(tmp_path / "run", model_name="<b>bold</b>", settings__numbers="</table><script>alert(3)</script>")
-    (tmp_path / "run" / "environment.json").write_text(json.dumps({"<i>python</i>": "<u>3</u>"}))
+    write_json(tmp_path / "run" / "environment.json", {"<i>python</i>": "<u>3</u>"})
     content, outline = written(tmp_path / "run")
     assert (
         len(re.findall(r"<script\b", content)) == 1
@@ -510,7 +525,7 @@ def unanswered(folder: Path, **changes: Any) -> None:
     for row in results["methods"].values():
         row |= {"repair_solved": 0, "harmed": row["questions"] - row["repair_questions"]}
     results["methods"]["rest"] |= changes
-    (folder / "results.json").write_text(json.dumps(results))
+    write_json(folder / "results.json", results)
 
 
 def test_where_no_method_answers_again_the_page_says_why(copy):
@@ -659,9 +674,12 @@ def test_the_command_the_settings_and_the_seconds(copy):
 @pytest.mark.parametrize(
     "missing", ["rollouts", "evaluations", "metrics.jsonl", "environment.json", "timings.json", "config.json"]
 )
-def test_a_missing_piece_leaves_its_section_out(copy, missing):
+def test_a_lost_piece_is_missed_and_one_that_never_was_leaves_its_section_out(copy, missing):
     target = copy / missing
     shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(Corrupted, match=f"{missing}.*missing; restore it from a copy, or repeat"):
+        document.write_report([copy])
+    reseal(copy)
     content, outline = written(copy) if missing in ("rollouts", "metrics.jsonl") else page_of(copy)
     assert "Every method on the same questions" in content
     ids = {attributes.get("id") for _, attributes in outline.tags}
@@ -672,10 +690,11 @@ def test_the_smallest_run_there_can_be(tmp_path, model):
     write_run(tmp_path / "run", model=model, methods=("sft",))
     for name in ("rollouts", "evaluations"):
         shutil.rmtree(tmp_path / "run" / name)
+    reseal(tmp_path / "run")
     change(tmp_path / "run", ledger={}, grpo={}, rest={}, methods__sft__self_confirmation=1.0)
     results = results_of(tmp_path / "run")
     results["methods"]["sft"] |= {"self_confirmation": None, "truth_gain": None}
-    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    write_json(tmp_path / "run" / "results.json", results)
     content, _ = written(tmp_path / "run")
     assert [row[0] for row in table_after(content, "Every method on the same questions")] == [
         "method",

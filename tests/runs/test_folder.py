@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,7 +13,8 @@ import sys
 import pytest
 
 from cicjax.errors import BadInput, Corrupted, Locked
-from cicjax.runs.folder import RunFolder, write_in_chunks
+from cicjax.files import seal
+from cicjax.runs.folder import RunFolder, read_part, write_in_chunks, write_part
 
 CONFIG = {
     "seed": 0,
@@ -135,11 +137,15 @@ def test_a_killed_holder_leaves_no_lock(tmp_path):
 
 
 def test_temporary_files_of_a_kill_are_removed_and_others_kept(tmp_path):
-    (tmp_path / "rollouts").mkdir()
+    with RunFolder(tmp_path, CONFIG):
+        pass
+    for name in ("rollouts", "sft/.saving-3", "sft/.removing-1", "sft/2"):
+        (tmp_path / name).mkdir(parents=True)
     leftover, foreign = tmp_path / "rollouts" / ".stream.jsonl.ab12.cicjax-tmp", tmp_path / ".notes.tmp"
     leftover.touch(), foreign.touch()
     with RunFolder(tmp_path, CONFIG):
         assert not leftover.exists() and foreign.exists()
+        assert [path.name for path in (tmp_path / "sft").iterdir()] == ["2"]
 
 
 CHUNKS = [[0, 1], [2, 3, 4], [], [5]]
@@ -158,7 +164,7 @@ def test_chunks_are_joined_in_order_and_the_parts_removed(tmp_path):
     path = tmp_path / "rollouts" / "rows.jsonl"
     assert write_in_chunks(path, CHUNKS, work=square) == EXPECTED
     assert [json.loads(line) for line in path.read_text().splitlines()] == EXPECTED
-    assert sorted(p.name for p in path.parent.iterdir()) == ["rows.jsonl", "rows.jsonl.sha256"]
+    assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"]
 
 
 def test_a_finished_file_is_read_and_nothing_computed(tmp_path):
@@ -208,10 +214,9 @@ write_in_chunks(Path(sys.argv[1]), [[0, 1], [2, 3, 4], [], [5]], work=work)
 """
 
 
-@pytest.mark.parametrize("at", [1, 3, 5, 6])
+@pytest.mark.parametrize("at", [1, 3, 5])
 def test_killed_before_any_rename_then_resumed(tmp_path, at):
-    """Renames 1-4 are the parts, 5 the digest, 6 the joined file: after a kill at each, the resumed file is
-    the same."""
+    """Renames 1-4 are the parts, 5 the joined file: after a kill at each, the resumed file is the same."""
     path = tmp_path / "rows.jsonl"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(path), str(at)])
     assert ended.returncode == -signal.SIGKILL and not path.exists()
@@ -285,9 +290,76 @@ def test_every_flipped_byte_and_every_cut_of_a_part_is_noticed(tmp_path):
     assert write_in_chunks(path, CHUNKS, work=square) == EXPECTED
 
 
-def test_a_damaged_result_is_not_returned(tmp_path):
-    write_in_chunks(tmp_path / "rows.jsonl", CHUNKS, work=square)
-    content = (tmp_path / "rows.jsonl").read_text()
-    (tmp_path / "rows.jsonl").write_text("".join(content.splitlines(keepends=True)[:-1]))
-    with pytest.raises(Corrupted, match=r"rows\.jsonl"):
-        write_in_chunks(tmp_path / "rows.jsonl", CHUNKS, work=square)
+def test_a_damaged_result_is_not_returned_and_a_lost_one_is_made_again_as_it_was(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    with RunFolder(tmp_path, CONFIG):
+        write_in_chunks(path, CHUNKS, work=square)
+    content = path.read_bytes()
+    path.write_bytes(b"".join(content.splitlines(keepends=True)[:-1]))
+    with pytest.raises(Corrupted, match=r"rows\.jsonl: .* delete it and repeat"), RunFolder(tmp_path, CONFIG):
+        pass
+    path.unlink()
+    with RunFolder(tmp_path, CONFIG):
+        assert "rows.jsonl: missing, and is made again" in capsys.readouterr().err
+        with pytest.raises(Corrupted, match="is not the same"):
+            write_in_chunks(path, CHUNKS, work=lambda *_: [{"n": 1}])
+    shutil.rmtree(f"{path}.parts")
+    with RunFolder(tmp_path, CONFIG):
+        assert write_in_chunks(path, CHUNKS, work=square) == EXPECTED
+    assert path.read_bytes() == content
+
+
+def test_a_part_of_another_run_or_place_is_noticed(tmp_path):
+    """Parts of two runs over the same chunks differ in their run alone."""
+    for name in ("one", "other"):
+        with RunFolder(tmp_path / name, CONFIG):
+            write_part(tmp_path / name / "rows.parts" / "0.jsonl", [{"n": 1}])
+            write_part(tmp_path / name / "rows.parts" / "1.jsonl", [{"n": 1}])
+    part = tmp_path / "one/rows.parts/0.jsonl"
+    assert read_part(part) == [{"n": 1}]
+    for other in (tmp_path / "other/rows.parts/0.jsonl", tmp_path / "one/rows.parts/1.jsonl"):
+        shutil.copy(other, part)
+        with pytest.raises(Corrupted, match=r"0\.jsonl: not the bytes that were written here; delete it"):
+            read_part(part)
+
+
+@pytest.mark.parametrize("held", ["metrics.jsonl", "sft", "seal.json"])
+def test_a_run_without_its_configuration_takes_no_other(tmp_path, held):
+    with RunFolder(tmp_path, CONFIG):
+        (tmp_path / "log.txt").touch()  # anyone's
+        if held == "sft":
+            (tmp_path / held).mkdir()
+        elif held != "seal.json":
+            (tmp_path / held).touch()
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(Corrupted, match=r"config\.json: missing"), RunFolder(tmp_path, CONFIG | {"seed": 1}):
+        pass
+    if held != "seal.json":
+        (tmp_path / "seal.json").unlink()
+        with pytest.raises(Corrupted, match=f"missing, and it holds {held}"), RunFolder(tmp_path, CONFIG):
+            pass
+
+
+@pytest.mark.parametrize("lost", ["seal.json", "config.json", "environment.json", "metrics.jsonl"])
+def test_what_cannot_be_made_again_must_be_there(tmp_path, lost):
+    with RunFolder(tmp_path, CONFIG):
+        for name in ("environment.json", "metrics.jsonl"):
+            seal.write_bytes(tmp_path / name, b"{}\n")
+    (tmp_path / lost).unlink()
+    with pytest.raises(Corrupted, match=f"{lost}: missing.*another folder"), RunFolder(tmp_path, CONFIG):
+        pass
+
+
+def test_a_deleted_lock_lets_a_second_writer_in_and_stops_the_first(tmp_path):
+    with RunFolder(tmp_path, CONFIG):
+        (tmp_path / "lock").unlink()
+        code = (
+            "import sys, json; from cicjax.runs.folder import RunFolder\n"
+            "with RunFolder(sys.argv[1], json.loads(sys.argv[2])): pass"
+        )
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), json.dumps(CONFIG)], check=True)
+        with pytest.raises(Locked, match="another process has taken this folder"):
+            seal.write_json(tmp_path / "results.json", {})
+    assert not (tmp_path / "results.json").exists()
+    with RunFolder(tmp_path, CONFIG):
+        seal.write_json(tmp_path / "results.json", {})

@@ -38,7 +38,7 @@ def trainer(policy, tmp_path):
         model=model,
         base=base,
         base_fingerprint="base",
-        tokenizer=SimpleNamespace(),  # pyright: ignore[reportArgumentType]
+        tokenizer=SimpleNamespace(fingerprint="of a tokenizer"),  # pyright: ignore[reportArgumentType]
         optimization=steps.Optimization(learning_rate=1e-2, warmup_steps=2),
         seed=0,
     )

@@ -22,8 +22,9 @@ from cicjax.experiments.paper import evaluate
 from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.run import draw_problems
 from cicjax.experiments.paper.settings import asked_in
-from cicjax.files import strict
-from cicjax.files.whole import json_lines, read_json, read_jsonl, read_object, write_bytes, write_json
+from cicjax.files import seal, strict
+from cicjax.files.seal import read_json, read_jsonl, read_object, write_bytes, write_json
+from cicjax.files.whole import json_lines
 from cicjax.methods import START
 from cicjax.tasks.task import Task
 
@@ -41,7 +42,7 @@ def write(run: Path, archive: Path) -> None:
         raise BadInput(f"{run}: no results.json; finish the run first")
     results = Results.from_json(read_json(run / "results.json"), where=run / "results.json")
     write_bytes(archive / ANSWERS, _packed(_by_question(run, results)))
-    metrics = (run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").is_file() else b""
+    metrics = seal.read_bytes(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else b""
     write_bytes(archive / METRICS, _compressed(metrics))
     config = read_object(run / "config.json")
     for name in PLACES:

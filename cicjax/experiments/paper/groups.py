@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 
 from cicjax import signals
+from cicjax.errors import Corrupted
 from cicjax.experiments.attempts import answer_chunk, plainly
 from cicjax.experiments.paper.rollouts import attempt_row, meta
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import read_json, read_jsonl, write_json, write_jsonl
+from cicjax.files.seal import read_json, write_json, write_jsonl
 from cicjax.logs.native import episode_of, record_of
 from cicjax.methods import Method, grpo
 from cicjax.model import cost, qwen2
 from cicjax.objectives import policy_gradient
 from cicjax.provenance import Encoded
 from cicjax.provenance.transcript import Episode
+from cicjax.runs.folder import read_part, write_part
 from cicjax.runs.metrics import bar
 from cicjax.sampling.sampler import Sampler
 from cicjax.training import scoring, steps
@@ -34,7 +36,7 @@ def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
     """
     name, groups = method.name, run.settings.counts.groups
     finished = finished_adapter(run.folder / name)
-    if finished is not None:
+    if finished is not None and _joined_file(run, name).exists():
         return finished
     iterations = run.settings.policy.num_iterations
     trainer, total = run.trainer(method), groups * iterations
@@ -94,7 +96,7 @@ def _group(
         samples=range(run.settings.policy.num_generations),
     )
     episodes = [attempt_row(name, problem, answer) for answer in answers]
-    write_jsonl(_group_file(run, name, group), [record_of(episode) for episode in episodes])
+    write_part(_group_file(run, name, group), [record_of(episode) for episode in episodes])
     encoded = [run.encode(episode) for episode in episodes]
     rewards = [float(answer.solved) for answer in answers]
     facts = {
@@ -153,14 +155,15 @@ def _group_file(run: Run, name: str, group: int) -> Path:
     return run.folder / name / "groups" / f"{group:05d}.jsonl"
 
 
+def _joined_file(run: Run, name: str) -> Path:
+    return run.folder / "rollouts" / f"{name}.jsonl"
+
+
 def _join(run: Run, name: str) -> None:
     """Every group in one file of RUN/rollouts."""
-    rows = [
-        row
-        for group in range(run.settings.counts.groups)
-        for row in read_jsonl(_group_file(run, name, group))
-    ]
-    write_jsonl(run.folder / "rollouts" / f"{name}.jsonl", rows)
+    groups = range(run.settings.counts.groups)
+    rows = [row for group in groups for row in _rows_of_group(run, name, group)]
+    write_jsonl(_joined_file(run, name), rows, once=True)
 
 
 def _budget(run: Run, method: Method, state: steps.TrainState) -> dict[str, Any]:
@@ -190,8 +193,20 @@ def _budget(run: Run, method: Method, state: steps.TrainState) -> dict[str, Any]
 
 
 def _read_group(run: Run, name: str, group: int) -> list[Episode]:
+    where = str(_group_file(run, name, group))
+    return [episode_of(record, where=where) for record in _rows_of_group(run, name, group)]
+
+
+def _rows_of_group(run: Run, name: str, group: int) -> list[dict[str, Any]]:
+    """Raises Corrupted where the group is lost or damaged: the policy that drew it is gone."""
     path = _group_file(run, name, group)
-    return [episode_of(record, where=str(path)) for record in read_jsonl(path)]
+    try:
+        return read_part(path)
+    except (FileNotFoundError, Corrupted):
+        raise Corrupted(
+            f"{path}: lost, or not what was written here; restore it from a copy, or delete "
+            f"{run.folder / name} and repeat the command to train {name} again"
+        ) from None
 
 
 def summary(run: Run) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cicjax.errors import BadInput
 from cicjax.experiments.paper.settings import Settings, asked_in
-from cicjax.files.whole import read_object
+from cicjax.files.seal import read_object
 from cicjax.training.adapters import run_config
 
 

@@ -11,7 +11,7 @@ from cicjax.experiments.paper.flags import Flags
 from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.run import Run, load_run
 from cicjax.experiments.paper.settings import Settings, settings_of
-from cicjax.files.whole import read_object, write_json
+from cicjax.files.seal import read_object, write_json
 from cicjax.methods import EVERY, Method
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
@@ -30,7 +30,7 @@ def task_of(flags: Flags) -> Task:
     return named(flags.task, numbers="tiny" if flags.embedded else "paper")
 
 
-def config_of(flags: Flags, chosen: Settings, fingerprint: str) -> dict[str, Any]:
+def config_of(flags: Flags, chosen: Settings, *, model: str, tokenizer: str) -> dict[str, Any]:
     """config.json: the flags, so that `--config RUN/config.json` says the same again, and every value that
     they stand for."""
     chosen_flags = {each.name: _plain(getattr(flags, each.name)) for each in fields(Flags)}
@@ -40,7 +40,8 @@ def config_of(flags: Flags, chosen: Settings, fingerprint: str) -> dict[str, Any
         "learning_rate": chosen.optimization.learning_rate,
         "dtype": chosen.dtype,
     }
-    return chosen_flags | settled | {"resolved": {"model": fingerprint, "settings": chosen.record()}}
+    resolved = {"model": model, "tokenizer": tokenizer, "settings": chosen.record()}
+    return chosen_flags | settled | {"resolved": resolved}
 
 
 def _plain(value: Any) -> Any:
@@ -97,7 +98,7 @@ def reproduce(flags: Flags, methods: Sequence[Method] = EVERY) -> Results:
     both = {name: (*rows, *getattr(flags, name)) for name, rows in there.items()}
     flags = replace(flags, **{name: tuple(dict.fromkeys(rows)) for name, rows in both.items()})
     run = _load(flags, task, methods)
-    config = config_of(flags, run.settings, run.base_fingerprint)
+    config = config_of(flags, run.settings, model=run.base_fingerprint, tokenizer=run.tokenizer.fingerprint)
     # A row's own rate is part of the run's identity from the first time that the row is asked for.
     known = {row for rows in there.values() for row in rows}
     new = [f"resolved.settings.rates.{name}" for name in run.settings.methods if name not in known]

@@ -13,7 +13,7 @@ from cicjax.experiments.paper import confirmation, evaluate, groups, rollouts
 from cicjax.experiments.paper.records import Budget, Ledger, MethodResult, Results
 from cicjax.experiments.paper.rollouts import Rollouts, meta
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import read_json
+from cicjax.files.seal import read_json
 from cicjax.methods import START, Method, grpo, interventional, observational, oracle, rest
 from cicjax.model import cost
 from cicjax.provenance import Encoded, protocol, weights
@@ -60,14 +60,14 @@ def collect(
         settings=json.loads(json.dumps(run.settings.record())),
         ledger=ledger(run, stream) if stream else None,
         grpo=groups.summary(run) if grpo.METHOD.name in methods else {},
-        rest=rest_summary(run) if rest.METHOD.name in methods else {},
+        rest=rest_summary(run, made) if rest.METHOD.name in methods else {},
         methods=methods,
     )
 
 
-def rest_summary(run: Run) -> dict[str, int]:
+def rest_summary(run: Run, made: Rollouts) -> dict[str, int]:
     """The numbers of section 2.3: candidates, groups, selected samples, replayed rows and pairs."""
-    pairs, candidates = rollouts.read(run, rest.METHOD.name), rollouts.read(run, "candidates")
+    pairs, candidates = rollouts.read(run, rest.METHOD.name), made.samples_of(rest.METHOD)
     replay = sum(pair.source == START for pair in pairs)
     return {
         "candidates": len(candidates),

@@ -8,13 +8,14 @@ trained on like anyone's own.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cicjax.experiments.answers import Answer
 from cicjax.experiments.attempts import answer_chunk, attempt_message, plainly
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import read_jsonl, write_jsonl
+from cicjax.files.seal import read_jsonl, write_jsonl
 from cicjax.logs.native import episode_of, record_of
 from cicjax.methods import Method
 from cicjax.methods.rows import attempted, demonstration, plain_row, question
@@ -81,14 +82,16 @@ class Rollouts:
         """The agent's samples that a method learns from, as far as they were drawn."""
         if method.sample_file is None:
             return []
-        return self.stream() if method.samples == "stream" else read(self._run, method.sample_file)
+        if method.samples == "own":
+            return read(self._run, method.sample_file)
+        return self.stream() if method.samples == "stream" else [*chain(*self.candidates())]
 
 
 def _kept(run: Run, name: str, make: Callable[[], Sequence[Episode]]) -> list[Episode]:
     """The episodes of RUN/rollouts/NAME.jsonl, made where they are not there yet."""
     path = _path(run, name)
     if not path.exists():
-        write_jsonl(path, [record_of(episode) for episode in make()])
+        write_jsonl(path, [record_of(episode) for episode in make()], once=True)
     return read(run, name)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cicjax.errors import BadInput
 from cicjax.experiments.paper.settings import Settings
-from cicjax.files.whole import read_json, write_json
+from cicjax.files.seal import read_object, write_json
 from cicjax.methods import EVERY, START, Method
 from cicjax.model import qwen2
 from cicjax.provenance import Encoded, encode, render
@@ -99,7 +99,7 @@ class Run:
             yield
         finally:
             path = self.folder / "timings.json"
-            timings = read_json(path) if path.exists() else {}
+            timings = read_object(path) if path.exists() else {}
             timings[stage] = round(timings.get(stage, 0.0) + time.perf_counter() - started, 3)
             write_json(path, timings)
 

@@ -23,7 +23,7 @@ from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.results import Answers
 from cicjax.experiments.paper.rollouts import Rollouts, meta
 from cicjax.experiments.paper.run import Run
-from cicjax.files.whole import write_json
+from cicjax.files.seal import write_json
 from cicjax.methods import START, Method, arm_rows, sft
 from cicjax.model import qwen2
 from cicjax.provenance import protocol
