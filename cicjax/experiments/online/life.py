@@ -5,7 +5,6 @@ What it knew before it learned is its first answer to each question (prequential
 the teacher's answer was (nats a token).
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cicjax.experiments.attempts import Asked, after_attempt, answer_chunk, atte
 from cicjax.experiments.online.arms import Arm, corrected
 from cicjax.experiments.online.settings import Settings
 from cicjax.experiments.online.world import World
+from cicjax.files.seal import write_json
 from cicjax.methods.rows import attempted, demonstration, question
 from cicjax.model import qwen2
 from cicjax.provenance import encode, render
@@ -89,7 +89,8 @@ class Setting:
 
 
 class Life:
-    """`Life(setting, arm).lived()` gives everything that was measured, as JSON."""
+    """`Life(setting, arm).live(path)` leaves everything that was measured in a JSON file, and then the
+    adapter: where the file is missing there is no adapter to go on from by mistake."""
 
     def __init__(self, setting: Setting, arm: Arm) -> None:
         self._setting, self._arm = setting, arm
@@ -101,11 +102,10 @@ class Life:
         self._events: list[dict[str, Any]] = []
         self._checks: list[dict[str, Any]] = []
 
-    def lived(self) -> dict[str, Any]:
+    def live(self, path: Path) -> None:
         """Live from the first question to the last."""
         setting, arm = self._setting, self._arm
         folder = setting.folder / "arms" / arm.name
-        shutil.rmtree(folder, ignore_errors=True)  # of a try that was cut short
         size, stream = setting.settings.events_per_step, setting.world.stream
         with Learner(setting.trainer(folder), "adapter", start=setting.adapters[arm.start]) as learner:
             for step, first in enumerate(range(0, len(stream), size)):
@@ -117,9 +117,10 @@ class Life:
                     self._check(learner.adapter, first + len(exchanges))
             if arm.refit:
                 self._refit(learner)
-            measured = self._ended(learner.adapter)
+            end = self._ended(learner.adapter)
+            measured = {"arm": arm.name, "events": self._events, "checks": self._checks, "end": end}
+            write_json(path, measured)
             learner.save(final=True)
-        return {"arm": arm.name, "events": self._events, "checks": self._checks, "end": measured}
 
     def _exchange(self, adapter: qwen2.Tree, problems: Sequence[Problem], first: int) -> list[Episode]:
         """Ask, grade and correct some questions."""

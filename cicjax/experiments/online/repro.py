@@ -11,7 +11,7 @@ from cicjax.experiments.online import arms, results
 from cicjax.experiments.online.life import Life, Setting
 from cicjax.experiments.online.settings import SCALES, Settings
 from cicjax.experiments.online.world import make_world
-from cicjax.files.whole import read_json, write_json
+from cicjax.files.seal import read_json, write_json
 from cicjax.methods.rows import demonstration
 from cicjax.runs import checks
 from cicjax.runs.folder import RunFolder
@@ -97,7 +97,7 @@ def live(setting: Setting) -> list[dict[str, Any]]:
             report(number, len(names), name)
             path = setting.folder / "arms" / f"{name}.json"
             if not path.exists():
-                write_json(path, Life(setting, arms.named(name)).lived())
+                Life(setting, arms.named(name)).live(path)
                 signals.check()
             lives.append(read_json(path))
         report(len(names), len(names))
