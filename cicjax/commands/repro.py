@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,7 +12,7 @@ from cicjax.experiments.paper.flags import Flags
 
 @dataclass(frozen=True, kw_only=True)
 class Repro(Flags):
-    """Reproduce sections 2.1-2.5 of the paper in one folder; the same command, repeated, resumes.
+    """Reproduce an experiment of the paper in one folder; the same command, repeated, resumes.
 
     agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
     every assistant turn; interventional = train only what others wrote.
@@ -28,8 +28,8 @@ class Repro(Flags):
 
     def run(self) -> None:
         from cicjax import report
-        from cicjax.experiments.paper import repro
 
+        repro = self._experiment()
         runs = repro.replicates(self, self.seeds) if self.seeds else [self]
         for run in runs:
             repro.print_table(repro.reproduce(run))
@@ -37,3 +37,13 @@ class Repro(Flags):
         if self.seeds:
             page = report.write_report([run.output_dir for run in runs], self.output_dir / "report.html")
             print(printable(f"{page}: all seeds"))
+
+    def _experiment(self) -> Any:
+        """The module with the experiment's `replicates`, `reproduce` and `print_table`."""
+        if self.experiment == "dialogues":
+            from cicjax.experiments.dialogues import repro
+        elif self.experiment == "boxes":
+            from cicjax.experiments.boxes import repro
+        else:
+            from cicjax.experiments.paper import repro
+        return repro

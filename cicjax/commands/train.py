@@ -47,6 +47,9 @@ class Train:
     targets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AUTHOR ...")] = ("teacher",)
     """Whose words are targets beside the agent's own: teacher is equation (14), world is equation (2) in
     full."""
+    reduction: Literal["update", "dialogue"] = "update"
+    """Mean over the targets of an update, or first within each dialogue, as equations (1) and (2) have
+    it."""
     keep_echoes: bool = False
     """Train also on long repeats of the agent's words in what users, tools and the environment wrote."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
@@ -118,7 +121,12 @@ class Train:
         with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
             environment.settle(self.output_dir, allow_changes=self.allow_other_environment)
             results = own.train_rows(
-                self._trainer(policy), rows, weighting, start=policy.adapter, held_out=held_out
+                self._trainer(policy),
+                rows,
+                weighting,
+                start=policy.adapter,
+                held_out=held_out,
+                reduction=self.reduction,
             )
             results = {"objective": self.objective, "targets": list(self.targets), **results}
             write_json(self.output_dir / "results.json", results)

@@ -3,15 +3,17 @@ own transcripts alike."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Float32
 
 from cicjax import signals
 from cicjax.devices.process import GENERATOR
 from cicjax.files.seal import write_json
 from cicjax.model import cost, limits, lora, qwen2
+from cicjax.objectives import likelihood
 from cicjax.provenance import Author, Encoded
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
@@ -22,6 +24,7 @@ from cicjax.training.learner import BUDGET, Learner, Trainer, finished_adapter
 from cicjax.views import boxes
 
 T = TypeVar("T")
+Reduction = Literal["update", "dialogue"]
 
 
 def fine_tune(
@@ -68,9 +71,25 @@ def fine_tune(
     return learner.adapter
 
 
-def weighted(examples: Sequence[tuple[str, Encoded]], weighting: Weighting) -> list[tuple[str, Row]]:
-    """(id, row) of every (id, arrays) under one weighting."""
-    return [(id, make_row(encoded, weighting)) for id, encoded in examples]
+def weighted(
+    examples: Sequence[tuple[str, Encoded]], weighting: Weighting, *, reduction: Reduction = "update"
+) -> list[tuple[str, Row]]:
+    """(id, row) of every (id, arrays) under one weighting.
+
+    An update's loss is the mean over its targets, or with `reduction="dialogue"` the mean over its rows of
+    the mean within each: equations (1) and (2).
+    """
+    if reduction == "update":
+        return [(id, make_row(encoded, weighting)) for id, encoded in examples]
+    return [(id, make_row(encoded, weighting, scale=_within(encoded, weighting))) for id, encoded in examples]
+
+
+def _within(encoded: Encoded, weighting: Weighting) -> Float32[np.ndarray, "T"]:
+    """What makes the weights of a row those of its mean: the compiled step applies the rule, then this."""
+    weights = weighting(encoded)
+    return np.divide(
+        likelihood.per_dialogue(weights), weights, out=np.zeros_like(weights), where=weights != 0
+    )
 
 
 def shape_for(model: qwen2.Model, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()) -> Shape:

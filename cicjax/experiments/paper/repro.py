@@ -1,6 +1,6 @@
 """`cicjax repro`: flags -> settings -> stages -> results.json and a table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
-def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
-    """The experiment at each seed, in a folder seed-N inside the output folder. Raises BadInput for flags
-    that cannot be."""
+def check(flags: Flags) -> None:
+    """Raise BadInput for flags that cannot be."""
+    settings_of(flags, task_of(flags), EVERY)
+
+
+def replicates(
+    flags: Flags, seeds: Sequence[int], *, check: Callable[[Flags], object] = check
+) -> list[Flags]:
+    """The experiment at each seed, in a folder seed-N inside the output folder, its flags checked
+    beforehand."""
     if (flags.output_dir / "config.json").exists():
         raise BadInput(
             f"{flags.output_dir} is a run already; name another --output_dir for the folders of --seeds"
@@ -61,7 +68,7 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
         for seed in dict.fromkeys(seeds)
     ]
     for one in chosen:
-        settings_of(one, task_of(one), EVERY)
+        check(one)
     return chosen
 
 
