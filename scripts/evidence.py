@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cicjax.cli import main as cicjax
 from cicjax.experiments.paper import archive
-from cicjax.files.whole import read_object
+from cicjax.files.seal import read_object
 from cicjax.tasks.named import named
 
 RESULTS = Path(__file__).resolve().parents[1] / "checkpoints" / "results"

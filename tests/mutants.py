@@ -99,6 +99,8 @@ def _places(node: ast.AST, path: tuple) -> Iterator[tuple]:
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
                 continue
+            if isinstance(child, ast.Assign) and ast.unparse(child.targets[0]) == "__all__":
+                continue
             here = (*path, (field, index))
             yield here
             yield from _places(child, here)

@@ -4,6 +4,8 @@ error and then no file."""
 import gzip
 import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -338,6 +340,19 @@ def test_a_request_and_its_answer_in_one_flat_record_keep_what_stands_beside_the
     assert episode.id == "c1"
     assert episode.meta["foreign"] == {"usage": {}, "feedback": {"thumbs": 1}, "body": "x"}
     assert episode.meta["turns"] == {"2": {"model": "m"}}
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    turn = _chat()
+    turn["messages"][1]["edited"] = "4"
+    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(turn),))
+    writer.start()
+    assert _run(tmp_path, pipe, "--corrections", "edited") == 0
+    writer.join()
+    (episode,) = _episodes(tmp_path)
+    assert [message.content for message in episode.messages] == ["2+2?", "5", "4"]
 
 
 def test_what_a_format_does_not_know_is_kept_in_meta_and_named(log, capsys):

@@ -2,6 +2,7 @@
 of the command line's own; nothing is written, and nothing that can be read is refused."""
 
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import tiny_qwen2
 
 from cicjax import assets, cli
+from cicjax.training.checkpoints import leaf_digests, load_adapter
 
 QUESTION = {"role": "user", "author": "user", "content": "What is 2+2?"}
 ATTEMPT = {"role": "assistant", "author": "agent", "content": "5", "solved": 0}
@@ -151,6 +153,26 @@ def test_what_is_odd_and_can_be_read_is_read(desk, monkeypatch, capsys, name):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert all(any(weight for weight in row["weight"]) for row in rows)
     assert "\u202e" in "".join(rows[0]["text"]) or name != "forged.jsonl"
+
+
+def test_a_folder_trains_as_its_files_do_in_one(desk, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(desk)
+    rows = (desk / "log.jsonl").read_text().splitlines()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.jsonl.gz").write_bytes(gzip.compress(rows[0].encode()))
+    (tmp_path / "logs" / "b.json").write_text(f"[{', '.join(rows[1:])}]")
+    digests = {}
+    for name in ("log.jsonl", str(tmp_path / "logs")):
+        run = tmp_path / f"run {len(digests)}"
+        arguments = ["--model", "toy", "--lora_r", "2", "--max_steps", "1", "--output_dir", str(run)]
+        assert cli.main(["train", name, *arguments]) == 0
+        config = json.loads((run / "config.json").read_text())
+        digests[config["resolved"]["file"]] = json.dumps(leaf_digests(load_adapter(run / "adapter")[0]))
+    first, second = digests.values()
+    assert first == second
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((desk / "log.jsonl").read_bytes())))
+    assert cli.main(["train", "-", *arguments]) == 2
+    assert "write standard input to a file first" in capsys.readouterr().err
 
 
 def test_one_s_own_log_becomes_a_page_in_two_commands(tmp_path, monkeypatch, capsys):

@@ -132,8 +132,8 @@ class Convert:
         from cicjax.logs import chats, native
 
         native.check_field(self.corrections, (*chats.MESSAGE_KEYS, *chats.ALIASES, "author"))
-        if self.corrections is None or sources.STDIN in names:
-            return
+        if self.corrections is None or not all(Path(name).is_file() for name in names):
+            return  # a pipe can be read once
         if not any(sources.mentions(name, self.corrections) for name in names):
             raise BadInput(
                 f"{', '.join(self.files)}: no message has the key {self.corrections!r} of --corrections; "

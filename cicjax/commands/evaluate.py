@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cicjax.errors import BadInput, shorten, shown
+from cicjax.errors import BadInput, printable, shorten, shown
 
 if TYPE_CHECKING:
     from cicjax.experiments.answers import Answer
@@ -173,7 +173,7 @@ def _answers(
 def _print_asked(asked: dict[str, Any]) -> None:
     drawn = f"split {asked['split']}, seed {asked['seed']}, beside {asked['teacher_rows']} teacher rows"
     whose = f", those of {asked['questions_of']}" if asked["questions_of"] else ""
-    print(f"questions: {asked['questions']} of {asked['task']} ({drawn}){whose}")
+    print(printable(f"questions: {asked['questions']} of {asked['task']} ({drawn}){whose}"))
     print(f"protocol: {asked['protocol']}")
 
 

@@ -110,6 +110,8 @@ class Generate:
         records: list[tuple[int, dict[str, Any], Episode | None]] = []
         for number, record in strict.records(self.prompts, what="a prompt"):
             where = f"{self.prompts}:{number}"
+            with strict.place(where):
+                strict.dumps(record, "a prompt")  # which --json gives back
             kinds = [key for key in ("prompt", "messages") if key in record]
             if len(kinds) != 1 or not isinstance(record.get("id", ""), str):
                 raise BadInput(f"{where}: a prompt has either prompt or messages, and an id that is a string")

@@ -231,7 +231,9 @@ class Mask:
 
     def _name(self) -> str:
         """What was read, in one word."""
-        return self.files[0] if len(self.files) == 1 else f"{len(self.files)} files" if self.files else "demo"
+        if len(self.files) != 1:
+            return f"{len(self.files)} files" if self.files else "demo"
+        return "standard input" if self.files[0] == "-" else self.files[0]
 
     def _chosen(self, episodes: "Sequence[Episode]") -> "Sequence[Episode]":
         missing = set(self.id) - {episode.id for episode in episodes}

@@ -199,7 +199,7 @@ class Train:
         import hashlib
         from dataclasses import asdict
 
-        from cicjax.files.whole import file_digest
+        from cicjax.files import sources
         from cicjax.training import checkpoints
 
         flags = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "config"}
@@ -216,7 +216,7 @@ class Train:
             "start_adapter": checkpoints.fingerprint(policy.adapter) if policy.adapter is not None else None,
             "lora": asdict(policy.model.lora) | {"target_modules": list(policy.model.lora.target_modules)},
             "optimization": asdict(self._trainer(policy).optimization),
-            "file": file_digest(self.file),
+            "file": sources.digest(self.file),
             "rows": order,
         }
         return plain | {"resolved": resolved}

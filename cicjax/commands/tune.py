@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cicjax.errors import printable
 from cicjax.experiments.paper.flags import Flags
 from cicjax.methods import METHODS
 
@@ -77,4 +78,4 @@ class Tune:
         for name, entry in tuning.tune(grid, self.rates).items():
             tried = ", ".join(f"{rate} {told['solved']}" for rate, told in entry["tried"].items())
             print(f"{name}: {entry['rate']:g}{' (at the edge)' if entry['edge'] else ''}; solved: {tried}")
-        print(f"{self.rates}: written")
+        print(printable(f"{self.rates}: written"))

@@ -6,6 +6,7 @@ be read is an entry too, so that whoever asks learns of every problem at once. F
 
 import glob
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from cicjax.errors import BadInput, shorten
 from cicjax.files import strict
+from cicjax.files.whole import file_digest
 
 STDIN = "-"
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz", ".eval")
@@ -80,6 +82,17 @@ def entries(name: str | Path) -> Iterator[Entry]:
         return
     for number, line in _lines(content):
         yield _line(f"{name}:{number}", number, line.rstrip())
+
+
+def digest(name: str | Path) -> str:
+    """SHA-256 of what a name stands for, in hexadecimal: of a file its bytes, of several that of their
+    digests. Raises BadInput for standard input, which cannot be read again."""
+    found = [source.name for source in expand([name])]
+    if STDIN in found:
+        raise BadInput("a run reads its file again when it is repeated; write standard input to a file first")
+    if len(found) == 1:
+        return file_digest(Path(found[0]))
+    return hashlib.sha256("".join(file_digest(Path(file)) for file in found).encode()).hexdigest()
 
 
 def mentions(name: str | Path, key: str) -> bool:

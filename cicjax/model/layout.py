@@ -83,16 +83,53 @@ _sliced.defvjp(
 
 
 def run_layers(
-    layer: Callable[[Array, Any, Any], Array], x: Array, base_layers: Layers, adapter_layers: Tree | None
+    layer: Callable[..., Array],
+    x: Array,
+    base_layers: Layers,
+    adapter_layers: Tree | None,
+    *rest: Any,
+    twice: bool = False,
 ) -> Array:
-    """x through layer(x, base layer, adapter layer) for all of them: one scan over stacked layers, whose body
-    returns x alone, or a loop over layers that are apart."""
+    """x through layer(x, base layer, adapter layer, *rest) for all of them: one scan over stacked layers,
+    whose body returns x alone, or a loop over layers that are apart. `twice` keeps nothing of a layer but its
+    x, and runs it once more in the backward pass; `rest` then has no gradient."""
     if isinstance(base_layers, tuple):
+        layer = _rematerialised(layer) if twice else layer
         adapters = apart(adapter_layers, len(base_layers))
         for base_layer, adapter_layer in zip(base_layers, adapters, strict=True):
-            x = layer(x, base_layer, adapter_layer)
+            x = layer(x, base_layer, adapter_layer, *rest)
         return x
-    return jax.lax.scan(lambda x, pair: (layer(x, *pair), None), x, (base_layers, adapter_layers))[0]
+    layer = jax.checkpoint(layer) if twice else layer
+    return jax.lax.scan(lambda x, pair: (layer(x, *pair, *rest), None), x, (base_layers, adapter_layers))[0]
+
+
+def _rematerialised(layer: Callable[..., Array]) -> Callable[..., Array]:
+    """`jax.checkpoint` where layers are no loop: XLA on a CPU takes its barriers away, finds the same
+    operations in both passes and keeps what it was to forget. It cannot look into a branch that it cannot
+    decide."""
+
+    @jax.custom_vjp
+    def run(x: Array, base_layer: Tree, adapter_layer: Tree | None, *rest: Any) -> Array:
+        return layer(x, base_layer, adapter_layer, *rest)
+
+    def forward(*inputs: Any) -> tuple[Array, tuple]:
+        return layer(*inputs), inputs
+
+    def backward(inputs: tuple, cotangent: Array) -> tuple:
+        learned, rest = inputs[:3], inputs[3:]
+
+        def again() -> tuple:
+            return jax.vjp(lambda *learned: layer(*learned, *rest), *learned)[1](cotangent)
+
+        def nothing() -> tuple:
+            return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), learned)
+
+        first = learned[0].ravel()[0]  # unequal to itself where it is NaN, as the gradient would be
+        gradients = jax.lax.cond(first == first, again, nothing)
+        return (*gradients, *(None for _ in rest))
+
+    run.defvjp(forward, backward)
+    return run
 
 
 def _ready(tree: Tree, factors: Tree, lora: LoRAConfig | None, kernels: str) -> Tree:

@@ -192,13 +192,12 @@ def hidden(
     x, angles = ops.embed(embedding, tokens, model.kind), rotation(positions, model.config)
     span = alone(tokens.shape[1]) if segments is None else packed(segments)
 
-    def layer(x: Array, base_layer: Tree, adapter_layer: Tree | None) -> Array:
+    def layer(x: Array, base_layer: Tree, adapter_layer: Tree, angles: Rotation, span: Span) -> Array:
         return run_block(model, base_layer, adapter_layer, x, angles, span)[0]
 
     kept = cost.activation_bytes(model.config, tokens=tokens.size, itemsize=ops.dtype_of(embedding).itemsize)
-    if kept > model.kind.activations:
-        layer = jax.checkpoint(layer)
-    x = layout.run_layers(layer, x, base["layers"], None if adapter is None else adapter["layers"])
+    adapters, twice = None if adapter is None else adapter["layers"], kept > model.kind.activations
+    x = layout.run_layers(layer, x, base["layers"], adapters, angles, span, twice=twice)
     return ops.rms_norm(x, base["norm"]["scale"], model.config.rms_norm_eps)
 
 

@@ -52,7 +52,7 @@ def draw(runs: Sequence[FinishedRun]) -> list[Drawing]:
     methods, ledger = pooled(runs), pooled_ledger(runs)
     arms = figures.stream_arms(methods)
     drawings = []
-    if arms and ledger:
+    if ledger and figures.position_bars(ledger, methods):
         drawings.append(figures.positions(ledger, methods))
     if attempts := [attempt for run in runs for attempt in _attempts(run)]:
         drawings.append(figures.composition(attempts))

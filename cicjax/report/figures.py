@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cicjax.experiments.paper.records import Ledger, MethodResult
 from cicjax.methods import START, UNTRAINED
+from cicjax.provenance.transcript import Author
 from cicjax.report.drawing import (
     GREY,
     INK,
@@ -98,12 +99,19 @@ def _skips(row: MethodResult, ledger: Ledger) -> bool:
     return row.budget.rows > ledger.wrong_attempts
 
 
+def _corrections_or_attempts(method: str) -> bool:
+    """Whether loss falls on the stream's corrections and attempts alone, and counts tell the two apart."""
+    arm = look(method)
+    whole = arm.takes_stream_whole and arm.evidence == (Author.TEACHER.label,)
+    return whole or arm.speakers == (Author.TEACHER,)
+
+
 def position_bars(ledger: Ledger, methods: Methods) -> dict[str, tuple[int, int, int]]:
     """Figure 2's bars: (corrections, attempts, context only). The first two bear loss; for the stream arms
-    all add up to the ledger."""
+    all add up to the ledger. Arms with other rows or other targets are left to the table of budgets."""
     corrections, total = ledger.positions["interventional"], ledger.positions["total"]
     bars = {}
-    for method in stream_arms(methods):
+    for method in filter(_corrections_or_attempts, stream_arms(methods)):
         if look(method).takes_stream_whole and method in ledger.positions:
             loss = ledger.positions[method]
             bars[method] = (corrections, loss - corrections, total - loss)

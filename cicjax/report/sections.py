@@ -215,6 +215,8 @@ def _several_seeds(runs: Sequence[FinishedRun]) -> list[Child]:
     parts.append(tag("h3", "The paper's claims"))
     if outcomes := _outcomes(runs):
         parts += [tag("p", _how_decided(len(runs))), tables.claims_table(outcomes)]
+        remarks = [f"{each.claim.text}: {each.remark}" for each in outcomes if each.remark]
+        parts += [tag("p", "; ".join(remarks) + ".", class_="note")] if remarks else []
     if missing := [claim for claim in claims.CLAIMS if claim not in claims.possible(methods)]:
         named = "; ".join(f"{claim.text} ({tables.contrast(claim)})" for claim in missing)
         parts.append(tag("p", f"Not to be judged here, for want of a row: {named}.", class_="note"))

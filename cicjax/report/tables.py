@@ -109,8 +109,8 @@ def held_out_table(methods: Methods) -> Html:
         rows.append(
             [
                 name_of(method),
-                f"{row.seen_solved}/{row.seen_questions}",
-                _number(row.kl_to_sft),
+                f"{row.seen_solved}/{row.seen_questions}" if row.seen_questions else "–",
+                "–" if row.kl_to_sft is None else f"{row.kl_to_sft:.4f}",
                 *(_number(nats.get(kind)) for kind in ("direct", "repair", "placebo")),
                 _number(worth.get("nats"), sign=True),
                 f"{_number(worth.get('low'), sign=True)} to {_number(worth.get('high'), sign=True)}",
@@ -192,7 +192,7 @@ def claims_table(outcomes: Sequence[Outcome]) -> Html:
         "sign-flip p",
         "Holm",
         "outcome",
-        "replicates that would decide",
+        "seeds needed",
     ]
     rows = [
         [
@@ -202,25 +202,28 @@ def claims_table(outcomes: Sequence[Outcome]) -> Html:
             f"{signed(100 * each.low, 1)} to {signed(100 * each.high, 1)}",
             f"{100 * each.claim.bound:.0f}".replace("-", "−"),
             _p(each.p),
-            "exploratory" if each.adjusted_p is None else _p(each.adjusted_p),
+            "–" if each.adjusted_p is None else _p(each.adjusted_p),
             _word(each),
             ""
             if each.word != "undecided"
             else "not to be said"
             if each.needed is None
-            else f"about {each.needed:,}",
+            else f"{each.needed:,}",
         ]
         for each in outcomes
     ]
-    return table(header, rows, caption="Paired differences in direct accuracy over seeds.")
+    return table(
+        header,
+        rows,
+        caption="Paired differences in direct accuracy over seeds; Holm's p for the confirmatory claims.",
+    )
 
 
 def _word(outcome: Outcome) -> Html:
     kind = {"holds": "holds", "does not hold": "fails", "undecided": "open"}[outcome.word]
     descriptive = " descriptive" if outcome.descriptive else ""
     said = f"{outcome.word}{' (descriptive)' if outcome.descriptive else ''}"
-    word = tag("span", said, class_=f"word {kind}{descriptive}")
-    return join([word, f" {outcome.remark}"]) if outcome.remark else word
+    return tag("span", said, class_=f"word {kind}{descriptive}")
 
 
 def _contrast(claim: claims.Claim) -> Html:

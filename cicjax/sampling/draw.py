@@ -2,7 +2,7 @@
 inverse CDF in two levels."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -91,43 +91,34 @@ def pick(
 
     Two short searches in place of one over V, and no array of all probabilities.
     """
-    # 1. Maximum and sum of exp(score - top) of each block of 128 entries.
     size, batch = scores.shape
+    drawn = jnp.full(batch, uniform is not None) if greedy is None else ~greedy
+    uniform = jnp.zeros(batch) if uniform is None else uniform
+
+    # 1. Maximum and sum of exp(score - top) of each block of 128 entries. The barrier keeps the total a sum
+    # of these sums: XLA would add up all of V once more.
     padded = jnp.pad(scores, ((0, -size % BLOCK), (0, 0)), constant_values=-jnp.inf)
     blocks = padded.reshape(-1, BLOCK, batch)
     block_tops = blocks.max(axis=1)
     top = block_tops.max(axis=0, keepdims=True)
-    sums = jnp.exp(blocks - top[None]).sum(axis=1)
-    total = sums.sum(axis=0)
+    sums = jax.lax.optimization_barrier(jnp.exp(blocks - top[None]).sum(axis=1))
 
-    def entries(block: Int[Array, "B"]) -> Float[Array, "128 B"]:
-        return jnp.take_along_axis(blocks, block[None, None], axis=0)[0]
-
-    # 2. The block, then the entry inside it.
-    block = jnp.argmax(block_tops == top, axis=0)
-    entry = jnp.argmax(entries(block), axis=0)
-    if uniform is not None:
-        drawn = _drawn(sums, entries, top, uniform)
-        kept = jnp.zeros(batch, bool) if greedy is None else greedy
-        block, entry = (jnp.where(kept, *both) for both in zip((block, entry), drawn, strict=True))
-
-    # 3. Its id and its log-probability.
-    chosen = jnp.take_along_axis(entries(block), entry[None], axis=0)[0]
-    return (block * BLOCK + entry).astype(jnp.int32), chosen - top[0] - jnp.log(total)
-
-
-def _drawn(
-    sums: Float[Array, "N B"],
-    entries: Callable[[Int[Array, "B"]], Float[Array, "128 B"]],
-    top: Float[Array, "1 B"],
-    uniform: Float[Array, "B"],
-) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
-    """(block, entry inside it) where the running sum of the weights crosses."""
-    # its last entry, not the total: added in another order, that may be larger than all of these
+    # 2. The block of each row: where the running sum of its weights crosses, or the first with the maximum.
+    # The threshold is of the last running sum: the total, added in another order, may be larger than all.
     running = jnp.cumsum(sums, axis=0)
-    block, remainder = _crossing(sums, running, uniform * running[-1])
-    exp_scores = jnp.exp(entries(block) - top)
-    return block, _crossing(exp_scores, jnp.cumsum(exp_scores, axis=0), remainder)[0]
+    crossing, remainder = _crossing(sums, running, uniform * running[-1])
+    block = jnp.where(drawn, crossing, jnp.argmax(block_tops == top, axis=0))
+
+    # 3. The entry inside it, by the same rule.
+    inside = (block * BLOCK)[None] + jnp.arange(BLOCK)[:, None], jnp.arange(batch)[None]
+    entries = padded.at[inside].get(mode="promise_in_bounds")
+    weights = jnp.exp(entries - top)
+    crossing, _ = _crossing(weights, jnp.cumsum(weights, axis=0), remainder)
+    entry = jnp.where(drawn, crossing, jnp.argmax(entries, axis=0))
+
+    # 4. Its id and its log-probability.
+    chosen = jnp.take_along_axis(entries, entry[None], axis=0)[0]
+    return (block * BLOCK + entry).astype(jnp.int32), chosen - top[0] - jnp.log(sums.sum(axis=0))
 
 
 def _crossing(

@@ -7,12 +7,14 @@ from aot import ON_REQUEST, assert_no_dearer, assert_programs_are_sound, by_name
 
 @pytest.fixture(scope="module")
 def h100(tmp_path_factory):
-    return check("h100", "tiny", tmp_path_factory.mktemp("h100"))
+    """An update and decoding; the whole record is written on request."""
+    return check("h100", "tiny", tmp_path_factory.mktemp("h100"), "--only", "update GRPO", "decode")
 
 
 def test_every_program_fits_the_card(h100):
     assert_programs_are_sound(h100)
-    assert by_name(h100).keys() == by_name(committed("h100", "tiny")).keys()
+    assert len(h100["programs"]) == 3
+    assert by_name(h100).keys() <= by_name(committed("h100", "tiny")).keys()
 
 
 def test_no_program_launches_a_tenth_more_kernels_than_recorded(h100):

@@ -4,6 +4,7 @@ line with the way out; whatever converts can be masked."""
 import gzip
 import io
 import json
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -496,6 +497,25 @@ def test_a_terminal_s_log_has_no_missing_results(tmp_path, capsys, folder):
     assert cli.main(["mask", str(output), "--tokenizer", str(folder), "--audit", "--format", "chatml"]) == 1
     codes = [line.split(": ")[2] for line in capsys.readouterr().out.splitlines()]
     assert codes == ["nothing-supervised", "hidden-tools", "duplicate-row"]
+
+
+def test_logs_of_one_s_own_convert_and_can_be_masked(tmp_path, capsys, folder):
+    """Real trajectories in the folder CICJAX_LOGS, which nobody commits."""
+    if not (logs := os.environ.get("CICJAX_LOGS")):
+        pytest.skip("CICJAX_LOGS names no folder with logs")
+    output = tmp_path / "episodes.jsonl"
+    assert cli.main(["convert", logs, "--assistant_author", "agent", "--output", str(output)]) == 0
+    episodes = native.read_native(output)
+    assert any(m.author is Author.AGENT for episode in episodes for m in episode.messages)
+    capsys.readouterr()
+    assert cli.main(["mask", str(output), "--tokenizer", str(folder), "--format", "chatml", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == len(episodes) > 0
+    for row, episode in zip(rows, episodes, strict=True):
+        spoken = [m for m in episode.messages if m.author is Author.AGENT]
+        text = "".join(piece for piece, gamma in zip(row["text"], row["gamma"], strict=True) if gamma)
+        assert all(m.content in text for m in spoken)
+        assert not any(weight for weight, gamma in zip(row["weight"], row["gamma"], strict=True) if gamma)
 
 
 def test_there_are_more_than_forty():

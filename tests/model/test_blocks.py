@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from toy_policy import random_policy
 
 from cicjax.devices import kind
-from cicjax.model import head, qwen2
+from cicjax.model import head, layout, qwen2
 from cicjax.model.attention import alone, attention, left_padded, packed
 from cicjax.model.blocks import block_size
 
@@ -123,12 +123,14 @@ def test_no_array_has_two_axes_of_the_length(device):
     assert "2048,2048" in temporaries(2048, DENSE)[1]  # the control
 
 
-def test_layers_run_twice_where_activations_would_not_fit(tmp_path):
+@pytest.mark.parametrize("device", [kind.ANY, kind.CPU], ids=["stacked", "apart"])
+def test_layers_run_twice_where_activations_would_not_fit(tmp_path, device):
     model, base, adapter = random_policy(tmp_path, seed=3, num_hidden_layers=4)
+    base = layout.prepare(base, device.training)
     tokens = jnp.arange(300).reshape(1, 300)
 
     def compiled(activations):
-        static = model._replace(kind=replace(kind.ANY, activations=activations))
+        static = model._replace(kind=replace(device, activations=activations))
 
         def loss(adapter):
             states = qwen2.hidden(static, base, adapter, tokens, tokens, jnp.ones_like(tokens))
@@ -138,7 +140,7 @@ def test_layers_run_twice_where_activations_would_not_fit(tmp_path):
         return program.memory_analysis().temp_size_in_bytes, program(adapter)
 
     (kept, expected), (again, gradient) = compiled(1 << 40), compiled(0)
-    assert again < 0.6 * kept
+    assert again < 0.7 * kept
     for one, other in zip(*map(jax.tree.leaves, (gradient, expected)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6, rtol=1e-4)
 

@@ -11,7 +11,7 @@ from toy_policy import random_policy
 from cicjax import cli
 from cicjax.devices import kind
 from cicjax.errors import BadInput, OutOfResources
-from cicjax.model import limits, lora, qwen2
+from cicjax.model import layout, limits, lora, qwen2
 from cicjax.model.config import LoRAConfig, Qwen2Config
 from cicjax.provenance import Encoded, weights
 from cicjax.provenance.protocol import Weighting
@@ -90,12 +90,17 @@ def abstract_base(config):
     return {"embed_tokens": embedding, "layers": layers, "norm": {"scale": array(size)}}
 
 
-@pytest.mark.parametrize(("lines", "length"), [(1, 512), (1, 2048), (1, 8192)])
-def test_the_estimate_of_a_training_step_is_near_what_the_compiler_takes(lines, length):
+@pytest.mark.parametrize(
+    ("lines", "length", "layers"),
+    [(1, 512, kind.GPU), (1, 2048, kind.GPU), (1, 8192, kind.GPU), (1, 512, kind.CPU), (1, 8192, kind.CPU)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_estimate_of_a_training_step_is_near_what_the_compiler_takes(lines, length, layers):
     """Four layers of Qwen2.5-0.5B on a CPU; neither half nor twice."""
     config = replace(QWEN_05B, num_hidden_layers=4, vocab_size=20_000)
-    model = qwen2.Model(config, LoRAConfig(), replace(kind.CPU, training=kind.GPU.training))
-    base = abstract_base(config)
+    device = replace(kind.CPU, training=layers.training, activations=1 << 30)
+    model = qwen2.Model(config, LoRAConfig(), device)
+    base = jax.eval_shape(lambda base: layout.prepare(base, device.training), abstract_base(config))
     adapter = jax.eval_shape(lambda: lora.init_adapter(config, LoRAConfig(), jax.random.key(0)))
 
     def column(dtype):

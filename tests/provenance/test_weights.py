@@ -118,3 +118,9 @@ def test_jax_arrays_give_the_same_inside_jit():
     assert traced.dtype == np.float32
     np.testing.assert_array_equal(traced, weights.stream(GAMMA, IS_TARGET, SOLVED, 0.3, 0.1))
     assert isinstance(weights.interventional(*arrays[:2]), jax.Array)
+
+
+def test_the_named_rules_are_the_corners():
+    assert weights.INTERVENTIONAL == (0.0, 0.0, 0.0, 1.0)
+    assert weights.OBSERVATIONAL == (1.0, 1.0, 1.0, 1.0)
+    assert weights.POLICY == (1.0, 1.0, 1.0, 0.0)

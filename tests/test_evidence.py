@@ -1,0 +1,56 @@
+"""scripts/evidence.py: every step is a command that exists, rates come before the runs that take them, and
+what is done is not done again."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from cicjax import cli
+from cicjax.methods import EVERY
+from cicjax.report import claims
+
+PATH = Path(__file__).resolve().parents[1] / "scripts" / "evidence.py"
+SPEC = importlib.util.spec_from_file_location("evidence", PATH)
+evidence = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(evidence)
+
+PROGRAMMES = {"embedded": list(evidence.embedded()), "real": list(evidence.real("model", "weights"))}
+
+
+@pytest.mark.parametrize("programme", PROGRAMMES)
+def test_every_step_is_a_command_of_methods_that_there_are(programme):
+    known = {method.name for method in EVERY}
+    for step in PROGRAMMES[programme]:
+        verb = cli.parse([*step.command, "--output_dir", "run"])
+        assert set(verb.methods) | set(verb.arms) <= known, step.name
+        assert set(step.rows) <= {*verb.methods, *verb.arms}
+
+
+@pytest.mark.parametrize("programme", PROGRAMMES)
+def test_no_test_question_is_drawn_before_its_methods_rate(programme):
+    tuned = set()
+    for step in PROGRAMMES[programme]:
+        if step.tunes:
+            tuned |= set(step.rows)
+        elif programme == "embedded":
+            assert set(step.rows) - {"base", "sft"} <= tuned, step.name
+
+
+def test_the_eight_seeds_have_every_row_of_every_claim():
+    for seed in range(8):
+        steps = [step for step in PROGRAMMES["embedded"] if step.run == f"embedded/seed-{seed}"]
+        rows = {row for step in steps for row in step.rows}
+        assert not [claim.text for claim in claims.CLAIMS if not rows.issuperset(claim.rows)]
+        assert all("1000" in step.command for step in steps)
+
+
+def test_a_step_is_done_when_its_rows_are_there(tmp_path):
+    step = next(step for step in PROGRAMMES["embedded"] if not step.tunes)
+    assert not step.done(tmp_path)
+    (tmp_path / step.run).mkdir(parents=True)
+    (tmp_path / step.run / "results.json").write_text(json.dumps({"methods": {row: {} for row in step.rows}}))
+    assert step.done(tmp_path)
+    grid = PROGRAMMES["embedded"][0]
+    assert grid.tunes and not grid.done(tmp_path)
