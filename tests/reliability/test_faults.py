@@ -165,7 +165,9 @@ def of_model(toy: Path, adapter: Path):
     return faults.digest([*said, policy.fingerprint, policy.tokenizer.fingerprint, policy.model.config])
 
 
-def strike(root: Path, read, count: int, *, seed: int, others: dict[str, Path]) -> Outcomes:
+def strike(
+    root: Path, read, count: int, *, seed: int, others: dict[str, Path], by_name: bool = True
+) -> Outcomes:
     """Faults one after another, each in a folder that is as it was."""
     snapshot, outcomes = Snapshot(root), []
     expected = {}
@@ -176,9 +178,8 @@ def strike(root: Path, read, count: int, *, seed: int, others: dict[str, Path]) 
             snapshot.restore()
         try:
             if fault.apply(root):
-                outcomes.append(
-                    (fault, faults.outcome(partial(read, fault.name), expected[area], fault.name))
-                )
+                came = faults.outcome(partial(read, fault.name), expected[area], fault.name, by_name=by_name)
+                outcomes.append((fault, came))
         finally:
             snapshot.restore()
     return outcomes
@@ -238,5 +239,7 @@ def test_faults_in_a_model_folder_that_a_run_has_recorded(world, times):
     """There is no one file to blame: the refusal names the folder or a file of it."""
     tiny_qwen2.write(world / "other", seed=9, num_hidden_layers=1)
     read = lambda _: of_model(world / "toy", world / "trained/adapter")  # noqa: E731
-    outcomes = strike(world / "toy", read, 30 * times, seed=4, others={"other seed": world / "other"})
+    outcomes = strike(
+        world / "toy", read, 30 * times, seed=4, others={"other seed": world / "other"}, by_name=False
+    )
     judged(outcomes, least=12 * times)
