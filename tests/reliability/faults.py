@@ -128,7 +128,8 @@ class Outcome(NamedTuple):
 
 
 def outcome(read: Callable[[], object], expected: object, name: str, *, by_name: bool = True) -> Outcome:
-    """Of reading after a fault in `name`: an error must be one line that, `by_name`, names the file or its step."""
+    """Of reading after a fault in `name`: an error must be one line and, with `by_name`, name the file or its
+    step."""
     told = StringIO()
     try:
         with redirect_stderr(told), redirect_stdout(StringIO()):
