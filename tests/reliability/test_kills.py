@@ -19,12 +19,17 @@ from cicjax.files import seal
 from cicjax.runs.folder import RunFolder
 from cicjax.training import checkpoints
 
+SETTINGS = replace(
+    test_stages.SETTINGS, methods=("sft", "rest", "grpo", "oracle", "observational", "interventional")
+)
 # Forks a child for each job: what a process imports is imported once. jax's backend starts in the child.
 SERVER = """
 import os, signal, sys, time
 import test_stages
 from pathlib import Path
+from dataclasses import replace
 import cicjax.cli, cicjax.training.own
+test_kills_settings = replace(test_stages.SETTINGS, methods=tuple(sys.argv[1].split()))
 for line in sys.stdin:
     folder, toy, seconds = line.rstrip("\\n").split("\\t")
     child = os.fork()
@@ -32,7 +37,7 @@ for line in sys.stdin:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1), os.dup2(null, 2)
         try:
-            test_stages.run_all(Path(folder), Path(toy))
+            test_stages.run_all(Path(folder), Path(toy), test_kills_settings)
         except BaseException:
             os._exit(1)
         os._exit(0)
@@ -51,7 +56,7 @@ def whole(tmp_path_factory) -> Path:
     """The toy's experiment, six methods and more, that nobody killed."""
     root = tmp_path_factory.mktemp("kills")
     tiny_qwen2.write(root / "toy", seed=4, num_hidden_layers=1)
-    test_stages.run_all(root / "whole", root / "toy")
+    test_stages.run_all(root / "whole", root / "toy", SETTINGS)
     return root
 
 
@@ -71,7 +76,7 @@ def state(folder: Path) -> dict[str, object]:
 def test_killed_at_any_moment_an_experiment_ends_with_the_same_bits(whole, kills):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
+        [sys.executable, "-c", SERVER, " ".join(SETTINGS.methods)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
