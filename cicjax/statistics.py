@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 from scipy.special import stdtrit
 
 Z95 = 1.959963984540054
@@ -63,6 +64,21 @@ def deviation(values: Sequence[float]) -> float:
         raise ValueError(f"no deviation from {len(values)} values")
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def bootstrap(
+    values: Sequence[float], *, seed: int, resamples: int = 10_000, level: float = 0.95
+) -> tuple[float, float]:
+    """(low, high) of the percentile interval of the mean of `values`, by resampling them with replacement.
+
+    A function of its arguments. Raises ValueError where there is no value.
+    """
+    if not len(values):
+        raise ValueError("no values")
+    drawn = np.random.default_rng([seed, len(values)]).integers(len(values), size=(resamples, len(values)))
+    means = np.asarray(values, np.float64)[drawn].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:

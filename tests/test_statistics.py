@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cicjax.statistics import Z95, holm, mcnemar_p, replicates_needed, sign_flip_p, t_interval, wilson
+from cicjax.statistics import (
+    Z95,
+    bootstrap,
+    holm,
+    mcnemar_p,
+    replicates_needed,
+    sign_flip_p,
+    t_interval,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +97,14 @@ def test_the_replicates_needed_are_the_first_that_suffice(gap, spread):
     n = replicates_needed(gap, spread)
     assert n is not None and half(n) < abs(gap) and (n == 2 or half(n - 1) >= abs(gap))
     assert replicates_needed(0.0, spread) is None and replicates_needed(1e-6, 1.0) is None
+
+
+def test_the_bootstrap_against_all_resamples():
+    values = [0.3, -1.2, 2.0, 0.7, 0.1]
+    means = [sum(drawn) / 5 for drawn in product(values, repeat=5)]
+    low, high = bootstrap(values, seed=0, resamples=200_000, level=0.9)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])), abs=0.02)
+    assert bootstrap(values, seed=0) == bootstrap(values, seed=0)
+    assert bootstrap([2.0] * 4, seed=1) == (2.0, 2.0)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([], seed=0)

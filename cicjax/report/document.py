@@ -6,12 +6,14 @@ same folders give the same bytes.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Any
 
 from cicjax.errors import BadInput
 from cicjax.files.whole import write_text
 from cicjax.methods import START
-from cicjax.report import figures, sections
+from cicjax.report import boxes, dialogues, figures, probed, sections, theory
 from cicjax.report.drawing import Drawing
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
 from cicjax.views.html import page
@@ -24,21 +26,38 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     One run without `output`: RUN/report.html and RUN/figures/. Otherwise OUTPUT and, beside it, a folder of
     OUTPUT's name, less its ending, with "-figures".
     """
-    runs = read_runs([Path(folder) for folder in folders])
-    target, drawings_folder = _places(runs, None if output is None else Path(output))
-    drawings = draw(runs)
-    content = render_page(runs, drawings)
+    named = [Path(folder) for folder in folders]
+    parts = _parts({probed.experiment_of(folder) for folder in named})
+    if parts is None:
+        runs = read_runs(named)
+        target, drawings_folder = _places([run.folder for run in runs], output)
+        drawings = draw(runs)
+        content = render_page(runs, drawings)
+    else:
+        others = probed.read_probed(named, parts.KEYS)
+        target, drawings_folder = _places([run.folder for run in others], output)
+        drawings = parts.draw(others)
+        content = _probed_page(parts, others, drawings)
+    drawings = [*drawings, *theory.drawings()]
     for drawing in drawings:
         write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg)
     write_text(target, content)
     return target
 
 
-def _places(runs: Sequence[FinishedRun], output: Path | None) -> tuple[Path, Path]:
+def _parts(experiments: AbstractSet[str]) -> Any:
+    """The module of an experiment that probes beliefs, None for the paper's. Raises BadInput for several."""
+    if len(experiments) > 1:
+        raise BadInput(f"runs of {' and '.join(sorted(experiments))}: one report is of one experiment")
+    return {"dialogues": dialogues, "boxes": boxes}.get(next(iter(experiments), "paper"))
+
+
+def _places(folders: Sequence[Path], output: str | Path | None) -> tuple[Path, Path]:
+    output = None if output is None else Path(output)
     if output is None:
-        if len(runs) > 1:
+        if len(folders) > 1:
             raise BadInput("several runs make one report: say where with --output FILE")
-        return runs[0].folder / "report.html", runs[0].folder / "figures"
+        return folders[0] / "report.html", folders[0] / "figures"
     if output.is_dir() or not output.parent.is_dir():
         raise BadInput(f"{output}: no place for a file; name one in a folder that is there")
     if output.suffix.lower() not in (".html", ".htm"):
@@ -97,6 +116,7 @@ def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str
     parts = [
         sections.results(runs),
         sections.drawings(drawings),
+        theory.section(sections.figures_of(theory.drawings())),
         *sections.browsing(runs),
         sections.budgets(runs),
         sections.choices(runs[0]),
@@ -105,3 +125,15 @@ def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str
     seeds = f"seed {runs[0].seed}" if len(runs) == 1 else f"{len(runs)} seeds"
     title = f"{sections.TITLE}: {seeds}"
     return page(title, header=sections.header(runs), sections=parts, footer=sections.footer())
+
+
+def _probed_page(parts: Any, runs: Sequence[probed.Probed], drawings: Sequence[Drawing]) -> str:
+    """The page of an experiment that probes beliefs; `parts` is its module."""
+    shown = [
+        parts.results(runs),
+        *([sections.drawings(drawings)] if drawings else []),
+        theory.section(sections.figures_of(theory.drawings())),
+        probed.origin(runs),
+    ]
+    header = probed.header(runs, parts.TITLE, parts.WHAT)
+    return page(parts.TITLE, header=header, sections=shown, footer=sections.footer())

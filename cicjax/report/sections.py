@@ -291,7 +291,12 @@ def _what_differs(run: FinishedRun) -> str:
 
 def drawings(drawn: Sequence[Drawing]) -> Section:
     """Every figure with its caption, and with its numbers for those who cannot see it."""
-    shown = [
+    return "figures", "Figures", [tag("div", *figures_of(drawn), class_="figures")]
+
+
+def figures_of(drawn: Sequence[Drawing]) -> list[Child]:
+    """Figures as the page shows them."""
+    return [
         tag(
             "figure",
             tag("div", Html(embedded(drawing)), role="img", aria_label=drawing.alt),
@@ -299,7 +304,6 @@ def drawings(drawn: Sequence[Drawing]) -> Section:
         )
         for drawing in drawn
     ]
-    return "figures", "Figures", [tag("div", *shown, class_="figures")]
 
 
 def browsing(runs: Sequence[FinishedRun]) -> list[Section]:

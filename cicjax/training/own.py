@@ -16,7 +16,7 @@ from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Episode
 from cicjax.training import finetune
-from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
+from cicjax.training.finetune import Reduction, fine_tune, fresh_adapter, weighted
 from cicjax.training.learner import BUDGET, Trainer
 from cicjax.training.policy import LoadedPolicy
 from cicjax.training.scoring import nll_by_author
@@ -108,6 +108,7 @@ def train_rows(
     *,
     start: qwen2.Tree | None = None,
     held_out: Rows = (),
+    reduction: Reduction = "update",
 ) -> dict[str, Any]:
     """Train FOLDER/adapter on from its last checkpoint, from `start`, or from a fresh adapter.
 
@@ -120,7 +121,7 @@ def train_rows(
     adapter = fine_tune(
         trainer,
         NAME,
-        weighted([(episode.id, encoded) for episode, encoded in rows], weighting),
+        weighted([(episode.id, encoded) for episode, encoded in rows], weighting, reduction=reduction),
         loss=Likelihood(weighting.rule),
         start=start if start is not None else fresh_adapter(model, seed=trainer.seed),
     )

@@ -423,7 +423,8 @@ def test_the_page_is_whole_and_needs_nothing_else(copy):
     assert len(ids) == len(set(ids))
     anchors = {attributes["href"] for tag, attributes in outline.tags if tag == "a"}
     assert anchors == {
-        f"#{id}" for id in ("results", "figures", "stream", "answers", "budgets", "choices", "origin")
+        f"#{id}"
+        for id in ("results", "figures", "theory", "stream", "answers", "budgets", "choices", "origin")
     }
     assert all(anchor[1:] in ids for anchor in anchors)
     used = {reference for reference in re.findall(r'(?:url\(|href=")#([\w-]+)', content)}
@@ -455,6 +456,8 @@ def test_every_figure_has_words_for_those_who_cannot_see_it_and_a_file(copy):
         "figure5-stream-matched",
         "self-confirmation",
         "learning-curves",
+        "theory-lemma",
+        "theory-posteriors",
     ]
     assert sorted(path.name for path in (copy / "figures").iterdir()) == sorted(
         f"{name}.svg" for name in names
@@ -802,6 +805,8 @@ def test_several_seeds_make_one_report(seeds, tmp_path):
         "figure4-solved",
         "figure5-stream-matched",
         "self-confirmation",
+        "theory-lemma",
+        "theory-posteriors",
     }
     assert {path.stem for path in (tmp_path / "all-figures").iterdir()} == names
     assert (

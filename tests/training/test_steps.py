@@ -17,6 +17,7 @@ from cicjax.provenance.protocol import weighting
 from cicjax.training import scoring, steps
 from cicjax.training.batches import Shape, make_row, pack
 from cicjax.training.checkpoints import leaf_digests
+from cicjax.training.finetune import weighted
 from cicjax.training.loop import one_update
 
 SHAPE = Shape(1, 64)
@@ -335,3 +336,22 @@ def test_weights_of_the_stream_family_reach_the_loss(policy):
     observed = float(arm(policy, STREAM, OBSERVATIONAL).loss)
     assert loss(1.0, 1.0) == pytest.approx(observed)
     assert loss(0.5, 0.5) == pytest.approx((loss(0.0, 0.0) + observed) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", [OBSERVATIONAL, INTERVENTIONAL])
+def test_by_dialogue_an_update_descends_the_mean_of_the_rows_means(policy, weighting):
+    """Equations (1) and (2): a long dialogue counts no more than a short one."""
+    encoded = [stream_row(n, failed=n == 0, corrected=n < 2) for n in range(3)]
+    named = [(str(n), each) for n, each in enumerate(encoded)]
+    rows = [row for _, row in weighted(named, weighting, reduction="dialogue")]
+    sums = gradient_of(policy, rows, weighting)
+    alone = [arm(policy, [each], weighting) for each in encoded]
+    live = [each for each in alone if float(each.weight)]
+    assert len(live) == (3 if weighting is OBSERVATIONAL else 2)
+    assert float(sums.weight) == pytest.approx(len(live))
+    mean = jax.tree.map(
+        lambda *leaves: sum(leaf / each.weight for leaf, each in zip(leaves, live, strict=True)) / len(live),
+        *(each.gradient for each in live),
+    )
+    ours = jax.tree.map(lambda leaf: leaf / sums.weight, sums.gradient)
+    assert_trees_close(ours, mean, rtol=1e-4, atol=1e-6)

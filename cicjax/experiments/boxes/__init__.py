@@ -1,0 +1,1 @@
+"""Self-delusion where the truth is known."""

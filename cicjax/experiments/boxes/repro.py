@@ -1,0 +1,112 @@
+"""`cicjax repro --experiment boxes`: flags -> settings -> arms -> results.json and a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cicjax.errors import printable
+from cicjax.experiments.boxes import beliefs
+from cicjax.experiments.boxes.settings import ARMS, Arm, Settings, settings_of
+from cicjax.experiments.dialogues.repro import OUTSIDE_IDENTITY, config_of
+from cicjax.experiments.paper import repro as paper
+from cicjax.experiments.paper.flags import Flags
+from cicjax.files.seal import read_json, write_json
+from cicjax.model import qwen2
+from cicjax.provenance import encode, render
+from cicjax.runs import environment
+from cicjax.runs.folder import RunFolder
+from cicjax.tasks.boxes import world
+from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
+from cicjax.training.learner import Trainer
+from cicjax.training.policy import LoadedPolicy, load_policy
+from cicjax.training.steps import Likelihood
+
+BASE = "base"
+
+
+def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
+    """The experiment at each seed, in a folder seed-N inside the output folder. Raises BadInput for flags
+    that cannot be."""
+    return paper.replicates(flags, seeds, check=settings_of)
+
+
+def reproduce(flags: Flags) -> dict[str, Any]:
+    """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
+    settings = settings_of(flags)
+    policy = load_policy(flags.model_name_or_path, dtype=settings.dtype, lora=settings.lora, training=True)
+    config = config_of(flags, settings, policy.fingerprint)
+    with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
+        what = f"boxes, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
+        print(printable(what), flush=True)
+        environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
+        rows = {BASE: _row(flags, settings, policy, None)}
+        rows |= {arm.name: _row(flags, settings, policy, arm) for arm in ARMS}
+        found = {
+            "experiment": "boxes",
+            "model": policy.fingerprint,
+            "seed": settings.seed,
+            "settings": settings.record(),
+            "arms": rows,
+            "bayes": {"do": _exact(intervened=True), "conditional": _exact(intervened=False)},
+        }
+        write_json(flags.output_dir / "results.json", found)
+        return read_json(flags.output_dir / "results.json")
+
+
+def _row(flags: Flags, settings: Settings, policy: LoadedPolicy, arm: Arm | None) -> dict[str, Any]:
+    """An arm's row of results.json, kept in probes/NAME.json."""
+    path = flags.output_dir / "probes" / f"{arm.name if arm else BASE}.json"
+    if not path.exists():
+        adapter = _trained(flags, settings, policy, arm) if arm else None
+        write_json(path, beliefs.described(beliefs.stated(policy, adapter)))
+    return read_json(path)
+
+
+def _trained(flags: Flags, settings: Settings, policy: LoadedPolicy, arm: Arm) -> qwen2.Tree:
+    trainer = Trainer(
+        folder=flags.output_dir,
+        model=policy.model,
+        base=policy.base,
+        base_fingerprint=policy.fingerprint,
+        tokenizer=policy.tokenizer,
+        optimization=settings.optimization,
+        seed=settings.seed,
+        rows_per_update=settings.rows_per_update,
+        num_train_epochs=settings.epochs,
+        save_steps=flags.save_steps,
+    )
+    rows = [
+        (episode.id, encode(render.chat(episode.messages, targets=render.WORLD), policy.tokenizer))
+        for episode in arm.rows(settings.seed, settings.rows)
+    ]
+    start = fresh_adapter(policy.model, seed=settings.seed)
+    units = weighted(rows, arm.weighting, reduction=settings.reduction)
+    return fine_tune(trainer, arm.name, units, loss=Likelihood(arm.rule), start=start)
+
+
+def _exact(*, intervened: bool) -> list[float]:
+    """The mean P(prize) by round that section 1.1 states, as `beliefs.described` averages."""
+    return [
+        sum(
+            beliefs.chance(history, None) / 2 * beliefs.truth(history, action, intervened=intervened)
+            for history in world.histories(rounds)
+            for action in (0, 1)
+        )
+        for rounds in range(world.ROUNDS)
+    ]
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """Round by round, in a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"P(prize) before the box is opened, seed {found['seed']}")
+    names = ("arm", "stated, by round", "off do(a)", "off conditioning", "prizes by own acts")
+    for name in names:
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name, row in found["arms"].items():
+        columns = (row[key] for key in ("stated", "error", "error_conditional", "prizes"))
+        table.add_row(name, *(" ".join(f"{value:.2f}" for value in column) for column in columns))
+    for name, row in found["bayes"].items():
+        table.add_row(f"bayes, {name}", " ".join(f"{value:.2f}" for value in row), "", "", "")
+    Console(width=None if Console().is_terminal else 110).print(table)

@@ -1,0 +1,1 @@
+"""Losses (1) and (2) on dialogues in which the agent lies."""

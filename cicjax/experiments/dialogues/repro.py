@@ -1,0 +1,69 @@
+"""`cicjax repro --experiment dialogues`: flags -> settings -> stages -> results.json and a table."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cicjax.errors import printable
+from cicjax.experiments.dialogues.run import Run, results
+from cicjax.experiments.dialogues.settings import USED, settings_of
+from cicjax.experiments.paper import repro as paper
+from cicjax.experiments.paper.flags import Flags
+from cicjax.files.seal import read_json, write_json
+from cicjax.runs import environment
+from cicjax.runs.folder import RunFolder
+from cicjax.training.policy import load_policy
+
+OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps", "allow_other_environment")
+
+
+def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
+    """The experiment at each seed, in a folder seed-N inside the output folder. Raises BadInput for flags
+    that cannot be."""
+    return paper.replicates(flags, seeds, check=settings_of)
+
+
+def reproduce(flags: Flags) -> dict[str, Any]:
+    """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
+    settings = settings_of(flags)
+    policy = load_policy(flags.model_name_or_path, dtype=settings.dtype, lora=settings.lora, training=True)
+    run = Run(folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps)
+    with RunFolder(
+        flags.output_dir, config_of(flags, settings, policy.fingerprint), outside_identity=OUTSIDE_IDENTITY
+    ):
+        what = f"dialogues, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
+        print(printable(what), flush=True)
+        environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
+        write_json(flags.output_dir / "results.json", results(run))
+        return read_json(flags.output_dir / "results.json")
+
+
+def config_of(flags: Flags, settings: Any, fingerprint: str, used: Any = USED) -> dict[str, Any]:
+    """config.json: the flags that the experiment knows, and every value that they stand for."""
+    chosen = {each.name: getattr(flags, each.name) for each in fields(Flags) if each.name in used}
+    plain = {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in chosen.items()
+    }
+    return plain | {"resolved": {"model": fingerprint, "settings": settings.record()}}
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """The arms in a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"log p(true) - log p(false), seed {found['seed']}")
+    for name in ("arm", "nats a token", "nats", "lie preferred", "after truth", "after falsehood"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name, row in found["arms"].items():
+        table.add_row(
+            name,
+            f"{row['margin_mean']:+.3f}",
+            f"{row['margin_sum']:+.2f}",
+            f"{row['lie_preferred']:.0%}",
+            f"{row['after_truth']['margin_sum']:+.2f}",
+            f"{row['after_falsehood']['margin_sum']:+.2f}",
+        )
+    Console(width=None if Console().is_terminal else 110).print(table)

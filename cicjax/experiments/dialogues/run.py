@@ -1,0 +1,148 @@
+"""The experiment on dialogues, stage by stage: arms at one probability of a lie, the curve over it, rounds on
+the model's own claims. Every stage is done once; the same command goes on where the last one stopped."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cicjax.experiments.dialogues import probes
+from cicjax.experiments.dialogues.settings import ARMS, BASE, PAIR, Arm, Settings
+from cicjax.files.seal import read_json, write_json
+from cicjax.model import qwen2
+from cicjax.provenance import Encoded, encode, render
+from cicjax.provenance.transcript import Episode
+from cicjax.statistics import bootstrap
+from cicjax.tasks.dialogues.build import build, plans
+from cicjax.tasks.dialogues.facts import FACTS, Fact
+from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
+from cicjax.training.learner import Trainer
+from cicjax.training.policy import LoadedPolicy
+from cicjax.training.steps import Likelihood
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where to write, what was decided, and the model."""
+
+    folder: Path
+    settings: Settings
+    policy: LoadedPolicy
+    save_steps: int = 25
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """As many as the scale has, of both kinds."""
+        count = self.settings.counts.facts
+        return FACTS if count is None else FACTS[:: len(FACTS) // count][:count]
+
+
+def results(run: Run) -> dict[str, Any]:
+    """Everything that the scale asks for; the contents of results.json."""
+    settings, counts = run.settings, run.settings.counts
+    arms = {BASE: summary(run, BASE, None)}
+    arms |= {
+        arm.name: summary(run, arm.name, lambda arm=arm: trained(run, arm, settings.lie)) for arm in ARMS
+    }
+    curve: dict[str, dict[str, float]] = {
+        f"{p:g}": {
+            arm.name: (
+                arms[arm.name]
+                if p == settings.lie
+                else summary(run, f"{arm.name}-{p:g}", lambda arm=arm, p=p: trained(run, arm, p))
+            )["margin_sum"]
+            for arm in PAIR
+        }
+        for p in counts.p_lie
+    }
+    rounds = {"corrected": settings.corrected} | {arm.name: own_rounds(run, arm) for arm in PAIR}
+    record = {"experiment": "dialogues", "model": run.policy.fingerprint, "seed": settings.seed}
+    return record | {"settings": settings.record(), "arms": arms, "p_lie": curve, "rounds": rounds}
+
+
+def trained(run: Run, arm: Arm, lies: float) -> qwen2.Tree:
+    """The adapter of an arm at this probability of a lie."""
+    settings = run.settings
+    planned = plans(settings.seed, count=settings.counts.dialogues, facts=run.facts)
+    name = f"{arm.name}-{lies:g}"
+    return _train(
+        run, arm, name, arm.rows(planned, lies), fresh_adapter(run.policy.model, seed=settings.seed)
+    )
+
+
+def _train(run: Run, arm: Arm, name: str, episodes: Sequence[Episode], start: qwen2.Tree) -> qwen2.Tree:
+    rows = [(episode.id, encoded(episode, run.policy.tokenizer)) for episode in episodes]
+    settings, policy = run.settings, run.policy
+    trainer = Trainer(
+        folder=run.folder,
+        model=policy.model,
+        base=policy.base,
+        base_fingerprint=policy.fingerprint,
+        tokenizer=policy.tokenizer,
+        optimization=settings.optimization,
+        seed=settings.seed,
+        rows_per_update=settings.rows_per_update,
+        num_train_epochs=settings.counts.epochs,
+        save_steps=run.save_steps,
+    )
+    units = weighted(rows, arm.weighting, reduction=settings.reduction)
+    return fine_tune(trainer, name, units, loss=Likelihood(arm.rule), start=start)
+
+
+def encoded(episode: Episode, tokenizer: Any) -> Encoded:
+    """A dialogue as every arm reads it: the context is context; users, headers and the agent are targets."""
+    return encode(render.chat(episode.messages, targets=render.WORLD, id=episode.id), tokenizer)
+
+
+def summary(run: Run, name: str, adapter: Callable[[], qwen2.Tree] | None) -> dict[str, Any]:
+    """An arm's row of results.json, kept in probes/NAME.json; `adapter` is asked where that is missing."""
+    path = run.folder / "probes" / f"{name}.json"
+    if not path.exists():
+        tree, facts = None if adapter is None else adapter(), run.facts
+        found = {what: probes.margins(run.policy, tree, facts, stated=s) for what, s in probes.BEFORE.items()}
+        write_json(path, described(found, facts, seed=run.settings.seed))
+    return read_json(path)
+
+
+def described(found: dict[str, probes.Margins], facts: Sequence[Fact], *, seed: int) -> dict[str, Any]:
+    """Means over facts with intervals by resampling facts, and every fact."""
+    mean, total = found["margin"]
+    invented = np.array([fact.kind == "invented" for fact in facts])
+    return {
+        "margin_mean": float(mean.mean()),
+        "margin_sum": float(total.mean()),
+        "margin_mean_interval": list(bootstrap(mean.tolist(), seed=seed)),
+        "margin_sum_interval": list(bootstrap(total.tolist(), seed=seed)),
+        "margin_sum_invented": float(total[invented].mean()) if invented.any() else None,
+        "lie_preferred": float((total < 0).mean()),
+        "facts": len(facts),
+        "by_fact": {fact.topic: float(value) for fact, value in zip(facts, total, strict=True)},
+        **{
+            what: {
+                "margin_sum": float(found[what].sum.mean()),
+                "true_preferred": float((found[what].sum > 0).mean()),
+            }
+            for what in ("after_truth", "after_falsehood")
+        },
+    }
+
+
+def own_rounds(run: Run, arm: Arm) -> list[dict[str, float]]:
+    """The model's own claims, drawn by its own odds of the true and the false one, taken up by the user now
+    and then, and trained on: its margin before the first round and after each."""
+    settings, adapter = run.settings, fresh_adapter(run.policy.model, seed=run.settings.seed)
+    counts, curve = settings.counts, []
+    for number in range(counts.rounds + 1):
+        name = f"{arm.name}-round-{number}"
+        if number:
+            planned = plans(settings.seed + 1000 * number, count=counts.dialogues, facts=run.facts)
+            lies = {topic: 1 / (1 + np.exp(margin)) for topic, margin in curve[-1].pop("by_fact").items()}
+            spoken = build(planned, lambda fact, lies=lies: lies[fact.topic], silence=1 - settings.corrected)
+            curve[-1]["false"] = float(np.mean([each.messages[2].solved == 0 for each in spoken]))
+            adapter = _train(run, arm, name, spoken, adapter)
+        row = summary(run, name, lambda adapter=adapter: adapter)
+        curve.append({key: row[key] for key in ("margin_mean", "margin_sum", "lie_preferred", "by_fact")})
+    curve[-1].pop("by_fact")
+    return curve
