@@ -14,8 +14,10 @@ def main() -> int:
 
         process.prepare()
         from cicjax import cli
+        from cicjax.devices import hosts
 
-        return cli.main()
+        with hosts.parting() as leave:
+            return leave(cli.main())
     finally:
         signals.restore()
 

@@ -25,6 +25,7 @@ from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
 from cicjax.commands.train import Train
 from cicjax.commands.tune import Tune
+from cicjax.devices import hosts
 from cicjax.errors import BadInput, CicjaxError, OutOfResources, printable, shorten
 
 INTERRUPTED = 130
@@ -190,7 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-        parse(_with_config(sys.argv[1:] if arguments is None else arguments)).run()
+        verb = parse(_with_config(sys.argv[1:] if arguments is None else arguments))
+        with hosts.losses():
+            verb.run()
         sys.stdout.flush()
         signals.check()
     except BrokenPipeError:

@@ -21,6 +21,7 @@ STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 ONE_WISH = 0.5
 
 _received = 0
+_left_to_others = False
 
 
 class Stopped(SystemExit):
@@ -38,10 +39,17 @@ def received() -> int:
     return _received
 
 
+def leave_to_others() -> None:
+    """Let `check` pass from now on: several processes work together, and `devices.hosts` agrees with them on
+    when to stop."""
+    global _left_to_others
+    _left_to_others = True
+
+
 def check() -> None:
     """Raise Stopped where a signal has asked the process to end. Call it where what was done is saved, or
     will be by whoever Stopped passes."""
-    if _received:
+    if _received and not _left_to_others:
         raise Stopped(_received)
 
 

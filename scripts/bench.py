@@ -138,7 +138,7 @@ def timed(job: Callable[[], Any]) -> Timed:
 def our_training(policy: LoadedPolicy, rows: Sequence[Encoded], objective: str) -> Timed:
     """An epoch over the rows; gives the last loss."""
     updates, optimization = updates_of(rows, objective), steps.Optimization()
-    shape = shape_for(policy.model, [row for update in updates for row in update])
+    shape = shape_for(policy.model, policy.base, [row for update in updates for row in update])
     loss = steps.Likelihood(WEIGHTINGS[objective].rule)
     start = fresh_adapter(policy.model, seed=0)
 

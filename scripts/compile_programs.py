@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from cicjax.assets import default_model_folder
-from cicjax.devices.ahead import Chips, Target
+from cicjax.devices import mesh
+from cicjax.devices.ahead import Target
+from cicjax.devices.mesh import Devices
 from cicjax.methods import grpo
 from cicjax.model import blocks, huggingface, layout, lora, qwen2
 from cicjax.model.config import LoRAConfig, Qwen2Config
@@ -93,7 +95,7 @@ class Setting(NamedTuple):
 
     model: qwen2.Model
     shapes: Shapes
-    chips: Chips
+    chips: Devices
     base: Any
     adapter: Any
 
@@ -102,11 +104,11 @@ class Setting(NamedTuple):
         return self.chips.whole(jax.ShapeDtypeStruct(shape, dtype))
 
 
-def programs(target: Target, model_size: str, chips: Chips) -> list[Program]:
+def programs(target: Target, model_size: str, chips: Devices) -> list[Program]:
     """Every program on one chip; and on all of them, where there are several, those that share their rows."""
-    alone = setting(target, model_size, Chips(chips.devices[:1]))
+    alone = setting(target, model_size, mesh.row((chips.mesh.devices.flat[0],)))
     found = [*updates(alone), *sampling(alone)] if target.alone else []
-    if len(chips.devices) > 1:
+    if chips.count > 1:
         together = setting(target, model_size, chips)
         found += [update(together, *alone.shapes.paper), *decoding(together)]
     config = alone.model.config
@@ -114,7 +116,7 @@ def programs(target: Target, model_size: str, chips: Chips) -> list[Program]:
     return [replace(each, large=min(table, each.large or table)) for each in found]
 
 
-def setting(target: Target, model_size: str, chips: Chips) -> Setting:
+def setting(target: Target, model_size: str, chips: Devices) -> Setting:
     """Sizes and abstract trees. The embedded base too is held in the bfloat16 that its file has: exact
     products of float32 take twelve times as long to compile."""
     tiny = model_size == "tiny"
@@ -146,16 +148,25 @@ def update(
     extras: tuple[str, ...] = (),
 ) -> Program:
     """A whole update of one micro-batch of so many lines on each chip."""
-    count, optimization = len(setting.chips.devices), steps.Optimization()
+    chips, optimization = setting.chips, steps.Optimization()
     state = jax.eval_shape(lambda adapter: steps.start_state(adapter, optimization), setting.adapter)
-    rate = setting.array(dtype=jnp.float32)
-    lower = partial(
-        steps.whole_update.lower,
-        *(optimization, loss, setting.model, setting.base, setting.chips.whole(state)),
-        *(setting.chips.rows(abstract_batch(count * lines, tokens, extras, stacked=True), axis=1),),
-        *(setting.array(), rate),
+    batches = abstract_batch(chips.count * lines, tokens, extras, stacked=True)
+    call = chips.each(
+        steps.whole_update,
+        static={"optimization": optimization, "model": setting.model, "axis": chips.axis},
+        whole={
+            "loss": loss,
+            "base": setting.base,
+            "state": chips.whole(state),
+            "count": setting.array(),
+            "learning_rate": setting.array(dtype=jnp.float32),
+        },
+        rows={"batches": chips.rows(batches, axis=1)},
+        axis=1,
+        gives="whole",
+        donate=("state",),
     )
-    return line_program(setting, f"update {name}", lower, count * lines, tokens)
+    return line_program(setting, f"update {name}", call.lower, chips.count * lines, tokens)
 
 
 def score(setting: Setting, lines: int, tokens: int) -> Program:
@@ -170,7 +181,7 @@ def line_program(setting: Setting, name: str, lower: Any, lines: int, tokens: in
     return Program(
         name=name,
         shape=f"{lines} x {tokens}",
-        chips=len(setting.chips.devices),
+        chips=setting.chips.count,
         lower=lower,
         tokens=lines * tokens,
         trips=trips(setting, lines, tokens),
@@ -201,7 +212,7 @@ def abstract_batch(lines: int, tokens: int, extras: tuple[str, ...] = (), *, sta
 def trips(setting: Setting, lines: int, tokens: int) -> dict[str, list[float]]:
     """How often loops over the data run where a quarter of the positions carries loss, as in an
     interventional row, and every line is one row: whole chunks of the head and the half that is left."""
-    half = max(setting.model.kind.head_chunk // lines // 2, 1)
+    half = max(setting.model.kind.head_chunk // (lines // setting.chips.count) // 2, 1)
     count = -(-tokens // 4 // half)
     block = blocks.block_size(tokens, setting.model.kind.block)
     # On the average a block of queries meets half of the blocks of keys, and its own.
@@ -276,7 +287,7 @@ def decoding(setting: Setting) -> Iterator[Program]:
     base alone, or one that an adapter was merged into."""
     for bucket in setting.shapes.rows:
         yield decode_program(setting, "decode", bucket)
-    if len(setting.chips.devices) > 1:
+    if setting.chips.count > 1:
         return
     bare, most = setting._replace(model=setting.model._replace(lora=None)), setting.shapes.rows[0]
     yield decode_program(bare, "decode, no adapter", most)
@@ -288,18 +299,25 @@ def decoding(setting: Setting) -> Iterator[Program]:
 def decode_program(setting: Setting, name: str, bucket: int, slots: int | None = None) -> Program:
     """A segment of steps of so many rows on each chip, of all the `slots` of a fresh cache unless they are
     said."""
-    base, adapter = served(setting)
-    count, kind = bucket * len(setting.chips.devices), setting.model.kind
+    (base, adapter), chips = served(setting), setting.chips
+    count, kind = bucket * chips.count, setting.model.kind
     rows, step = abstract_rows(setting, count, slots), setting.array()
     keys = rows.caches[0].keys
+    call = chips.each(
+        decode.decode_loop,
+        static={"model": setting.model},
+        whole={"base": base, "adapter": adapter, "step": step, "stop_at": step},
+        rows={"rows": rows},
+        donate=("rows",),
+    )
     return Program(
         name=name,
         shape=f"{count} rows, {keys.shape[2]} slots",
-        chips=len(setting.chips.devices),
-        lower=partial(decode.decode_loop.lower, setting.model, base, adapter, rows, step, step),
+        chips=chips.count,
+        lower=call.lower,
         tokens=count * kind.segment,
         trips={"decode": [kind.segment]},
-        large=keys.size,
+        large=keys.size // chips.count,
     )
 
 

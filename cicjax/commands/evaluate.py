@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cicjax.commands.together import Together
 from cicjax.errors import BadInput, printable, shorten, shown
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval:
+class Eval(Together):
     """Ask a model a task's questions, greedily, and let the verifier grade the answers.
 
     An adapter that comes from a run of `cicjax repro` is asked that run's questions: none that it was trained
@@ -66,6 +67,7 @@ class Eval:
         else:
             origin = questions.run_of(self.adapter) if self.adapter is not None else None
         settings, task = self._settings(origin)
+        self.join()
         problems = self._problems(settings, task)
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         unsaid = policy.protocol or (protocol.PLAIN if self.format == "auto" else None)

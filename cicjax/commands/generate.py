@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from cicjax.commands.together import Together
 from cicjax.errors import BadInput, printable, shown
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class Generate(Together):
     """Continue prompts with a model: JSON Lines of {prompt} or {messages} in, the same with the completion
     out.
 
@@ -68,6 +69,7 @@ class Generate:
         from cicjax.training.policy import decoding, load_policy
 
         self._check()
+        self.join()
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter)
         asked = self._prompts(policy)
         sampler = Sampler(policy.model, policy.base, policy.adapter)

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from cicjax.commands.together import Together
 from cicjax.errors import printable
 from cicjax.experiments.paper.flags import Flags
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repro(Flags):
+class Repro(Together, Flags):
     """Reproduce an experiment of the paper in one folder; the same command, repeated, resumes.
 
     agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
@@ -27,16 +28,22 @@ class Repro(Flags):
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
-        from cicjax import report
+        from cicjax.devices import hosts
 
         repro = self._experiment()
         runs = repro.replicates(self, self.seeds) if self.seeds else [self]
+        self.join()
         for run in runs:
             repro.print_table(repro.reproduce(run))
-            print(printable(f"{report.write_report([run.output_dir])}: open it in a browser"))
+            hosts.once(lambda run=run: self._report([run.output_dir], None))
         if self.seeds:
-            page = report.write_report([run.output_dir for run in runs], self.output_dir / "report.html")
-            print(printable(f"{page}: all seeds"))
+            hosts.once(lambda: self._report([run.output_dir for run in runs], self.output_dir))
+
+    def _report(self, folders: list[Path], output_dir: Path | None) -> None:
+        from cicjax import report
+
+        page = report.write_report(folders, None if output_dir is None else output_dir / "report.html")
+        print(printable(f"{page}: {'open it in a browser' if output_dir is None else 'all seeds'}"))
 
     def _experiment(self) -> Any:
         """The module with the experiment's `replicates`, `reproduce` and `print_table`."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cicjax.commands.together import Together
+
 if TYPE_CHECKING:
     from cicjax.provenance import Encoded
     from cicjax.provenance.transcript import Episode
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(Together):
     """Log-probabilities of a transcript file's tokens under a model, in nats, and their sums by author.
 
     Example: cicjax score log.jsonl --model Qwen2.5-0.5B --adapter runs/mine/adapter --json
@@ -50,6 +52,7 @@ class Score:
         from cicjax.training.batches import fit_shape
         from cicjax.training.policy import load_policy
 
+        self.join()
         policy = load_policy(self.model_name_or_path, dtype=self.dtype, adapter=self.adapter, training=True)
         episodes = native.read_native(self.file)
         name = protocol.decide(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cicjax.commands.together import FLAGS, Together
 from cicjax.errors import BadInput, printable
 from cicjax.model.config import PROJECTIONS
 
@@ -21,7 +22,7 @@ OUTSIDE_IDENTITY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Together):
     """Train a LoRA adapter on a transcript file; the same command, repeated, resumes.
 
     agent = the model being trained; teacher = anyone else in the assistant's role. observational = train
@@ -100,6 +101,7 @@ class Train:
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
+        from cicjax.devices import hosts
         from cicjax.files.seal import write_json
         from cicjax.provenance import protocol
         from cicjax.runs import environment
@@ -107,6 +109,7 @@ class Train:
         from cicjax.training import own
 
         self._check()
+        self.join()
         weighting = protocol.weighting(
             self.objective, wrong=self.wrong, correct=self.correct, keep_echoes=self.keep_echoes
         )
@@ -129,7 +132,7 @@ class Train:
                 reduction=self.reduction,
             )
             results = {"objective": self.objective, "targets": list(self.targets), **results}
-            write_json(self.output_dir / "results.json", results)
+            hosts.once(lambda: write_json(self.output_dir / "results.json", results))
         self._print(results)
 
     def _check(self) -> None:
@@ -152,6 +155,7 @@ class Train:
         if self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
         checks.check_seed(self.seed)
+        checks.check_folder(self.output_dir)
         checks.check_names("projection", self.lora_target_modules, PROJECTIONS)
         if (self.wrong or self.correct) and self.objective != "stream":
             raise BadInput("--wrong and --correct belong to --objective stream")
@@ -210,7 +214,9 @@ class Train:
         from cicjax.files import sources
         from cicjax.training import checkpoints
 
-        flags = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "config"}
+        flags = {
+            key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("config", *FLAGS)
+        }
         plain = {
             key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
             for key, value in flags.items()

@@ -1,8 +1,8 @@
 """Compiling for a device that is not here: the real compilers of TPUs and NVIDIA GPUs run without one.
 
-A `Target` is one slice or one card; `get_ready` finds its compiler, before jax is imported, and `Chips` says
-where abstract arguments lie. What the compiled text tells is read by `compiled`. Times are the TPU compiler's
-own count of cycles: a guide, not a clock.
+A `Target` is one slice or one card; `get_ready` finds its compiler, before jax is imported, and `chips_of`
+gives the devices among which abstract arguments lie. What the compiled text tells is read by `compiled`.
+Times are the TPU compiler's own count of cycles: a guide, not a clock.
 """
 
 import importlib.util
@@ -11,11 +11,14 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cicjax.devices import kind
 from cicjax.devices.kind import Kind
 from cicjax.errors import BadInput
+
+if TYPE_CHECKING:
+    from cicjax.devices.mesh import Devices
 
 GIB = 2**30
 
@@ -144,42 +147,11 @@ def _need(target: Target, module: str, *, extra: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-@dataclass(frozen=True)
-class Chips:
-    """Devices of a target that exist for the compiler alone; several work on parts of the rows."""
-
-    devices: tuple[Any, ...]
-
-    def whole(self, tree: Any) -> Any:
-        """Abstract arrays of which every chip holds all."""
-        return self._placed(tree, None)
-
-    def rows(self, tree: Any, *, axis: int = 0) -> Any:
-        """Abstract arrays whose `axis` the chips share; those without it are whole on each."""
-        return self._placed(tree, axis)
-
-    def _placed(self, tree: Any, axis: int | None) -> Any:
-        import jax
-        import numpy as np
-        from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
-
-        one: Any = SingleDeviceSharding(self.devices[0])
-        mesh = Mesh(np.array(self.devices), ("data",), axis_types=(AxisType.Auto,))
-
-        def placed(leaf: Any) -> Any:
-            if axis is None or leaf.ndim <= axis:
-                spec = PartitionSpec()
-            else:
-                spec = PartitionSpec(*[None] * axis, "data")
-            sharding = one if len(self.devices) == 1 else NamedSharding(mesh, spec)
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        return jax.tree.map(placed, tree)
-
-
-def chips_of(target: Target) -> Chips:
-    """All chips of the target, after `get_ready`."""
+def chips_of(target: Target) -> "Devices":
+    """All chips of the target, which exist for the compiler alone; after `get_ready`."""
     from jax.experimental import topologies
+
+    from cicjax.devices import mesh
 
     if target.platform == "tpu":
         found = topologies.get_topology_desc(target.topology, platform="tpu")
@@ -187,7 +159,7 @@ def chips_of(target: Target) -> Chips:
         found = topologies.get_topology_desc(
             platform="cuda", target_config=gpu_facts(), topology=target.topology
         )
-    return Chips(tuple(found.devices))
+    return mesh.row(tuple(found.devices))
 
 
 def compiler_version(target: Target) -> str:

@@ -1,7 +1,9 @@
 """Which numbers and names may be flags: one line of refusal for each kind, whatever the command."""
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from cicjax.errors import BadInput
 
@@ -29,6 +31,16 @@ def check_finite(flags: object, *names: str) -> None:
         value = getattr(flags, name)
         if value is not None and not 0 <= value < math.inf:
             raise BadInput(f"--{name} is a finite number from 0 on, not {value}")
+
+
+def check_folder(path: Path) -> None:
+    """Raise BadInput for a run folder in a bucket, such as gs://NAME/RUN."""
+    scheme = re.match(r"[a-z0-9]+(?=:/)", str(path))
+    if scheme:
+        raise BadInput(
+            f"--output_dir {path}: {scheme[0]}:// has neither the locks nor the renames that a run "
+            "needs; name a folder on a file system, with several hosts on one that all of them share"
+        )
 
 
 def check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> None:

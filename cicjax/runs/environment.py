@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput, Corrupted, printable, shorten
 from cicjax.files.seal import read_json, write_json
 
@@ -61,7 +62,13 @@ def settle(folder: Path, here: Mapping[str, Any] | None = None, *, allow_changes
     Raises BadInput where versions, the kind of device or a decisive setting changed, unless `allow_changes`;
     Corrupted for a file that no run wrote.
     """
-    path, here = folder / FILE, dict(here or describe())
+    here = dict(here or describe())
+    found: list[Record] = []
+    hosts.once(lambda: found.append(_settled(folder / FILE, here, allow_changes=allow_changes)))
+    return found[0] if found else here
+
+
+def _settled(path: Path, here: Record, *, allow_changes: bool) -> Record:
     if not path.exists():
         write_json(path, here)
         return here

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from cicjax import signals
+from cicjax.devices import hosts
 from cicjax.errors import BadInput, Corrupted, Locked, printable, shorten
 from cicjax.files import numbered, seal, strict
 from cicjax.files.whole import REMEDY, TEMPORARY, json_lines, parse_json_lines, private_folder, write_bytes
@@ -52,6 +52,15 @@ class RunFolder:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
+        hosts.once(self._enter)
+        try:
+            self._check_shared()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _enter(self) -> None:
         try:
             private_folder(self.path)
             self._lock = _take_lock(self.path)
@@ -67,7 +76,17 @@ class RunFolder:
         except BaseException:
             self._release()
             raise
-        return self
+
+    def _check_shared(self) -> None:
+        """Raise BadInput, on every host, where one does not see the lock that the first host took."""
+        lock = self.path / "lock"
+        holder = hosts.tell(lock.read_text() if hosts.first() else "")
+        seen = hosts.soon(lambda: lock.exists() and lock.read_text() == holder)
+        if hosts.largest(not seen):
+            raise BadInput(
+                f"{self.path}: not every host sees what the first one wrote there; name an --output_dir on a "
+                "file system that all hosts share"
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,11 +145,10 @@ def write_in_chunks(
     """
     parts = path.with_name(path.name + ".parts")
     if not path.exists():
-        rows = _until(_chunk_rows(parts, chunks, work=work, progress=progress), stop)
-        seal.write_jsonl(path, rows, once=True)
+        made = list(_until(_chunk_rows(parts, chunks, work=work, progress=progress), stop))
+        hosts.once(lambda: seal.write_jsonl(path, made, once=True))
     rows = seal.read_jsonl(path)
-    if parts.exists():
-        shutil.rmtree(parts)
+    hosts.once(lambda: shutil.rmtree(parts) if parts.exists() else None)
     return rows
 
 
@@ -141,18 +159,22 @@ def _chunk_rows(
     work: Callable[[int, Chunk], Sequence[Mapping[str, Any]]],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Row]:
-    computed = False
-    for index, chunk in enumerate(chunks):
-        part = parts / f"{index:05d}.jsonl"
-        if not part.exists():
-            if progress and not computed:
-                progress(index, len(chunks))
-            computed = True
-            write_part(part, work(index, chunk))
-            signals.check()
+    """Rows of all chunks in order. Those that are not there yet the hosts compute a turn at a time, one
+    each."""
+    paths = [parts / f"{index:05d}.jsonl" for index in range(len(chunks))]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    if progress and missing:
+        progress(missing[0], len(chunks))
+    for index in range(len(chunks)):
+        if index in missing:
+            turn, missing = missing[: hosts.count()], missing[hosts.count() :]
+            for number in turn[hosts.number() :][:1]:
+                write_part(paths[number], work(number, chunks[number]))
+            hosts.barrier("chunks")
+            hosts.check()
             if progress:
-                progress(index + 1, len(chunks))
-        yield from read_part(part)
+                progress(turn[-1] + 1, len(chunks))
+        yield from read_part(paths[index])
 
 
 def _until(rows: Iterator[Row], stop: Callable[[list[Row]], bool] | None) -> Iterator[Row]:
@@ -173,6 +195,7 @@ def write_part(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def read_part(path: Path) -> list[Row]:
     """The rows that `write_part` wrote there. Raises Corrupted for anything else."""
+    hosts.soon(path.exists)
     head, _, body = path.read_bytes().partition(b"\n")
     if head + b"\n" != _head(path, body):
         raise Corrupted(

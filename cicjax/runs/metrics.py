@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TextIO, TypeVar
 
 from cicjax import signals
+from cicjax.devices import hosts
 from cicjax.errors import Corrupted
 from cicjax.files import seal
 from cicjax.files.whole import json_lines, parse_json_lines, private_folder
@@ -24,12 +25,15 @@ class MetricsLog:
 
     A stage that starts anew (`resume_after` None) first drops its own lines of an earlier try; one that
     continues after update N drops those beyond N, so that no update is told twice. Other stages' lines stay.
-    Each line reaches the file before `write` returns: write the metrics of update N before its checkpoint and
-    none is lost. Raises Corrupted where a line is damaged.
+    Of several hosts the first alone writes. Each line reaches the file before `write` returns: write the
+    metrics of update N before its checkpoint and none is lost. Raises Corrupted where a line is damaged.
     """
 
     def __init__(self, path: Path, *, stage: str, resume_after: int | None = None) -> None:
-        self._stage = stage
+        self._path, self._stage = path, stage
+        self._file: TextIO | None = None
+        if not hosts.first():
+            return
         private_folder(path.parent)
         content = seal.read_bytes(path) if path.exists() else b""
         # A kill in the middle of a line leaves a line without an end; that update will be made again.
@@ -42,7 +46,7 @@ class MetricsLog:
         ]
         if len(kept) < len(rows) or len(whole) < len(content) or not path.exists():
             seal.write_bytes(path, json_lines(kept).encode())
-        self._path, self._file = path, path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, update: int, values: Mapping[str, Any]) -> None:
         """Append one update's values: numbers, or arrays of one number. A value that is not finite becomes
@@ -57,18 +61,21 @@ class MetricsLog:
                 row[name] = number
         if non_finite:
             row["non_finite"] = non_finite
-        self._file.write(json_lines([row]))
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json_lines([row]))
+            self._file.flush()
 
     def seal(self) -> None:
         """Make durable what was told so far, and let none of it be changed or lost unnoticed."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        seal.extend(self._path)
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            seal.extend(self._path)
 
     def close(self) -> None:
         """Close the file; further writes raise ValueError."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +114,10 @@ class Report(Protocol):
 @contextmanager
 def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) -> Iterator[Report]:
     """A progress bar with the time left where `stream` (standard error) is a terminal, else a plain line
-    every `every` seconds."""
+    every `every` seconds. Of several hosts the first alone tells."""
+    if not hosts.first():
+        yield lambda done, total, note="": None
+        return
     out: TextIO = stream or sys.stderr
     if not out.isatty():
         yield _PlainReport(description, stream=out, every=every)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from cicjax.devices.mesh import Devices
 from cicjax.model import head, ops, qwen2
 from cicjax.model.attention import left_padded
 from cicjax.model.config import Tree
@@ -143,18 +144,26 @@ def _stops(token: Int[Array, "B"], draws: Draws) -> Bool[Array, "B"]:
 
 
 def decode_rows(
-    model: qwen2.Model, base: Tree, adapter: Tree | None, rows: Rows, step: int, stop_at: int
+    devices: Devices, model: qwen2.Model, whole: dict[str, Tree], rows: Rows, step: int, stop_at: int
 ) -> tuple[Rows, int]:
     """Draw tokens `step` ... `stop_at` - 1 of every row, or fewer when all have stopped; gives the rows and
-    the step reached. `rows` is donated.
+    the step reached. `whole` has base and adapter; `rows` is donated.
 
-    One program with the loop inside, or one a step, as the model's kind of device wants.
+    One program with the loop inside, or one a step, as the model's kind of device wants; several devices do
+    so side by side.
     """
+
+    def draw(program: Any, **limits: Any) -> Any:
+        static, own = {"model": model}, {"rows": rows}
+        return devices.each(
+            program, static=static, whole={**whole, **limits}, rows=own, donate=("rows",)
+        ).run()
+
     if model.kind.loops_on_device:
-        rows, reached = decode_loop(model, base, adapter, rows, np.int32(step), np.int32(stop_at))
-        return rows, int(reached)
+        rows, reached = draw(decode_loop, step=np.int32(step), stop_at=np.int32(stop_at))
+        return rows, int(np.max(reached))
     while step < stop_at and not np.asarray(rows.done).all():
-        rows = decode_step(model, base, adapter, rows, np.int32(step))
+        rows = draw(decode_step, step=np.int32(step))
         step += 1
     return rows, step
 
@@ -185,8 +194,8 @@ def decode_loop(
     rows: Rows,
     step: Int[Array, ""],
     stop_at: Int[Array, ""],
-) -> tuple[Rows, Int[Array, ""]]:
-    """`decode_step` until `stop_at` or until every row has stopped, on the device."""
+) -> tuple[Rows, Int[Array, "1"]]:
+    """`decode_step` until `stop_at` or until every row has stopped, on the device, and the step reached."""
 
     def one_step(carry: tuple[Rows, Any]) -> tuple[Rows, Any]:
         rows, step = carry
@@ -196,7 +205,8 @@ def decode_loop(
         rows, step = carry
         return (step < stop_at) & ~rows.done.all()
 
-    return jax.lax.while_loop(unfinished, one_step, (rows, step))
+    rows, step = jax.lax.while_loop(unfinished, one_step, (rows, step))
+    return rows, step[None]
 
 
 @partial(jax.jit, static_argnames=("more",))

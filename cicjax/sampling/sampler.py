@@ -3,19 +3,21 @@
 Decoding runs one segment of steps at most, or until every row has stopped. Between segments the host drops
 finished rows and compacts the others into a smaller bucket where they fit one. A row's numbers come from its
 own key: it does not notice the rows beside. How long a segment is and which buckets there are follows the
-model's kind of device.
+model's kind of device. The devices of this host that have the base share the rows, neighbours together, so
+that a prompt's samples are on one device or two.
 """
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import UInt32
 
 from cicjax import signals
+from cicjax.devices import mesh
 from cicjax.devices.kind import Layout
 from cicjax.errors import Corrupted
 from cicjax.model import layout, limits, ops, qwen2
@@ -63,9 +65,11 @@ class Sampler:
 
     def __init__(self, model: qwen2.Model, base: Tree, adapter: Tree | None = None):
         self._model = model if adapter is not None else model._replace(lora=None)
-        self._base = _SHARED.prepare(base, model.kind.sampling)
-        dtype = ops.table_of(self._base["embed_tokens"]["embedding"]).dtype
-        self._adapter = None if adapter is None else layout.serving(adapter, dtype)
+        self._devices = mesh.own(base)
+        base = _SHARED.prepare(base, model.kind.sampling)
+        dtype = ops.table_of(base["embed_tokens"]["embedding"]).dtype
+        self._base = base
+        self._adapter = None if adapter is None else layout.serving(self._devices.whole(adapter), dtype)
 
     def sample(
         self,
@@ -87,13 +91,13 @@ class Sampler:
         hows = [decoding] * len(owner) if isinstance(decoding, Decoding) else list(decoding)
         self.check_fit(prompts, hows, prompt_of_row=owner.tolist())
         completions: dict[int, Completion] = {}
-        most = self._model.kind.row_buckets[-1]
+        count = self._devices.count
+        most = count * self._model.kind.row_buckets[-1]
         for first in range(0, len(owner), most):
             numbers = np.arange(first, min(first + most, len(owner)))
-            used, local = np.unique(owner[numbers], return_inverse=True)
-            chosen = [hows[number] for number in numbers]
-            rows = self._start([prompts[i] for i in used], local, np.asarray(keys)[numbers], chosen)
-            completions |= self._finish(rows, numbers, hows, decode)
+            parts = np.array_split(numbers, count)
+            rows = self._start(prompts, owner, np.asarray(keys), hows, parts)
+            completions |= self._finish(rows, parts, hows, decode)
         return [completions[number] for number in range(len(owner))]
 
     def check_fit(
@@ -117,7 +121,8 @@ class Sampler:
             limits.check_positions(self._model, names[number], len(prompts[number]), new=new)
         longest = max(owner, key=lambda number: len(prompts[number]))
         tokens, new = len(prompts[longest]), max(how.max_new_tokens for how in hows)
-        rows = self._rows_for(min(len(owner), self._model.kind.row_buckets[-1]))
+        each = -(-len(owner) // self._devices.count)
+        rows = self._rows_for(min(each, self._model.kind.row_buckets[-1]))
         count = min(len(prompts), rows)
         need = limits.sampling_need(
             self._model, self._base, prompts=count, length=tokens, rows=rows, steps=new
@@ -127,76 +132,113 @@ class Sampler:
 
     def _start(
         self,
-        prompts: list[Sequence[int]],
-        prompt_of_row: np.ndarray,
+        prompts: Sequence[Sequence[int]],
+        owner: np.ndarray,
         keys: np.ndarray,
         hows: Sequence[Decoding],
+        parts: Sequence[np.ndarray],
     ) -> Rows:
-        """Rows with their first token drawn, padded to a bucket."""
-        kind, size = self._model.kind, self._rows_for(len(prompt_of_row))
-        padded = self._padded(prompts)
-        draws = Draws(*(_fill(column, size) for column in _draws(keys, hows)))
-        owner = _fill(prompt_of_row, size)
-        steps = bucket(min(max(how.max_new_tokens for how in hows), kind.room), kind.segment)
-        model, base, adapter = self._model, self._base, self._adapter
+        """Rows with their first token drawn: of each device the numbers of its part, padded to a bucket."""
+        kind, size = self._model.kind, self._rows_for(max(map(len, parts)))
+        seats = [_fill(part if len(part) else parts[0][:1], size) for part in parts]
+        used, local = zip(*(np.unique(owner[each], return_inverse=True) for each in seats), strict=True)
+        numbers = np.concatenate(seats)
+        draws = _draws(keys[numbers], [hows[number] for number in numbers])
+        steps = bucket(min(max(hows[number].max_new_tokens for number in numbers), kind.room), kind.segment)
+        padded = self._padded([[prompts[i] for i in each] for each in used])
+        places = {"prompt_of_row": np.concatenate(local), "draws": draws}
         if padded.tokens.shape[1] <= kind.prompt_chunk:
-            return prefill(model, base, adapter, padded, owner, draws, steps=steps)
-        last, caches = None, empty_caches(model, base, padded)
+            return self._each(prefill, {"prompts": padded, **places}, steps=steps)
+        last, caches = None, self._each(empty_caches, {"prompts": padded}, adapter=False)
         for slot in range(0, padded.tokens.shape[1], kind.prompt_chunk):
             tokens = padded.tokens[:, slot : slot + kind.prompt_chunk]
-            last, caches = prefill_chunk(model, base, adapter, caches, tokens, padded.start, np.int32(slot))
-        return open_rows(model, base, last, caches, padded.start, owner, draws, steps=steps)
+            here = {"caches": caches, "tokens": tokens, "start": padded.start}
+            last, caches = self._each(prefill_chunk, here, slot=np.int32(slot))
+        filled = {"last": last, "caches": caches, "start": padded.start, **places}
+        return self._each(open_rows, filled, adapter=False, steps=steps)
 
-    def _padded(self, prompts: list[Sequence[int]]) -> Prompts:
-        """Prompts to a bucket, in tokens and in number; long ones to whole chunks."""
-        kind, longest = self._model.kind, max(map(len, prompts))
+    def _each(
+        self,
+        program: Callable[..., Any],
+        rows: dict[str, Any],
+        *,
+        adapter: bool = True,
+        steps: int | None = None,
+        slot: Any = None,
+    ) -> Any:
+        """What a program of the model gives on these arrays of rows."""
+        whole = {"base": self._base} | ({"adapter": self._adapter} if adapter else {})
+        return self._devices.each(
+            program,
+            static={"model": self._model} | ({} if steps is None else {"steps": steps}),
+            whole=whole if slot is None else {**whole, "slot": slot},
+            rows=self._devices.rows(rows),
+            donate=("caches",) if program is prefill_chunk else (),
+        ).run()
+
+    def _padded(self, groups: list[list[Sequence[int]]]) -> Prompts:
+        """Each device's prompts to a bucket, in tokens and in number; long ones to whole chunks."""
+        kind, longest = self._model.kind, max(len(prompt) for group in groups for prompt in group)
         length = bucket(longest, kind.prompt_bucket if longest <= kind.prompt_chunk else kind.prompt_chunk)
-        count = bucket(len(prompts), kind.prompt_bucket) if len(prompts) > 1 else 1
-        padded = Prompts(np.zeros((count, length), np.int32), np.full(count, length - 1, np.int32))
-        for number, prompt in enumerate(prompts):
-            padded.tokens[number, length - len(prompt) :] = prompt
-            padded.start[number] = length - len(prompt)
+        most = max(map(len, groups))
+        count = bucket(most, kind.prompt_bucket) if most > 1 else 1
+        size = count * len(groups)
+        padded = Prompts(np.zeros((size, length), np.int32), np.full(size, length - 1, np.int32))
+        for device, group in enumerate(groups):
+            for number, prompt in enumerate(group, start=device * count):
+                padded.tokens[number, length - len(prompt) :] = prompt
+                padded.start[number] = length - len(prompt)
         return padded
 
     def _finish(
-        self, rows: Rows, numbers: np.ndarray, hows: Sequence[Decoding], decode: Decode | None
+        self, rows: Rows, parts: Sequence[np.ndarray], hows: Sequence[Decoding], decode: Decode | None
     ) -> Iterator[tuple[int, Completion]]:
-        """(number, completion) of each row, as they end; numbers[i] is that of row i."""
-        step, kind = 1, self._model.kind
-        while len(numbers):
+        """(number, completion) of each row, as they end; parts[d][i] is the number of row i of device d."""
+        step, kind, devices = 1, self._model.kind, self._devices
+        while any(map(len, parts)):
             # 0. Nothing of these rows is kept yet, and nothing of others is lost.
             signals.check()
 
-            # 1. The device draws to the end of a segment, or until no row is left.
-            most = max(hows[number].max_new_tokens for number in numbers)
+            # 1. The devices draw to the end of a segment, or until no row is left.
+            most = max(hows[number].max_new_tokens for part in parts for number in part)
             stop_at = min((step // kind.segment + 1) * kind.segment, most)
-            rows, step = decode_rows(self._model, self._base, self._adapter, rows, step, stop_at)
+            whole = {"base": self._base, "adapter": self._adapter}
+            rows, step = decode_rows(devices, self._model, whole, rows, step, stop_at)
 
             # 2. The host looks at the ids: which rows has a stop id, a stop string or the length ended?
             tokens, logprobs = np.asarray(rows.tokens), np.asarray(rows.logprobs)
-            unfinished = []
-            for position, number in enumerate(numbers):
-                own, how = min(step, hows[number].max_new_tokens), hows[number]
-                completion = completed(tokens[position, :own], logprobs[position, :own], how, decode)
-                if completion.finish_reason != "length" or own == how.max_new_tokens:
-                    yield int(number), completion
-                else:
-                    unfinished.append(position)
+            size, room = len(tokens) // devices.count, tokens.shape[1]
+            left: list[list[int]] = [[] for _ in parts]
+            for device, part in enumerate(parts):
+                for position, number in enumerate(part):
+                    own, how, row = (
+                        min(step, hows[number].max_new_tokens),
+                        hows[number],
+                        device * size + position,
+                    )
+                    completion = completed(tokens[row, :own], logprobs[row, :own], how, decode)
+                    if completion.finish_reason != "length" or own == how.max_new_tokens:
+                        yield int(number), completion
+                    else:
+                        left[device].append(position)
 
             # 3. The others are compacted into the smallest bucket, with more room where the cache is full.
-            room = tokens.shape[1]
-            if unfinished and (len(unfinished) < len(numbers) or step >= room):
+            unfinished = sum(map(len, left))
+            if unfinished and (unfinished < sum(map(len, parts)) or step >= room):
                 more = bucket(most, kind.segment) - room if step >= room else 0
-                index = _fill(np.asarray(unfinished), self._rows_for(len(unfinished)))
-                rows = take_rows(rows, index, more=more)
-            numbers = numbers[unfinished]
+                fits = self._rows_for(max(map(len, left)))
+                index = np.concatenate([_fill(np.asarray(each or [0]), fits) for each in left])
+                places = {"rows": rows, "index": devices.rows(index)}
+                rows = devices.each(take_rows, static={"more": more}, whole={}, rows=places).run()
+            parts = [part[each] for part, each in zip(parts, left, strict=True)]
 
     def _rows_for(self, count: int) -> int:
         return next(size for size in self._model.kind.row_buckets if size >= count)
 
 
 class _LastPrepared:
-    """The newest base in its layout for sampling, as long as whoever gave it keeps it."""
+    """The newest base in its layout for sampling on this host's devices, as long as whoever gave it keeps
+    it."""
 
     def __init__(self) -> None:
         self._given: list[weakref.ref] = []
@@ -204,7 +246,7 @@ class _LastPrepared:
         self._prepared: Tree | None = None
 
     def prepare(self, base: Tree, wanted: Layout) -> Tree:
-        """`layout.prepare`, once for all that give the same arrays one after another."""
+        """`layout.prepare` on them, once for all that give the same arrays one after another."""
         leaves = jax.tree.leaves(base)
         same = len(leaves) == len(self._given) and all(
             ref() is leaf for ref, leaf in zip(self._given, leaves, strict=True)
@@ -212,7 +254,7 @@ class _LastPrepared:
         if self._prepared is not None and same and wanted == self._wanted:
             return self._prepared
         self._given, self._prepared = [], None  # what was there goes before the next is made
-        prepared = layout.prepare(base, wanted)
+        prepared = layout.prepare(mesh.own(base).whole(base), wanted)
         if not {id(leaf) for leaf in jax.tree.leaves(prepared)} <= {id(leaf) for leaf in leaves}:
             self._given = [weakref.ref(leaf, self._forget) for leaf in leaves]
             self._prepared, self._wanted = prepared, wanted

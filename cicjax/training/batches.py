@@ -34,13 +34,18 @@ Unit = Row | tuple[Row, ...]  # what must not be parted: a row, or rows that a l
 
 
 class Shape(NamedTuple):
-    """The largest micro-batch of a stage: `rows` lines of `length` tokens. When `fixed` it is the only one,
-    otherwise shorter lines are cut; with one row `alone` on a line there is nothing to be told apart."""
+    """The largest micro-batch of a stage on one device: `rows` lines of `length` tokens. When `fixed` it is
+    the only one, otherwise shorter lines are cut; with one row `alone` on a line there is nothing to be told
+    apart."""
 
     rows: int
     length: int
     fixed: bool = False
     alone: bool = False
+
+    def over(self, devices: int) -> "Shape":
+        """The micro-batch that so many devices share: as many lines on each, one shape for all."""
+        return self if devices == 1 else self._replace(rows=self.rows * devices, fixed=True)
 
 
 class Batch(NamedTuple):
@@ -100,9 +105,12 @@ def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shap
     return Shape(rows, max(smallest, line_length(max(lengths, default=1))))
 
 
-def shape_for(kind: Kind, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()) -> Shape:
+def shape_for(
+    kind: Kind, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = (), *, devices: int = 1
+) -> Shape:
     """The shape of a stage over `units` as this kind of device wants it: where an update is one program, one
-    shape of as many lines as the fullest of the `updates` needs, or as the kind takes at most."""
+    shape of as many lines as the fullest of the `updates` needs of each of the `devices`, or as the kind
+    takes at most."""
     lengths = [length_of(unit) for unit in units]
     if not kind.one_program:
         return fit_shape(lengths, rows=kind.lines_per_batch)
@@ -112,7 +120,7 @@ def shape_for(kind: Kind, units: Sequence[Unit], updates: Sequence[Sequence[Unit
     alone = kind.causal_kernel is not None and single and length > kind.dense_keys
     shape = Shape(max(1, min(kind.lines_per_batch, kind.tokens_per_batch // length)), length, True, alone)
     fullest = max((len(_lines(update, shape)) for update in updates), default=shape.rows)
-    return shape._replace(rows=max(1, min(shape.rows, fullest)))
+    return shape._replace(rows=max(1, min(shape.rows, -(-fullest // devices))))
 
 
 def line_length(tokens: int) -> int:

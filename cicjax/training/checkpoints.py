@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput, Corrupted, printable
 from cicjax.files import numbered, seal
 from cicjax.files.numbered import MANIFEST
@@ -53,8 +55,8 @@ def save(
     """
     if step < 0:
         raise ValueError(f"step must not be negative, and is {step}")
-    directory = private_folder(Path(directory))
-    numbered.sweep(directory)
+    directory = Path(directory)
+    hosts.once(lambda: numbered.sweep(private_folder(directory)))
     leaves = {name: _storable(name, leaf) for name, leaf in _named_leaves(tree).items()}
     tree = tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
     envelope = {
@@ -62,11 +64,11 @@ def save(
         "leaves": {name: _record(leaf) for name, leaf in leaves.items()},
     }
     need = _STEP_BYTES + sum(leaf.nbytes + _LEAF_BYTES for leaf in leaves.values())
-    with numbered.filling(directory / str(step), need=need) as unfinished:
-        with _orbax() as ocp:
+    target, content = directory / str(step), _digest_of(envelope["leaves"])
+    with numbered.filling(target, need=need) as unfinished:
+        with _orbax() as ocp:  # on every host, or all would wait for ever
             ocp.save(unfinished.absolute(), tree, custom_metadata=envelope)
-        content = _digest_of(envelope["leaves"])
-        numbered.finish(unfinished, directory / str(step), final=final, content=content, keep=keep)
+        hosts.once(lambda: numbered.finish(unfinished, target, final=final, content=content, keep=keep))
     return directory / str(step)
 
 
@@ -102,8 +104,7 @@ def load(
                 raise
             told = f"{error}; set aside as {chosen}.damaged, going on from step {candidates[-1]}"
             print(printable(f"warning: {told}"), file=sys.stderr)
-            numbered.discard(directory / f"{chosen}.damaged")
-            (directory / str(chosen)).rename(directory / f"{chosen}.damaged")
+            hosts.once(partial(_set_aside, directory, chosen))
 
 
 def load_adapter(
@@ -233,7 +234,7 @@ def _record(leaf: jax.Array) -> dict[str, Any]:
 def _expected(leaf: Any) -> jax.ShapeDtypeStruct:
     leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
     # Without a sharding orbax would take the one of the machine that saved, which may not be here.
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
@@ -284,6 +285,11 @@ def _candidates(directory: Path, step: int | None) -> list[int]:
     if step is not None and step not in steps:
         raise BadInput(f"{directory}: no step {step} here; there are {', '.join(map(str, steps))}")
     return steps if step is None else [step]
+
+
+def _set_aside(directory: Path, step: int) -> None:
+    numbered.discard(directory / f"{step}.damaged")
+    (directory / str(step)).rename(directory / f"{step}.damaged")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from cicjax import signals
+from cicjax.devices import hosts, mesh
 from cicjax.devices.process import GENERATOR
 from cicjax.files.seal import write_json
 from cicjax.model import cost, limits, lora, qwen2
@@ -45,13 +45,14 @@ def fine_tune(
     if trainer.live_rows:
         rows = [(id, unit) for id, unit in rows if any(row.loss_weights.any() for row in rows_of(unit))]
     order = _updates(trainer, rows)
-    write_json(directory / "order.json", [[id for id, _ in update] for update in order])
+    names = [[id for id, _ in update] for update in order]
+    hosts.once(lambda: write_json(directory / "order.json", names))
     updates = [[unit for _, unit in update] for update in order]
     finished = finished_adapter(directory)
     if finished is not None:
         return finished
     total, optimization = len(updates), trainer.optimization
-    shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
+    shape = shape_for(trainer.model, trainer.base, [unit for _, unit in rows], updates)
     check_fit(trainer.model, trainer.base, start, rows, shape)
     with bar(f"train {name}") as report, Learner(trainer, name, start=start, total=total) as learner:
         if not learner.resumed:
@@ -62,12 +63,12 @@ def fine_tune(
             learner.update(updates[learner.step], rate=rate, shape=shape, loss=loss)
             if learner.step % trainer.save_steps == 0 or learner.step == total:
                 learner.save(final=learner.step == total)
-            signals.check()
+            hosts.check()
             report(learner.step, total, f"loss {learner.progress.loss:.3f}" if learner.progress else "")
         if not updates:
             learner.save(final=True)
         budget = training_budget(trainer, learner.state, [unit for units in updates for unit in units])
-    write_json(directory / BUDGET, budget)
+    hosts.once(lambda: write_json(directory / BUDGET, budget))
     return learner.adapter
 
 
@@ -92,10 +93,12 @@ def _within(encoded: Encoded, weighting: Weighting) -> Float32[np.ndarray, "T"]:
     )
 
 
-def shape_for(model: qwen2.Model, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()) -> Shape:
-    """The largest micro-batch of a stage over these units, as the model's kind of device wants it; `updates`
-    say how many of them are trained together."""
-    return batches.shape_for(model.kind, units, updates)
+def shape_for(
+    model: qwen2.Model, base: qwen2.Tree, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = ()
+) -> Shape:
+    """The largest micro-batch of a stage over these units on each device of the base, as the model's kind
+    wants it; `updates` say how many of them are trained together."""
+    return batches.shape_for(model.kind, units, updates, devices=mesh.of(base).count)
 
 
 def check_fit(
@@ -145,7 +148,7 @@ def beforehand(trainer: Trainer, rows: Sequence[tuple[str, Unit]], start: qwen2.
     None for a fresh adapter. Raises what `check_fit` does."""
     adapter = start if start is not None else jax.eval_shape(lambda: fresh_adapter(trainer.model, seed=0))
     updates = [[unit for _, unit in update] for update in _updates(trainer, rows)]
-    shape = shape_for(trainer.model, [unit for _, unit in rows], updates)
+    shape = shape_for(trainer.model, trainer.base, [unit for _, unit in rows], updates)
     return check_fit(trainer.model, trainer.base, adapter, rows, shape)
 
 

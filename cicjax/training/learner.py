@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cicjax.devices import mesh
 from cicjax.errors import Corrupted, printable, shorten
 from cicjax.files.seal import read_json
 from cicjax.model import qwen2
@@ -75,7 +76,8 @@ class Learner:
         self._trainer, self._name, self._total = trainer, name, total
         self._pending: tuple[Dispatched, Mapping[str, Any]] | None = None
         self._nonfinite_in_a_row = 0
-        self.state, self.cursor = steps.start_state(start, trainer.optimization), {}
+        state = steps.start_state(start, trainer.optimization)
+        self.state, self.cursor = mesh.of(trainer.base).whole(state), {}
         self.resumed = checkpoints.latest(self.directory) is not None
         if self.resumed:
             # A damaged newest step is set aside, with a line that says so.

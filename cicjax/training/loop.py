@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cicjax.devices import mesh
 from cicjax.model import qwen2
 from cicjax.training import steps
 from cicjax.training.batches import Shape, Unit, pack, rows_of, stack
@@ -72,13 +73,27 @@ def one_update(
     loss: steps.Loss,
 ) -> tuple[steps.TrainState, Dispatched]:
     """Update number `index`, from 0 on, at this learning rate: sums over the micro-batches of `units`, one
-    division, one step; all one program where the kind of device wants that, for which `shape` must be fixed.
-    Returns before the device has finished. The given state is donated."""
-    batches = pack(units, shape)
-    if model.kind.one_program and batches:
-        stacked, count = stack(batches), np.int32(len(batches))
-        arguments = optimization, loss, model, base, state, stacked, count, np.float32(rate)
-        state, metrics = steps.whole_update(*arguments)
+    division, one step; all one program where the kind of device wants that, for which `shape` must be fixed,
+    and where the base lies on several devices, which share the lines. Returns before they have finished. The
+    given state is donated."""
+    devices = mesh.of(base)
+    batches = pack(units, shape.over(devices.count))
+    if (model.kind.one_program or devices.count > 1) and batches:
+        state, metrics = devices.each(
+            steps.whole_update,
+            static={"optimization": optimization, "model": model, "axis": devices.axis},
+            whole={
+                "loss": loss,
+                "base": base,
+                "state": state,
+                "count": np.int32(len(batches)),
+                "learning_rate": np.float32(rate),
+            },
+            rows={"batches": devices.rows(stack(batches), axis=1)},
+            axis=1,
+            gives="whole",
+            donate=("state",),
+        ).run()
         return state, Dispatched(index, units, rate, metrics)
     sums = steps.zero_sums(state.adapter)
     for batch in batches:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cicjax import signals
 from cicjax.assets import default_model_folder
-from cicjax.devices import kind
+from cicjax.devices import kind, mesh
 from cicjax.model import huggingface, layout, qwen2
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance import tokenizer
@@ -61,7 +61,7 @@ def load_policy(
     then replace `lora`.
 
     The base is in the layout that this machine's kind of device wants, with `training` for training and
-    scoring, otherwise for sampling.
+    scoring, otherwise for sampling; every device, of all hosts, has it whole.
 
     Raises BadInput for a model or adapter that cannot be used, or that do not belong together; Corrupted for
     damaged bytes.
@@ -80,7 +80,7 @@ def load_policy(
     return LoadedPolicy(
         location=location,
         model=qwen2.Model(config, lora, device),
-        base=layout.prepare(base, device.training if training else device.sampling),
+        base=mesh.everywhere().whole(layout.prepare(base, device.training if training else device.sampling)),
         adapter=tree,
         tokenizer=texts,
         fingerprint=fingerprint,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from cicjax.devices import mesh
 from cicjax.errors import Corrupted
 from cicjax.model import limits, qwen2
 from cicjax.provenance import Author, weights
@@ -44,9 +45,16 @@ def token_logprobs(
     check_fit(encoded, model=model, base=base, shape=shape)
     rows = [_to_be_scored(each, targets_only=targets_only) for each in encoded]
     scores = [np.zeros(len(row.loss_weights), np.float32) for row in rows]
-    batches, places = pack_and_place(rows, shape)
-    model = model if adapter is not None else model._replace(lora=None)
-    logprobs = [np.asarray(_score(model, base, adapter, batch)) for batch in batches]
+    devices = mesh.own(base)
+    batches, places = pack_and_place(rows, shape.over(devices.count))
+    static = {"model": model if adapter is not None else model._replace(lora=None)}
+    whole = devices.whole({"base": base, "adapter": adapter})
+    logprobs = [
+        np.asarray(
+            devices.each(_score, static=static, whole=whole, rows={"batch": devices.rows(batch)}).run()
+        )
+        for batch in batches
+    ]
     for row, score, place in zip(rows, scores, places, strict=True):
         if place is not None:
             (positions,) = np.nonzero(row.loss_weights)

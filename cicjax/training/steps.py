@@ -160,7 +160,7 @@ def update(
     return TrainState(adapter, optimizer, *counters), metrics
 
 
-@partial(jax.jit, static_argnums=(0, 2), donate_argnums=(4,))
+@partial(jax.jit, static_argnames=("optimization", "model", "axis"), donate_argnames=("state",))
 def whole_update(
     optimization: Optimization,
     loss: Loss,
@@ -170,8 +170,13 @@ def whole_update(
     batches: Batch,
     count: Int[Array, ""],
     learning_rate: Float[Array, ""],
+    *,
+    axis: str | None = None,
 ) -> tuple[TrainState, UpdateMetrics]:
-    """`accumulate` over the first `count` of stacked micro-batches, then `update`, as one program."""
+    """`accumulate` over the first `count` of stacked micro-batches, then `update`, as one program.
+
+    Where devices share the lines, each has the sums of its own; they are added up once, over `axis`.
+    """
 
     def add(number: Any, sums: Sums) -> Sums:
         batch = jax.tree.map(lambda leaf: leaf[number], batches)
@@ -180,6 +185,7 @@ def whole_update(
     sums = zero_sums(state.adapter)
     alone = batches.used.shape[0] == 1
     sums = add(0, sums) if alone else jax.lax.fori_loop(0, count, add, sums)
+    sums = sums if axis is None else jax.lax.psum(sums, axis)
     return update(optimization, state, sums, learning_rate)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cicjax import signals
+from cicjax.devices import hosts
 from cicjax.errors import Corrupted
 from cicjax.experiments.attempts import answer_chunk, plainly
 from cicjax.experiments.paper.rollouts import attempt_row, meta
@@ -53,10 +53,11 @@ def grpo_stage(run: Run, method: Method, sft_adapter: qwen2.Tree) -> qwen2.Tree:
             last = group + 1 == groups
             if last or (group + 1) * iterations % run.save_steps < iterations:
                 learner.save(final=last)
-            signals.check()
+            hosts.check()
         report(groups, groups)
     _join(run, name)
-    write_json(run.folder / name / BUDGET, _budget(run, method, learner.state))
+    budget = _budget(run, method, learner.state)
+    hosts.once(lambda: write_json(run.folder / name / BUDGET, budget))
     return learner.adapter
 
 
@@ -75,7 +76,7 @@ def _train_group(
     for iteration in range(constants.num_iterations):
         again = _clipped(run, learner.adapter, rows) if iteration and rows else {}
         rate = steps.learning_rate_at(learner.step, total, optimization)
-        shape = shape_for(run.model, rows)
+        shape = shape_for(run.model, run.base, rows)
         learner.update(rows, rate=rate, shape=shape, loss=constants.loss, facts=facts | again)
 
 
@@ -96,7 +97,8 @@ def _group(
         samples=range(run.settings.policy.num_generations),
     )
     episodes = [attempt_row(name, problem, answer) for answer in answers]
-    write_part(_group_file(run, name, group), [record_of(episode) for episode in episodes])
+    records = [record_of(episode) for episode in episodes]
+    hosts.once(lambda: write_part(_group_file(run, name, group), records))
     encoded = [run.encode(episode) for episode in episodes]
     rewards = [float(answer.solved) for answer in answers]
     facts = {
@@ -163,7 +165,7 @@ def _join(run: Run, name: str) -> None:
     """Every group in one file of RUN/rollouts."""
     groups = range(run.settings.counts.groups)
     rows = [row for group in groups for row in _rows_of_group(run, name, group)]
-    write_jsonl(_joined_file(run, name), rows, once=True)
+    hosts.once(lambda: write_jsonl(_joined_file(run, name), rows, once=True))
 
 
 def _budget(run: Run, method: Method, state: steps.TrainState) -> dict[str, Any]:

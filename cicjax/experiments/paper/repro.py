@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput, printable
 from cicjax.experiments.paper import rates, stages
 from cicjax.experiments.paper.flags import Flags
@@ -13,7 +14,7 @@ from cicjax.experiments.paper.run import Run, load_run
 from cicjax.experiments.paper.settings import Settings, settings_of
 from cicjax.files.seal import read_object, write_json
 from cicjax.methods import EVERY, Method
-from cicjax.runs import environment
+from cicjax.runs import checks, environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.named import named
 from cicjax.tasks.task import Task
@@ -98,6 +99,7 @@ def _load(flags: Flags, task: Task, methods: Sequence[Method]) -> Run:
 def reproduce(flags: Flags, methods: Sequence[Method] = EVERY) -> Results:
     """Run or resume an experiment and give its results; `methods` are those that the flags may name. Raises
     BadInput, Locked or Corrupted."""
+    checks.check_folder(flags.output_dir)
     task = task_of(flags)
     settings_of(flags, task, methods)
     # Rows that are there stay: an arm that is asked for later is one more.
@@ -114,7 +116,7 @@ def reproduce(flags: Flags, methods: Sequence[Method] = EVERY) -> Results:
         print(printable(f"{what}, in {flags.output_dir}: the same command resumes"), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
         if known and new:
-            write_json(flags.output_dir / "config.json", config)
+            hosts.once(lambda: write_json(flags.output_dir / "config.json", config))
         return stages.run_stages(run)
 
 

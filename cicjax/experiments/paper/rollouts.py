@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from cicjax.devices import hosts
 from cicjax.experiments.answers import Answer
 from cicjax.experiments.attempts import answer_chunk, attempt_message, plainly
 from cicjax.experiments.paper.run import Run
@@ -91,7 +92,8 @@ def _kept(run: Run, name: str, make: Callable[[], Sequence[Episode]]) -> list[Ep
     """The episodes of RUN/rollouts/NAME.jsonl, made where they are not there yet."""
     path = _path(run, name)
     if not path.exists():
-        write_jsonl(path, [record_of(episode) for episode in make()], once=True)
+        records = [record_of(episode) for episode in make()]
+        hosts.once(lambda: write_jsonl(path, records, once=True))
     return read(run, name)
 
 

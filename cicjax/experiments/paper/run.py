@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput
 from cicjax.experiments.paper.settings import Settings
 from cicjax.files.seal import read_object, write_json
@@ -98,10 +99,11 @@ class Run:
         try:
             yield
         finally:
-            path = self.folder / "timings.json"
-            timings = read_object(path) if path.exists() else {}
-            timings[stage] = round(timings.get(stage, 0.0) + time.perf_counter() - started, 3)
-            write_json(path, timings)
+            if hosts.first():
+                path = self.folder / "timings.json"
+                timings = read_object(path) if path.exists() else {}
+                timings[stage] = round(timings.get(stage, 0.0) + time.perf_counter() - started, 3)
+                write_json(path, timings)
 
 
 def load_run(

@@ -13,6 +13,7 @@ the last one stopped.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cicjax.devices import hosts
 from cicjax.experiments.answers import Answer, read_answers
 from cicjax.experiments.attempts import Asked, after_attempt, answer_chunk, plainly
 from cicjax.experiments.paper import held_out, results
@@ -60,7 +61,7 @@ def run_stages(run: Run) -> Results:
     collected = results.collect(
         run, made, answers=answers, stream=stream, logprobs=logprobs, held_out=measured
     )
-    write_json(run.folder / "results.json", collected.to_json())
+    hosts.once(lambda: write_json(run.folder / "results.json", collected.to_json()))
     return collected
 
 

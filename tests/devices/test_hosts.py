@@ -1,0 +1,166 @@
+"""Two processes are one run: the same command in both, each with two fake devices of a CPU."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+import tiny_qwen2
+
+from cicjax import cli
+from cicjax.devices import hosts
+from cicjax.errors import BadInput
+from cicjax.runs.metrics import read_metrics
+from cicjax.training import checkpoints
+
+QUESTION = {"role": "user", "author": "user"}
+ATTEMPT = {"role": "assistant", "author": "agent", "content": "a = F / m = 12 / 3 = 5", "solved": 0}
+CORRECTION = {"role": "assistant", "author": "teacher", "content": "a = F / m = 12 / 3 = 4"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hosts")
+    tiny_qwen2.write(folder / "toy", seed=2, num_hidden_layers=1, max_position_embeddings=2048)
+    rows = (
+        {"id": str(n), "messages": [QUESTION | {"content": f"{n} N on 3 kg?"}, ATTEMPT, CORRECTION]}
+        for n in range(24)
+    )
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def train(folder, run, *more):
+    """Arguments of a training of 12 updates."""
+    return (
+        *("train", folder / "log.jsonl", "--model", folder / "toy", "--output_dir", run, "--lora_r", 2),
+        *("--per_device_train_batch_size", 4, "--num_train_epochs", 2, "--dtype", "float32", *more),
+    )
+
+
+def start(arguments, *, devices=2, **environment):
+    """One process of its own."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "cicjax", *map(str, arguments)],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_both(arguments):
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        address = f"localhost:{listening.getsockname()[1]}"
+    together = ("--num_processes", 2, "--coordinator_address", address)
+    return [start((*arguments, *together, "--process_id", number)) for number in range(2)]
+
+
+def ends(processes):
+    """(exit code, standard output, standard error) of each; none is left behind."""
+    try:
+        said = [process.communicate(timeout=240) for process in processes]
+        return [(process.returncode, *out) for process, out in zip(processes, said, strict=True)]
+    finally:
+        for process in processes:
+            with suppress(OSError):
+                process.kill()
+
+
+def wait_for_update(run, update):
+    until = time.monotonic() + 200
+    while time.monotonic() < until:
+        path = run / "metrics.jsonl"
+        if path.exists() and any(row["update"] >= update for row in read_metrics(path)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"update {update} never came")
+
+
+def digest(run):
+    return checkpoints.fingerprint(checkpoints.load_adapter(run / "adapter")[0])
+
+
+def test_a_signal_to_one_stops_both_and_one_alone_goes_on(folder, tmp_path):
+    """And what two hosts and then one device made is what one device makes, to rounding."""
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    both = start_both(train(folder, run, "--save_steps", 100))
+    wait_for_update(run, 2)
+    both[1].send_signal(signal.SIGTERM)
+    (code, out, err), (other, nothing, _) = ends(both)
+    assert (code, other) == (128 + signal.SIGTERM,) * 2, err
+    saved = checkpoints.latest(run / "adapter")
+    assert saved and 2 <= saved < 12 and f"saved at update {saved} of 12" in err
+    assert "[LOSS]" in out and "[LOSS]" not in nothing
+    record = json.loads((run / "environment.json").read_text())
+    assert (record["hosts"], record["devices"]) == (2, 4)
+
+    assert cli.main([*map(str, train(folder, run)), "--num_processes", "1"]) == 0
+    assert [row["update"] for row in read_metrics(run / "metrics.jsonl")] == list(range(1, 13))
+    last = json.loads((run / "environment.json").read_text())["resumed"][-1]["environment"]
+    assert (last["hosts"], last["devices"]) == (1, 1)
+    assert cli.main([*map(str, train(folder, alone))]) == 0
+    losses = [[row["loss"] for row in read_metrics(each / "metrics.jsonl")] for each in (run, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_host_that_stays_alone_says_so(folder, tmp_path):
+    together = ("--num_processes", 2, "--coordinator_address", "localhost:1", "--process_id", 1)
+    before = time.monotonic()
+    ((code, _, err),) = ends([start((*train(folder, tmp_path / "r"), *together), CICJAX_JOIN_SECONDS="3")])
+    assert code == 2 and err.count("\n") == 1 and "run the same command on every host" in err
+    assert time.monotonic() - before < 60 and not (tmp_path / "r").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
+def test_killed_hosts_resume_to_the_digest_of_an_unbroken_run(folder, tmp_path, killed):
+    arguments = train(folder, tmp_path / "unbroken", "--save_steps", 2)
+    assert [code for code, *_ in ends(start_both(arguments))] == [0, 0]
+    broken = train(folder, tmp_path / "broken", "--save_steps", 2)
+    both = start_both(broken)
+    wait_for_update(tmp_path / "broken", 5)
+    for number in killed:
+        both[number].kill()
+    assert all(code != 0 for code, *_ in ends(both))
+    assert checkpoints.latest(tmp_path / "broken" / "adapter") < 12
+    assert [code for code, *_ in ends(start_both(broken))] == [0, 0]
+    assert digest(tmp_path / "broken") == digest(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"processes": 0}, "num_processes is 1 or more"),
+        ({"processes": 2, "process": 2}, "process_id is from 0"),
+        ({"process": 1}, "process_id is from 0"),
+        ({"processes": 2, "process": 0, "address": "host"}, "HOST:PORT"),
+    ],
+)
+def test_numbers_that_do_not_fit_together(given, text):
+    with pytest.raises(BadInput, match=text):
+        hosts.join(**given)
+
+
+def test_alone_everything_is_a_plain_call():
+    done = []
+    hosts.once(lambda: done.append(1))
+    hosts.barrier("here")
+    assert done == [1] and hosts.tell("a") == "a" and hosts.largest(3) == 3
+    assert hosts.first() and not hosts.several() and hosts.soon(lambda: True)
+    with pytest.raises(BadInput):
+        hosts.once(lambda: hosts.join(processes=0))
+
+
+def test_a_run_in_a_bucket_is_refused(folder, capsys):
+    for arguments in (train(folder, "gs://mine/run"), ("repro", "--output_dir", "gs://mine/run")):
+        assert cli.main([*map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "gs:// has neither the locks" in error
