@@ -16,6 +16,7 @@ import tyro
 
 from cicjax import __version__, signals
 from cicjax.commands import habits
+from cicjax.commands.agent.verbs import Agent
 from cicjax.commands.convert import Convert
 from cicjax.commands.doctor import Doctor
 from cicjax.commands.evaluate import Eval
@@ -55,6 +56,7 @@ VERBS = {
     "eval": Eval,
     "export": Export,
     "doctor": Doctor,
+    "agent": Agent,
 }
 
 
