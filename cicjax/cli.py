@@ -14,7 +14,8 @@ from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
 
-from cicjax import __version__, signals
+import cicjax
+from cicjax import signals
 from cicjax.commands import habits
 from cicjax.commands.agent.verbs import Agent
 from cicjax.commands.convert import Convert
@@ -222,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         given = sys.argv[1:] if arguments is None else arguments
         if list(given) == ["--version"]:
-            print(f"cicjax {__version__}")
+            print(f"cicjax {cicjax.__version__}")
             return 0
         verb = parse(_with_config(given) if given else ["--help"])
         with hosts.losses():
