@@ -221,13 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-        given = sys.argv[1:] if arguments is None else arguments
-        if list(given) == ["--version"]:
-            print(f"cicjax {cicjax.__version__}")
-            return 0
-        verb = parse(_with_config(given) if given else ["--help"])
-        with hosts.losses():
-            verb.run()
+        _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         signals.check()
     except BrokenPipeError:
@@ -255,6 +249,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
         return _fail(str(error), OutOfResources.exit_code if full else BadInput.exit_code)
     return 0
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if list(arguments) == ["--version"]:
+        print(f"cicjax {cicjax.__version__}")
+        return
+    verb = parse(_with_config(arguments) if arguments else ["--help"])
+    with hosts.losses():
+        verb.run()
 
 
 def _fail(message: str, code: int) -> int:

@@ -46,10 +46,7 @@ def fine_tune(
     directory = trainer.folder / name
     if trainer.live_rows:
         rows = [(id, unit) for id, unit in rows if any(row.loss_weights.any() for row in rows_of(unit))]
-    order = _updates(trainer, rows)
-    names = [[id for id, _ in update] for update in order]
-    hosts.once(lambda: write_json(directory / "order.json", names))
-    updates = [[unit for _, unit in update] for update in order]
+    updates = _ordered(trainer, directory, rows)
     finished = finished_adapter(directory)
     if finished is not None:
         return finished
@@ -62,8 +59,8 @@ def fine_tune(
         report(learner.step, total)
         while learner.step < total:
             rate = steps.learning_rate_at(learner.step, total, optimization, schedule=trainer.schedule)
-            watched = watch and trainer.eval_steps and learner.step % trainer.eval_steps == 0
-            facts = watch(learner.adapter) if watch and watched else {}
+            asked = trainer.eval_steps and learner.step % trainer.eval_steps == 0
+            facts = watch(learner.adapter) if watch and asked else {}
             learner.update(updates[learner.step], rate=rate, shape=shape, loss=loss, facts=facts)
             if learner.step % trainer.save_steps == 0 or learner.step == total:
                 learner.save(final=learner.step == total)
@@ -154,6 +151,14 @@ def beforehand(trainer: Trainer, rows: Sequence[tuple[str, Unit]], start: qwen2.
     updates = [[unit for _, unit in update] for update in _updates(trainer, rows)]
     shape = shape_for(trainer.model, trainer.base, [unit for _, unit in rows], updates)
     return check_fit(trainer.model, trainer.base, adapter, rows, shape)
+
+
+def _ordered(trainer: Trainer, directory: Path, rows: Sequence[tuple[str, Unit]]) -> list[list[Unit]]:
+    """The units of each update; their order is written beside the checkpoints."""
+    order = _updates(trainer, rows)
+    names = [[id for id, _ in update] for update in order]
+    hosts.once(lambda: write_json(directory / "order.json", names))
+    return [[unit for _, unit in update] for update in order]
 
 
 def _updates(trainer: Trainer, rows: Sequence[tuple[str, Unit]]) -> list[list[tuple[str, Unit]]]:
