@@ -77,7 +77,7 @@ def _trajectory(record: Any, line: int, reading: Reading, verdict: Any) -> tuple
             f"schema_version {shorten(fields['schema_version'])} is not known; "
             "this reads ATIF-v1.0 to ATIF-v1.8"
         )
-    agent, _ = _fields(fields["agent"], AGENT_KEYS, "agent", required=2)
+    agent, more = _fields(fields["agent"], AGENT_KEYS, "agent", required=2)
     named = {
         key: strict.text(fields[key], key)
         for key in ("trajectory_id", "session_id", "continued_trajectory_ref")
@@ -94,7 +94,7 @@ def _trajectory(record: Any, line: int, reading: Reading, verdict: Any) -> tuple
         source="atif",
         line=line,
         tools=tool_schemas(agent.get("tool_definitions")),
-        meta={"agent": described, **named, "foreign": foreign},
+        meta={"agent": described, **named, "foreign": foreign | ({"agent": more} if more else {})},
         verdict=verdict,
         solved_at=reading.solved_at,
     )

@@ -142,7 +142,9 @@ REFUSED: tuple[tuple[Callable[[Record], bool], str], ...] = (
     ),
     (
         lambda record: (
-            bool({"lc", "kwargs"} & record.keys()) or _has_turns("messages", ("lc", "kwargs", "data"))(record)
+            "lc" in record
+            or record.get("type") in ("human", "ai")
+            or _has_turns("messages", ("lc", "data"))(record)
         ),
         "LangChain's own objects: write them as OpenAI messages, "
         "langchain_core.messages.convert_to_openai_messages(messages)",

@@ -309,6 +309,17 @@ def test_the_trajectories_of_these_tests_are_what_the_format_s_own_package_accep
         package.Trajectory.model_validate(trajectory, strict=True)
 
 
+def test_keys_that_atif_does_not_know_are_kept(log):
+    step = {"source": "agent", "mood": "good", "tool_calls": []}
+    record = _trajectory(step, day=1, agent={"name": "a", "version": "1", "colour": "red"})
+    (episode,) = formats.read("atif", log(record), AGENT)
+    assert episode.meta == {
+        "agent": {"name": "a", "version": "1"},
+        "foreign": {"day": 1, "agent": {"colour": "red"}},
+        "turns": {"1": {"foreign": {"mood": "good"}}},
+    }
+
+
 def test_log_probabilities_that_do_not_fit_the_ids_are_left_out(log):
     metrics = {"completion_token_ids": [1, 2], "logprobs": [-0.5]}
     (episode,) = formats.read("atif", log(_trajectory({"source": "agent", "metrics": metrics})), AGENT)

@@ -115,6 +115,13 @@ CHATS = {
         ),
         QUESTION,
     ),
+    "a call as a client's hook saw it": Odd(
+        _lines(
+            {"kwargs": {"model": "m", "messages": SIMPLE[:1]}, "response": _completion(_dumped("5")), "ms": 3}
+        ),
+        QUESTION,
+        says="ms (1)",
+    ),
     "two choices of one request": Odd(
         _lines({"messages": SIMPLE[:1], **_completion(_dumped("5"), _dumped("4"))}),
         [*QUESTION, ("user", "2+2?"), ("agent", "4")],
@@ -417,6 +424,13 @@ NONE = {
             }
         ),
         "convert_to_openai_messages(messages)",
+    ),
+    "LangChain's turns": Odd(
+        _lines([{"type": "human", "data": {"content": "?"}}, {"type": "ai", "data": {"content": "!"}}]),
+        "convert_to_openai_messages(messages)",
+    ),
+    "LangChain's turns, one a line": Odd(
+        _lines({"type": "human", "data": {"content": "?"}}), "convert_to_openai_messages(messages)"
     ),
     "a run of LangSmith": Odd(
         _lines({"run_type": "chain", "inputs": {}, "outputs": {}}), "convert_to_openai_messages"
