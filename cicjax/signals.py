@@ -77,6 +77,7 @@ def held() -> Iterator[None]:
     """Let signals wait while another program starts in this process, which is to `install` anew."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
+        check()  # the other program would not know
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
