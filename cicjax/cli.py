@@ -14,6 +14,7 @@ from typing import Annotated, Any, Protocol, get_args, get_origin
 import tyro
 
 from cicjax import signals
+from cicjax.commands.agent.verbs import Agent
 from cicjax.commands.convert import Convert
 from cicjax.commands.doctor import Doctor
 from cicjax.commands.evaluate import Eval
@@ -53,6 +54,7 @@ VERBS = {
     "eval": Eval,
     "export": Export,
     "doctor": Doctor,
+    "agent": Agent,
 }
 
 

@@ -42,6 +42,15 @@ def mcnemar_p(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**trials)
 
 
+def worse_p(gained: int, lost: int) -> float:
+    """Exact one-sided p of McNemar's test against being worse: the probability of so many losses or more
+    among the questions that differ, were either side as likely. Raises ValueError for negative counts."""
+    if min(gained, lost) < 0:
+        raise ValueError(f"{gained} gained and {lost} lost")
+    trials = gained + lost
+    return sum(math.comb(trials, k) for k in range(lost, trials + 1)) / 2**trials
+
+
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high) of Student's interval for the mean of `values`. One value says nothing of its spread:
     low and high are infinite.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cicjax import cli
-from cicjax.files.whole import file_digest, write_json
+from cicjax.files import seal
 from cicjax.runs import folder as run_folder
 from cicjax.runs import health
 from cicjax.runs.folder import RunFolder
@@ -25,13 +25,10 @@ def run(tmp_path):
         for step in (1, 2):
             tree = {"adapter": {"a": np.full(3, step, np.float32)}}
             checkpoints.save(path / "adapter", step, tree=tree, metadata={})
-        (path / "rollouts").mkdir()
-        (path / "rollouts" / "stream.jsonl").write_text('{"a": 1}\n')
-        digest = file_digest(path / "rollouts" / "stream.jsonl")
-        (path / "rollouts" / "stream.jsonl.sha256").write_text(f"{digest}  stream.jsonl\n")
+        seal.write_jsonl(path / "rollouts" / "stream.jsonl", [{"a": 1}])
         lines = [{"stage": "adapter", "update": n, "applied": n > 1, "live_rows": 1} for n in (1, 2)]
-        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        write_json(path / "results.json", {})
+        seal.write_jsonl(path / "metrics.jsonl", lines)
+        seal.write_json(path / "results.json", {})
     return path
 
 
@@ -67,7 +64,8 @@ def test_each_fault_of_a_run_is_named_with_its_code(run, capsys):
     assert "as it was written" in capsys.readouterr().err
     rows = run / "rollouts" / "stream.jsonl"
     rows.write_bytes(rows.read_bytes().replace(b"1", b"2"))
-    assert [finding.code for finding in found(run)["rows"]] == [5]
+    (finding,) = found(run)["seal"]
+    assert finding.code == 5 and "stream.jsonl: not the bytes" in finding.text
     (run / "metrics.jsonl").write_text("{}\n")
     assert found(run)["metrics"][0].code == 5
     (run / "adapter" / ".saving-3").mkdir()

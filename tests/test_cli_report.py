@@ -15,6 +15,8 @@ COUNTS = (
     "gained",
     "harmed",
     "truncated",
+    "natural_two_step",
+    "second_turn",
 )
 SPENT = (
     "updates",

@@ -28,6 +28,9 @@ class Repro(Together, Flags):
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
     def run(self) -> None:
+        if self.experiment == "online":
+            self._online()
+            return
         from cicjax.devices import hosts
 
         repro = self._experiment()
@@ -54,3 +57,24 @@ class Repro(Together, Flags):
         else:
             from cicjax.experiments.paper import repro
         return repro
+
+    def _online(self) -> None:
+        from cicjax.experiments.online import repro
+
+        several = bool(self.seeds)
+        runs = []
+        for seed in self.seeds or (self.seed,):
+            asked = repro.Online(
+                output_dir=self.output_dir / f"seed-{seed}" if several else self.output_dir,
+                model_name_or_path=self.model_name_or_path,
+                scale=self.scale,
+                seed=seed,
+                task=self.task,
+                arms=self.arms,
+                learning_rate=self.learning_rate,
+                dtype=self.dtype,
+            )
+            runs.append(repro.reproduce(asked))
+            repro.print_results(runs[-1])
+        if several:
+            repro.print_contrasts(repro.over_seeds(runs, self.output_dir))

@@ -5,6 +5,8 @@ Role and author are the world's there, the words are the agent's; to learn them 
 evidence after all.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -37,6 +39,21 @@ def echo_spans(encoded: Encoded, tokenizer: Tokenizer | None = None) -> Bool[np.
     for t in np.flatnonzero((lengths >= ECHO_TOKENS) | (characters >= ECHO_CHARACTERS)):
         echoes[starts[t] : t + 1] = True
     return echoes
+
+
+def copied(tokens: Sequence[int], sources: Iterable[Sequence[int]]) -> Bool[np.ndarray, " T"]:
+    """Where `tokens` repeat, for 20 tokens or more in a row, one of the sources: what somebody's correction
+    has taken over from the agent's attempts."""
+    automaton, state, length = _Automaton(), 0, 0
+    for source in sources:
+        for token in (*source, -1):  # no token, so that no match goes across two of them
+            automaton.append(token)
+    repeats = np.zeros(len(tokens), bool)
+    for t, token in enumerate(tokens):
+        state, length = automaton.step(state, length, int(token))
+        if length >= ECHO_TOKENS:
+            repeats[t + 1 - length : t + 1] = True
+    return repeats
 
 
 def _match_lengths(encoded: Encoded, worldly: Bool[np.ndarray, " T"]) -> np.ndarray:

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -272,6 +273,22 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder that is no run's, and sweep what a kill left half written. Raises Locked
+    where another process has it, BadInput for a path that can be no folder."""
+    try:
+        descriptor = _take_lock(private_folder(path))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be used ({error.strerror}); choose another folder") from error
+    try:
+        _sweep(path)
+        yield
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
 
 
 def holder(path: Path) -> str | None:

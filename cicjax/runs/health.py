@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cicjax.errors import BadInput, Corrupted, Locked, OutOfResources
-from cicjax.files import strict
+from cicjax.files import seal, strict
 from cicjax.files.whole import TEMPORARY, file_digest
 from cicjax.runs import environment, folder, metrics
 
@@ -170,7 +170,7 @@ def run(path: Path) -> Iterator[Finding]:
     yield from _checked("config", lambda: _config(path))
     yield from _checked("environment", lambda: _environment(path))
     yield from _steps(path)
-    yield from _rows(path)
+    yield from _sealed(path)
     yield from _leftovers(path)
 
 
@@ -248,17 +248,17 @@ def _damaged(manifest: Path) -> Iterator[str]:
             yield name
 
 
-def _rows(path: Path) -> Iterator[Finding]:
-    """Files of rows with their digests, and metrics.jsonl."""
-    whole = 0
-    for digest in sorted(path.rglob("*.jsonl.sha256")):
-        file = digest.with_suffix("")
-        if file.is_file() and digest.read_bytes().split()[:1] == [file_digest(file).encode()]:
-            whole += 1
-        else:
-            yield Finding("rows", f"{file}: not as it was written", Corrupted.exit_code)
-    if whole:
-        yield Finding("rows", f"{whole} files, as they were written")
+def _sealed(path: Path) -> Iterator[Finding]:
+    """Every file that the run reads again, against its seal, and metrics.jsonl."""
+    try:
+        seal.require(path)
+        known, faults = seal.read(path)["files"], list(seal.faults(path))
+    except Corrupted as error:
+        yield Finding("seal", str(error), Corrupted.exit_code)
+        return
+    yield from (Finding("seal", f"{path / name}: {fault}", Corrupted.exit_code) for name, fault in faults)
+    if not faults:
+        yield Finding("seal", f"{len(known)} files, as they were written")
     if (path / "metrics.jsonl").exists():
         yield from _checked("metrics", lambda: _metrics(path / "metrics.jsonl"))
 

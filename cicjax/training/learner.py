@@ -6,11 +6,14 @@ update's metrics are read when the next one has been handed to the device.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
 
 from cicjax.devices import mesh
 from cicjax.errors import Corrupted, printable, shorten
@@ -62,21 +65,23 @@ def finished_adapter(directory: Path) -> qwen2.Tree | None:
 
 class Learner:
     """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest
-    checkpoint, or from a copy of `start` where there is none. Where the block ends by `signals.Stopped`, the
-    updates since the last checkpoint are saved.
+    checkpoint, or from a copy of `start` where there is none: an adapter, or a state with its moments. Where
+    the block ends by `signals.Stopped`, the updates since the last checkpoint are saved.
 
     `step` counts the updates begun, `resumed` says whether a checkpoint was there and `cursor` what was saved
     with it; `progress` is the newest update whose metrics were read. Raises Corrupted where the checkpoint is
     damaged and no earlier one is left.
     """
 
-    def __init__(self, trainer: Trainer, name: str, *, start: qwen2.Tree, total: int | None = None) -> None:
+    def __init__(
+        self, trainer: Trainer, name: str, *, start: qwen2.Tree | steps.TrainState, total: int | None = None
+    ) -> None:
         self.directory = trainer.folder / name
         self.progress: Progress | None = None
         self._trainer, self._name, self._total = trainer, name, total
         self._pending: tuple[Dispatched, Mapping[str, Any]] | None = None
         self._nonfinite_in_a_row = 0
-        state = steps.start_state(start, trainer.optimization)
+        state = _begun(start, trainer.optimization)
         self.state, self.cursor = mesh.of(trainer.base).whole(state), {}
         self.resumed = checkpoints.latest(self.directory) is not None
         if self.resumed:
@@ -104,8 +109,10 @@ class Learner:
         shape: Shape,
         loss: steps.Loss,
         facts: Mapping[str, Any] | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> None:
-        """Hand one update to the device; `facts` go into its line of metrics.jsonl.
+        """Hand one update to the device; `facts` go into its line of metrics.jsonl, `pause` is called between
+        micro-batches, for whoever shares the device.
 
         Raises Corrupted after several updates in a row that were not finite; each of them left adapter and
         optimizer as they were.
@@ -121,6 +128,7 @@ class Learner:
             shape=shape,
             optimization=trainer.optimization,
             loss=loss,
+            pause=pause,
         )
         self.step += 1
         self._pending = (dispatched, facts or {})
@@ -224,6 +232,13 @@ class Learner:
         stopped.kept = (
             f"{self.directory}: saved at update {self.step}{self._of_total()}; the same command resumes"
         )
+
+
+def _begun(start: qwen2.Tree | steps.TrainState, optimization: steps.Optimization) -> steps.TrainState:
+    """A state of its own to go on from: updates donate it."""
+    if isinstance(start, steps.TrainState):
+        return jax.tree.map(jnp.copy, start)
+    return steps.start_state(start, optimization)
 
 
 def metrics_of(progress: Progress) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Which rows form update j is settled by the caller before training starts, so the
 update's index and a run resumes from a state alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,11 +71,12 @@ def one_update(
     shape: Shape,
     optimization: steps.Optimization,
     loss: steps.Loss,
+    pause: Callable[[], None] | None = None,
 ) -> tuple[steps.TrainState, Dispatched]:
     """Update number `index`, from 0 on, at this learning rate: sums over the micro-batches of `units`, one
     division, one step; all one program where the kind of device wants that, for which `shape` must be fixed,
-    and where the base lies on several devices, which share the lines. Returns before they have finished. The
-    given state is donated."""
+    and where the base lies on several devices, which share the lines. Between micro-batches `pause` is
+    called, where they are no one program. Returns before they have finished. The given state is donated."""
     devices = mesh.of(base)
     batches = pack(units, shape.over(devices.count))
     if (model.kind.one_program or devices.count > 1) and batches:
@@ -98,5 +99,7 @@ def one_update(
     sums = steps.zero_sums(state.adapter)
     for batch in batches:
         sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
+        if pause is not None:
+            pause()
     state, metrics = steps.update(optimization, state, sums, np.float32(rate))
     return state, Dispatched(index, units, rate, metrics)

@@ -127,15 +127,16 @@ class Outcome(NamedTuple):
     words: str
 
 
-def outcome(read: Callable[[], object], expected: object, name: str) -> Outcome:
-    """Of reading after a fault in `name`: an error must be one line that names the file or its step."""
+def outcome(read: Callable[[], object], expected: object, name: str, *, by_name: bool = True) -> Outcome:
+    """Of reading after a fault in `name`: an error must be one line and, with `by_name`, name the file or its
+    step."""
     told = StringIO()
     try:
         with redirect_stderr(told), redirect_stdout(StringIO()):
             seen = read()
     except (Corrupted, BadInput) as error:
         words = str(error)
-        assert "\n" not in words and named(name, words), f"{name}: {words}"
+        assert "\n" not in words and (named(name, words) or not by_name), f"{name}: {words}"
         return Outcome("noticed", words)
     except CicjaxError as error:
         raise AssertionError(f"{name}: {type(error).__name__} {error}") from error

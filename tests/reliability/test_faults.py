@@ -28,27 +28,45 @@ from cicjax.training import checkpoints
 from cicjax.training.adapters import load_adapter, run_config
 from cicjax.training.policy import load_policy
 
-SEEDS = {"run": 3, "other run": 3, "other seed": 4}
+SEEDS = {"run": 3, "other seed": 4}
+METHODS = ("sft", "rest", "grpo", "interventional")
+ROWS = [
+    {
+        "id": f"row {n}",
+        "messages": [
+            {"role": "user", "author": "user", "content": f"A force of {n} N acts on 3 kg."},
+            {"role": "assistant", "author": "agent", "content": f"a = {n}", "solved": 0},
+            {"role": "assistant", "author": "teacher", "content": f"a = F / m = {n} / 3"},
+        ],
+    }
+    for n in range(12)
+]
 Outcomes = list[tuple[Fault, Outcome]]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A toy model, its experiment three times (one seed twice), one more left half way, and trainings on the
-    stream of the first: whole, half way, of another seed."""
+    """A toy model, and trainings on a few lines: whole, again, and of another seed."""
     root = tmp_path_factory.mktemp("world")
     tiny_qwen2.write(root / "toy", seed=4, num_hidden_layers=1)
-    for name, seed in SEEDS.items():
-        test_stages.run_all(root / name, root / "toy", settings(seed))
-    half_way(root)
-    shutil.copy(root / "run/rollouts/stream.jsonl", root / "log.jsonl")
+    (root / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     for name, seed in {"trained": 0, "trained again": 0, "trained otherwise": 1}.items():
         assert train(root, name, "--seed", seed) == 0
+    shutil.copy(root / "trained/config.json", root / "trained.config")
     return root
 
 
+@pytest.fixture(scope="module")
+def experiments(world) -> Path:
+    """The toy's experiment at two seeds, and one more left half way."""
+    for name, seed in SEEDS.items():
+        test_stages.run_all(world / name, world / "toy", settings(seed))
+    half_way(world)
+    return world
+
+
 def settings(seed: int) -> Settings:
-    return replace(test_stages.SETTINGS, seed=seed)
+    return replace(test_stages.SETTINGS, seed=seed, methods=METHODS)
 
 
 def half_way(root: Path) -> None:
@@ -148,7 +166,9 @@ def of_model(toy: Path, adapter: Path):
     return faults.digest([*said, policy.fingerprint, policy.tokenizer.fingerprint, policy.model.config])
 
 
-def strike(root: Path, read, count: int, *, seed: int, others: dict[str, Path]) -> Outcomes:
+def strike(
+    root: Path, read, count: int, *, seed: int, others: dict[str, Path], by_name: bool = True
+) -> Outcomes:
     """Faults one after another, each in a folder that is as it was."""
     snapshot, outcomes = Snapshot(root), []
     expected = {}
@@ -159,9 +179,8 @@ def strike(root: Path, read, count: int, *, seed: int, others: dict[str, Path]) 
             snapshot.restore()
         try:
             if fault.apply(root):
-                outcomes.append(
-                    (fault, faults.outcome(partial(read, fault.name), expected[area], fault.name))
-                )
+                came = faults.outcome(partial(read, fault.name), expected[area], fault.name, by_name=by_name)
+                outcomes.append((fault, came))
         finally:
             snapshot.restore()
     return outcomes
@@ -178,26 +197,33 @@ COUNTS = [pytest.param(1, id="some"), pytest.param(30, id="many", marks=pytest.m
 
 
 @pytest.mark.parametrize("times", COUNTS)
-def test_faults_in_a_finished_experiment(world, times):
-    others = {name: world / name for name in ("other run", "other seed")}
+def test_faults_in_a_finished_experiment(experiments, times):
+    others = {"other seed": experiments / "other seed"}
     outcomes = strike(
-        world / "run", lambda name: of_experiment(world / "run", 3, name), 70 * times, seed=1, others=others
+        experiments / "run",
+        lambda name: of_experiment(experiments / "run", 3, name),
+        70 * times,
+        seed=1,
+        others=others,
     )
     judged(outcomes, least=40 * times)
 
 
 @pytest.mark.parametrize("times", COUNTS)
-def test_faults_in_an_unfinished_experiment(world, times):
-    others = {name: world / name for name in ("other run", "other seed")}
+def test_faults_in_an_unfinished_experiment(experiments, times):
+    others = {"other seed": experiments / "other seed"}
     outcomes = strike(
-        world / "half", lambda name: of_half(world / "half", name), 40 * times, seed=2, others=others
+        experiments / "half",
+        lambda name: of_half(experiments / "half", name),
+        40 * times,
+        seed=2,
+        others=others,
     )
     judged(outcomes, least=20 * times)
 
 
 @pytest.mark.parametrize("times", COUNTS)
 def test_faults_in_a_training(world, times):
-    shutil.copy(world / "trained/config.json", world / "trained.config")
     others = {"other run": world / "trained again", "other seed": world / "trained otherwise"}
     outcomes = strike(
         world / "trained",
@@ -213,6 +239,8 @@ def test_faults_in_a_training(world, times):
 def test_faults_in_a_model_folder_that_a_run_has_recorded(world, times):
     """There is no one file to blame: the refusal names the folder or a file of it."""
     tiny_qwen2.write(world / "other", seed=9, num_hidden_layers=1)
-    read = lambda _: of_model(world / "toy", world / "run/interventional")  # noqa: E731
-    outcomes = strike(world / "toy", read, 30 * times, seed=4, others={"other seed": world / "other"})
+    read = lambda _: of_model(world / "toy", world / "trained/adapter")  # noqa: E731
+    outcomes = strike(
+        world / "toy", read, 30 * times, seed=4, others={"other seed": world / "other"}, by_name=False
+    )
     judged(outcomes, least=12 * times)

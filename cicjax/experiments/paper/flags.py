@@ -25,9 +25,9 @@ class Flags:
     )
     """A Qwen2 folder (config.json, safetensors, tokenizer.json) or a hub id; without one, the embedded
     base."""
-    experiment: Literal["paper", "dialogues", "boxes"] = "paper"
+    experiment: Literal["paper", "dialogues", "boxes", "online"] = "paper"
     """paper: sections 2.1-2.5; dialogues: losses (1) and (2), with an agent that lies; boxes: delusion
-    where the truth is known."""
+    where the truth is known; online: an agent that learns while it answers (docs/agent.md)."""
     scale: Literal["paper", "small", "smoke"] = "paper"
     """paper: 400 wrong attempts; small: 100; smoke: a check that everything runs."""
     seed: int = 0

@@ -392,12 +392,19 @@ def test_it_ends_well_when_nothing_or_everything_is_solved(toy, tmp_path, solved
 
 
 def test_an_earlier_step_never_passes_for_the_trained_adapter(finished, toy, tmp_path):
-    """Whoever deletes a stage's last step gets it trained again from the one before, not evaluated as it
-    is."""
+    """Whoever deletes a stage's last step gets it trained again from the one before, not evaluated as it is;
+    and files that can be made again are."""
     folder, results = finished
     shutil.copytree(folder, tmp_path / "copy")
     last = max(int(path.name) for path in (tmp_path / "copy" / "sft").iterdir() if path.name.isdigit())
     shutil.rmtree(tmp_path / "copy" / "sft" / str(last))
+    for name in (
+        "rollouts/candidates.jsonl",
+        "rollouts/grpo.jsonl",
+        "evaluations/sft-direct.jsonl",
+        "rest/budget.json",
+    ):
+        (tmp_path / "copy" / name).unlink()  # as an earlier error may have advised
     assert run_all(tmp_path / "copy", toy) == results
     assert leaf_digests(load_adapter(tmp_path / "copy" / "sft")[0]) == leaf_digests(
         load_adapter(folder / "sft")[0]

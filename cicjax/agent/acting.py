@@ -1,0 +1,138 @@
+"""An answer, from the messages that ask for it to the attempt in the log.
+
+`begin` is committed before the first token is drawn and `attempt` before the last is shown: whoever saw an
+answer end can give feedback on it after any crash. An assistant's turn that comes in is the agent's only
+where the agent sampled that text after that very conversation; any other is its sender's, and context.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cicjax.agent import trust
+from cicjax.agent.events import Attempt, Draft, Event, digest_of
+from cicjax.agent.lessons import Lessons
+from cicjax.agent.store import Known, Store
+from cicjax.agent.trust import Source
+from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.provenance.transcript import Author
+from cicjax.sampling.sampler import Decoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """An answer that was begun: its event, whose `id` is the receipt, the ids to continue, the version that
+    answers and the seed of its samples."""
+
+    event: Event
+    prompt: list[int]
+    version: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return self.event.id
+
+
+def turn_key(before: str, role: str, text: str) -> str:
+    """What a turn is looked up by: the conversation up to its end."""
+    return digest_of([before, role, text])
+
+
+class Conversations:
+    """Begins and ends answers in a log."""
+
+    def __init__(self, store: Store, lessons: Lessons, tokenizer: Tokenizer) -> None:
+        self._store, self._lessons, self._tokenizer = store, lessons, tokenizer
+
+    def begin(
+        self,
+        messages: Sequence[dict[str, Any]],
+        source: Source,
+        *,
+        version: int,
+        decoding: Decoding,
+        seed: int | None,
+        idempotency: str | None = None,
+    ) -> Begun:
+        """Log the messages and that an answer begins. Raises BadInput for messages that the protocol cannot
+        hold; nothing is logged then."""
+        source.needs("chat", "ask")
+        drafts, key = list[Any](), ""
+        for message in messages:
+            key = turn_key(key, message["role"], message["text"])
+            drafts.append(self._turn(message, source, key))
+        how = asdict(decoding)
+        how = how | {"stop_ids": list(decoding.stop_ids), "stop_strings": list(decoding.stop_strings)}
+
+        def started(store: Store, before: Sequence[Event]) -> Draft:
+            parts = [event.seq for event in before]
+            self._lessons.prompt([self._lessons.turns.message(event) for event in before])
+            return Draft(
+                kind="begin",
+                source=source.name,
+                author=Author.AGENT,
+                version=version,
+                facts={"parts": parts, "turn": key, "decoding": how, "seed": seed},
+                idempotency=idempotency,
+            )
+
+        *parts, event = self._store.append(*drafts, started)
+        prompt = self._lessons.prompt([self._lessons.turns.message(part) for part in parts])
+        # Without a seed of its own an answer is numbered by the event that begins it.
+        return Begun(event=event, prompt=prompt, version=version, seed=event.seq if seed is None else seed)
+
+    def _turn(self, message: dict[str, Any], source: Source, key: str) -> Any:
+        draft = Draft(
+            kind="message",
+            source=source.name,
+            author=trust.SPEAKERS[message["role"]],
+            role=message["role"],
+            content=message,
+            key=key,
+            idempotency=f"turn {key}",
+        )
+
+        def known(store: Store, before: Sequence[Event]) -> Draft | Known:
+            # The agent's own turn stands for itself, by its event.
+            attempts = [event for event in store.by_key(key) if event.kind == "attempt"]
+            return Known(attempts[-1]) if attempts else draft
+
+        return known if message["role"] == "assistant" else draft
+
+    def finish(self, begun: Begun, tokens: Sequence[int], logprobs: Sequence[float], finish: str) -> Attempt:
+        """Log what was sampled, as it was delivered."""
+        text = self._tokenizer.decode(tokens, skip_controls=True)
+        content = {
+            "text": text,
+            "tokens": [int(token) for token in tokens],
+            "logprobs": [float(logprob) for logprob in logprobs],
+        }
+        self._store.append(
+            Draft(
+                kind="attempt",
+                source="agent",
+                author=Author.AGENT,
+                parent=begun.event.seq,
+                role="assistant",
+                content=content,
+                key=turn_key(begun.event.facts["turn"], "assistant", text),
+                version=begun.version,
+                finish=finish,
+            )
+        )
+        return read_attempt(begun.event, content, finish)
+
+
+def read_attempt(begin: Event, content: dict[str, Any], finish: str) -> Attempt:
+    """The attempt that an answer came to."""
+    assert begin.version is not None
+    return Attempt(
+        id=begin.id,
+        seq=begin.seq,
+        version=begin.version,
+        text=content["text"],
+        tokens=tuple(content["tokens"]),
+        logprobs=tuple(content["logprobs"]),
+        finish=finish,
+    )

@@ -1,0 +1,208 @@
+"""The course of a learning step: plan, work, gate, outcome; and what a crash between them needs.
+
+No plan in the log: nothing has happened. A plan without a state: the same work, the same bits. A state
+without an outcome: the gate asks again, and decides the same.
+"""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from cicjax.agent import gate, replay
+from cicjax.agent.events import Draft, Event
+from cicjax.agent.gate import Items, Outcomes
+from cicjax.agent.home import Home
+from cicjax.agent.learner import States
+from cicjax.agent.lessons import Lessons
+from cicjax.agent.store import Store
+from cicjax.agent.versions import FORGOTTEN, KEPT, REJECTED, SERVED, History, Version, window
+from cicjax.model import qwen2
+from cicjax.provenance.transcript import Author
+from cicjax.sampling.sampler import Sampler
+from cicjax.tasks.named import named
+from cicjax.training import checkpoints
+from cicjax.training import steps as training
+from cicjax.training.batches import Row
+from cicjax.training.policy import LoadedPolicy, decoding
+
+Pause = Callable[[], None]
+
+
+class Steps:
+    """Takes the steps of one home."""
+
+    def __init__(
+        self, home: Home, policy: LoadedPolicy, store: Store, history: History, lessons: Lessons
+    ) -> None:
+        self._policy, self._store, self._history, self._lessons = policy, store, history, lessons
+        self._settings = home.identity.settings
+        self.states = States(home.folder, policy, self._settings)
+        self._newest: tuple[int, training.TrainState] | None = None
+        self._items: Items | None = None
+        self._answers: dict[int, Outcomes] = {}
+
+    def next(self, upto: int | None, pause: Pause | None = None) -> Version | None:
+        """Take the step that was planned and not ended, or that is due, or that lessons up to event `upto`
+        are enough for; None where there is none."""
+        planned = self._history.open_plan() or self._plan(upto)
+        return None if planned is None else self._take(planned, pause)
+
+    def settle(self) -> None:
+        """Take the step that was planned and not ended."""
+        if (planned := self._history.open_plan()) is not None:
+            self._take(planned, None)
+
+    def adapter(self, number: int) -> qwen2.Tree:
+        """The adapter of a version."""
+        return self._state(number).adapter
+
+    def repair(self) -> None:
+        """Finish what a crash may have left of a source that was forgotten: its versions, what it said."""
+        for version in self._history.versions.values():
+            if version.state == FORGOTTEN and self.states.of(version.number).exists():
+                shutil.rmtree(self.states.of(version.number))
+        if self._newest and self._history.versions[self._newest[0]].state == FORGOTTEN:
+            self._newest = None
+        self._answers = {
+            n: o for n, o in self._answers.items() if self._history.versions[n].state != FORGOTTEN
+        }
+        erased = {event.facts["source"] for event in self._store.events() if event.kind == "erase"}
+        if erased:
+            self._store.erase(said_by(self._store, erased))
+
+    def _plan(self, upto: int | None) -> Version | None:
+        history, settings = self._history, self._settings
+        waiting = history.waiting()
+        marks = history.marks | ({upto} if upto is not None else set())
+        taught = {
+            lesson.source
+            for lesson in history.lessons.values()
+            if waiting and lesson.seq <= waiting[: settings.lessons_per_step][-1].seq
+        }
+        due = window(waiting, marks, size=settings.lessons_per_step, taught_by=len(taught - history.excluded))
+        if due is None:
+            return None
+        lessons, asked = due
+        parent = history.versions[history.head]
+        seeds = [seq for seq, source in history.seeds.items() if source not in history.excluded]
+        learned = [history.lessons[number].seq for number in history.learned()]
+        counts = settings.replay_seed, settings.replay_lessons
+        facts = {
+            "version": max(history.versions) + 1,
+            "parent": parent.number,
+            "lessons": [lesson.number for lesson in lessons],
+            "replay": replay.draw(settings.seed, parent.depth + 1, seeds, learned, counts),
+            "asked": asked,
+        }
+        self._store.append(Draft(kind="plan", source="agent", author=Author.SYSTEM, facts=facts))
+        return history.open_plan()
+
+    def rows(self, version: Version) -> list[Row]:
+        """The rows of a step: its lessons, then what is replayed."""
+        events = [self._store.event(self._history.lessons[number].seq) for number in version.lessons]
+        events += [self._store.event(seq) for seq in version.replay]
+        return [row for event in events for row in self._lessons.rows(event, self._source_of(event))]
+
+    def _source_of(self, event: Event) -> Any:
+        """The source as it was declared when it taught."""
+        return self._history.source_at(event.source, event.seq)
+
+    def _take(self, version: Version, pause: Pause | None) -> Version:
+        state = self._work(version, pause)
+        self.states.seal(version.number)
+        self._newest = version.number, state
+        state_of, numbers = SERVED, dict[str, Any]()
+        if (due := self._gated(version)) is not None:
+            decision = self._decide(version, due)
+            numbers = decision.numbers | {"reason": decision.reason}
+            state_of = SERVED if decision.passed else REJECTED
+        elif self._settings.gate.problems:
+            state_of = KEPT
+        facts = {
+            "version": version.number,
+            "state": state_of,
+            "digest": checkpoints.fingerprint(state.adapter),
+            "gate": numbers,
+        }
+        self._store.append(Draft(kind="outcome", source="agent", author=Author.SYSTEM, facts=facts))
+        return self._history.versions[version.number]
+
+    def _work(self, version: Version, pause: Pause | None = None) -> training.TrainState:
+        assert version.parent is not None
+        plan = self._store.event(version.plan)
+        return self.states.step(version, plan.digest, self._state(version.parent), self.rows(version), pause)
+
+    def _state(self, number: int) -> training.TrainState:
+        """The state of a version; one that is not kept any more is made again from the log."""
+        if self._newest is not None and self._newest[0] == number:
+            return self._newest[1]
+        if number == 0 or self.states.here(number):
+            return self.states.load(number)
+        return self._work(self._history.version(number))
+
+    def remade(self, number: int) -> str:
+        """The digest of a version, made from the log where it is not on disk."""
+        state = self._state(number)
+        self.states.seal(number)
+        return checkpoints.fingerprint(state.adapter)
+
+    def _gated(self, version: Version) -> Items | None:
+        """The gate's problems, where this version meets it."""
+        settings = self._settings.gate
+        if not settings.problems or version.depth % settings.every:
+            return None
+        if self._items is None:
+            self._items = self._read_items()
+        return self._items
+
+    def _read_items(self) -> Items:
+        settings = self._settings
+        embedded = self._policy.location.name == "tiny" or self._lessons.format == "plain"
+        task = named(settings.task, numbers="tiny" if embedded else "paper")
+        problems = gate.problems_of(task, settings.seed, settings.gate.problems)
+        return Items(
+            task=task,
+            problems=problems,
+            prompts=tuple(self._lessons.prompt(gate.asked(problem)) for problem in problems),
+            tokenizer=self._policy.tokenizer,
+            decoding=decoding(
+                self._policy.tokenizer, max_new_tokens=settings.max_new_tokens, temperature=0.0
+            ),
+        )
+
+    def _decide(self, version: Version, items: Items) -> gate.Decision:
+        # A problem that somebody has taught is no test any more.
+        taught = {
+            event.facts["turn"]
+            for event in self._store.events()
+            if event.lesson is not None and event.seq < version.plan
+        }
+        kept = [n for n, problem in enumerate(items.problems) if gate.turn_of(problem) not in taught]
+        serving, anchor = version.before, self._history.anchor
+        outcomes = [self._outcomes(items, number) for number in (version.number, serving, anchor)]
+        chosen = [each.of(kept) for each in outcomes]
+        return gate.decide(chosen[0], chosen[1], chosen[2], self._settings.gate)
+
+    def _outcomes(self, items: Items, number: int) -> Outcomes:
+        if number not in self._answers:
+            sampler = Sampler(self._policy.model, self._policy.base, self.adapter(number))
+            self._answers[number] = items.ask(sampler)
+        return self._answers[number]
+
+
+def said_by(store: Store, sources: set[str]) -> list[str]:
+    """Digests of what these sources said, and of what the agent answered them, as far as no other has said
+    the same."""
+    events = list(store.events())
+    begun = {event.seq for event in events if event.kind == "begin" and event.source in sources}
+    gone = {
+        event.content
+        for event in events
+        if event.content and (event.source in sources or (event.kind == "attempt" and event.parent in begun))
+    }
+    kept = {
+        event.content
+        for event in events
+        if event.source not in sources and not (event.kind == "attempt" and event.parent in begun)
+    }
+    return sorted(digest for digest in gone - kept if digest)

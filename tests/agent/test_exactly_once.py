@@ -1,0 +1,130 @@
+"""Killed at any moment, an agent loses no lesson and learns none twice: what it comes to is, bit for bit,
+what it would have come to."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_qwen2
+
+sys.path.insert(0, str(Path(__file__).parent))
+import life
+
+from cicjax.agent import whole
+from cicjax.agent.continual import Agent
+from cicjax.agent.learner import LOSS
+from cicjax.agent.versions import REJECTED
+from cicjax.training import checkpoints
+from cicjax.training.batches import shape_for
+from cicjax.training.learner import Learner
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    tiny_qwen2.write(folder, seed=3)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def quiet(toy, tmp_path_factory):
+    """A life that nobody cut short."""
+    home = tmp_path_factory.mktemp("quiet") / "home"
+    life.live(home, toy)
+    return told(home)
+
+
+def told(home):
+    """What an agent came to: every version with what it learned, and the state that it goes on from."""
+    with Agent.open(home) as agent:
+        versions = [(v.number, v.parent, v.lessons, v.state, v.digest) for v in agent.versions()]
+        fates = {number: agent.history.state_of(number) for number in agent.history.lessons}
+        state = jax.tree.map(np.asarray, agent.steps._state(agent.history.head))
+        return {"versions": versions, "fates": fates, "serving": agent.history.serving}, state
+
+
+def went_on(home, toy, *point):
+    """The exit code of a process that goes on with a life."""
+    command = [sys.executable, str(Path(__file__).parent / "life.py"), str(home), toy, *map(str, point)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'model'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode in (0, -9), done.stderr[-2000:]
+    return done.returncode
+
+
+def check(home, quiet):
+    facts, state = told(home)
+    assert facts == quiet[0]
+    jax.tree.map(np.testing.assert_array_equal, state, quiet[1])
+    assert whole.verify(home) == []
+
+
+def test_the_life_has_all_that_can_go_wrong_in_it(quiet):
+    facts, _ = quiet
+    assert len(facts["fates"]) == life.QUESTIONS
+    assert {"learned", "set"} == {fate.split()[0] for fate in facts["fates"].values()}
+    assert REJECTED in {version[3] for version in facts["versions"]}
+    assert any("rolled back" in fate for fate in facts["fates"].values())
+
+
+def test_killed_at_every_named_point_it_comes_to_the_same(quiet, toy, tmp_path):
+    home = tmp_path / "home"
+    for number, point in enumerate(life.POINTS):
+        assert went_on(home, toy, point, 1 if "serve" in point else 1 + number % 2) == -9, point
+    assert went_on(home, toy) == 0
+    check(home, quiet)
+
+
+@pytest.mark.slow
+def test_killed_two_hundred_times_it_comes_to_the_same(quiet, toy, tmp_path):
+    rng, kills, lives = random.Random(0), 0, 0
+    while kills < 200:
+        home = tmp_path / str(lives)
+        while went_on(home, toy, rng.choice(list(life.POINTS)), rng.randint(1, 4)) == -9:
+            kills += 1
+        check(home, quiet)
+        lives += 1
+    print(json.dumps({"kills": kills, "lives": lives}))
+
+
+def test_a_cursor_beside_the_checkpoint_learns_a_lesson_twice(toy, tmp_path):
+    """The control: the same learner, its place in the lessons kept in a file of its own, killed between the
+    two."""
+    with Agent.open(tmp_path / "home", toy, life.SETTINGS) as agent:
+        states = agent.steps.states
+        rows = []
+        for number in range(3):
+            attempt = agent.act(f"What is {number} times 3?", seed=number)
+            receipt = agent.observe(attempt.id, life.Correction(f"It is {3 * number}."))
+            event = agent.store.event(receipt.seq)
+            rows.append(agent._lessons.rows(event, agent.history.sources["local"]))
+
+        def learn(name, *, killed_at=None):
+            cursor = tmp_path / f"{name}.json"
+            while True:
+                done = json.loads(cursor.read_text()) if cursor.exists() else 0
+                if done == len(rows):
+                    return told_by(name)
+                trainer = states._trainer(0)
+                with Learner(trainer, name, start=states.adapter(0)) as learner:
+                    shape = shape_for(trainer.model.kind, rows[done])
+                    learner.update(rows[done], rate=1e-2, shape=shape, loss=LOSS)
+                    learner.save()
+                if killed_at != done:
+                    cursor.write_text(json.dumps(done + 1))
+                killed_at = None if killed_at == done else killed_at
+
+        def told_by(name):
+            with Learner(states._trainer(0), name, start=states.adapter(0)) as learner:
+                return learner.step, checkpoints.fingerprint(learner.adapter)
+
+        whole_life, cut = learn("whole"), learn("cut", killed_at=1)
+        assert (whole_life[0], cut[0]) == (3, 4) and whole_life[1] != cut[1]

@@ -1,0 +1,192 @@
+"""kill -9 at any moment, as often as one likes: the same command ends with the same bits. And what the drill
+stands on: each part of a saved state matters."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+import test_stages
+import tiny_qwen2
+
+from cicjax.files import seal
+from cicjax.runs.folder import RunFolder
+from cicjax.training import checkpoints
+
+SETTINGS = replace(
+    test_stages.SETTINGS, methods=("sft", "rest", "grpo", "oracle", "observational", "interventional")
+)
+# Forks a child for each job: what a process imports is imported once. jax's backend starts in the child.
+SERVER = """
+import os, signal, sys, time
+import test_stages
+from pathlib import Path
+from dataclasses import replace
+import cicjax.cli, cicjax.training.own
+test_kills_settings = replace(test_stages.SETTINGS, methods=tuple(sys.argv[1].split()))
+for line in sys.stdin:
+    folder, toy, seconds = line.rstrip("\\n").split("\\t")
+    child = os.fork()
+    if not child:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1), os.dup2(null, 2)
+        try:
+            test_stages.run_all(Path(folder), Path(toy), test_kills_settings)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    end = time.monotonic() + float(seconds)
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+        time.sleep(0.01)
+    if done == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        done = os.waitpid(child, 0)
+    print("\\t".join(["ended", str(done[1])]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The toy's experiment, six methods and more, that nobody killed."""
+    root = tmp_path_factory.mktemp("kills")
+    tiny_qwen2.write(root / "toy", seed=4, num_hidden_layers=1)
+    test_stages.run_all(root / "whole", root / "toy", SETTINGS)
+    return root
+
+
+def state(folder: Path) -> dict[str, object]:
+    """What has to be equal to the last bit: every file that the seal knows, but the steps by their leaves and
+    nothing that holds times or the run's id."""
+    digests: dict[str, object] = {}
+    for name, entry in seal.read(folder)["files"].items():
+        if "/digests.json" in name:
+            digests[name] = entry["content"]
+        elif name not in ("timings.json", "environment.json"):
+            digests[name] = entry["sha256"]
+    return digests
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(600, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_an_experiment_ends_with_the_same_bits(whole, kills):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, " ".join(SETTINGS.methods)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert server.stdin is not None and server.stdout is not None
+    rng, expected, killed, runs, longest = random.Random(kills), state(whole / "whole"), 0, 0, 0.0
+
+    def job(folder: Path, seconds: float) -> int:
+        print(folder, whole / "toy", seconds, sep="\t", file=server.stdin, flush=True)
+        return int(server.stdout.readline().split("\t")[1])
+
+    while killed < kills:
+        folder, of_this = whole / f"run{runs}", 0
+        started = time.monotonic()
+        # The first run tells how long one takes; each is killed up to four times, then left alone.
+        while of_this < 4 and killed < kills and job(folder, rng.uniform(0.3, longest or 20.0)):
+            of_this, killed = of_this + 1, killed + 1
+        assert job(folder, 600) == 0
+        longest = max(longest, min(time.monotonic() - started, 30.0))
+        assert state(folder) == expected, f"run {runs}"
+        assert not list(seal.faults(folder)) and not [*folder.rglob(".*")]
+        runs += 1
+    server.stdin.close()
+    print(f"{killed} kills over {runs} runs, {runs} of {runs} bit-equal")
+    assert server.wait() == 0
+
+
+def test_each_part_of_a_saved_state_matters(whole, tmp_path):
+    """Training goes on from a state of which one part is as new: the adapter, a moment of AdamW, the count of
+    updates. The result is another, or there is none: were it the same, the drill above could not fail."""
+    folder = tmp_path / "run"
+    saved = checkpoints.save
+
+    def stop(directory, step, **rest):
+        result = saved(directory, step, **rest)
+        if Path(directory).name == "sft" and step == 2:
+            raise KeyboardInterrupt
+        return result
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints, "save", stop)
+        test_stages.run_all(folder, whole / "toy", only_sft())
+    tree, metadata = checkpoints.load(folder / "sft")
+    parts = sorted({name.split("/")[0] for name in checkpoints.leaf_digests(tree)})
+    assert {"adapter", "step"} < set(parts)
+    ends = {
+        part: end_of(folder, whole / "toy", tmp_path / part, part, tree, metadata) for part in [*parts, ""]
+    }
+    whole_end = ends.pop("")
+    same = [part for part, end in ends.items() if end == whole_end]
+    assert not set(same) - {"empty_updates", "nonfinite_updates"}, same
+
+
+def only_sft():
+    return replace(test_stages.SETTINGS, methods=("sft",))
+
+
+def end_of(folder: Path, toy: Path, copy: Path, part: str, tree, metadata) -> object:
+    """The adapter that training ends with where `part` of its newest state is zero; None where it does not
+    end."""
+    subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
+    if part:
+        blank = {**tree, part: jax.tree.map(jnp.zeros_like, tree[part])}
+        with RunFolder(copy, only_sft().record()):
+            checkpoints.save(copy / "sft", 2, tree=blank, metadata=metadata)
+    try:
+        test_stages.run_all(copy, toy, only_sft())
+    except Exception:
+        return None
+    return checkpoints.leaf_digests(checkpoints.load_adapter(copy / "sft")[0])
+
+
+def race(folder: Path, config: str) -> subprocess.Popen[str]:
+    code = """
+import json, sys, time
+from cicjax.errors import Locked
+from cicjax.files import seal
+from cicjax.runs.folder import RunFolder
+from pathlib import Path
+try:
+    with RunFolder(sys.argv[1], json.loads(sys.argv[2])) as folder:
+        for n in range(30):
+            seal.write_json(folder.path / "results.json", {"n": [n] * 500})
+            time.sleep(0.01)
+except Locked as error:
+    print(error)
+    sys.exit(3)
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), config],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_of_processes_on_one_folder_one_works_and_the_others_say_who(tmp_path, count):
+    """Readers beside them see whole files throughout."""
+    racers = [race(tmp_path / "run", '{"seed": 0}') for _ in range(count)]
+    reads = 0
+    while any(each.poll() is None for each in racers):
+        if (tmp_path / "run" / "results.json").exists():
+            assert len(set(seal.read_json(tmp_path / "run" / "results.json")["n"])) == 1
+            reads += 1
+        time.sleep(0.005)
+    codes = [each.wait() for each in racers]
+    said = [each.communicate() for each in racers]
+    # One after another is fine too, where a process started late.
+    assert set(codes) <= {0, 3} and codes.count(0) >= 1 and reads > 5
+    assert all("in use by process" in out for (out, _), code in zip(said, codes, strict=True) if code == 3)
+    assert not any(err for _, err in said) and not list(seal.faults(tmp_path / "run"))
