@@ -92,7 +92,7 @@ def test_the_task_runs_from_flags_to_verdicts(extended):
     ]
     assert len(answers) == 16 and all("What is" in answer["prompt"] for answer in answers)
     written = run(extended, "-m", "cicjax", "eval", "--task", "sums:TASK", "--adapter", "sums_run/sft")
-    assert written.startswith(f"solved {results['methods']['sft']['solved']} of 16")
+    assert f"\nsolved {results['methods']['sft']['solved']} of 16" in written
 
 
 def test_the_loss_over_pairs_begins_at_ln_2_and_falls(extended, dose):

@@ -39,8 +39,9 @@ def test_every_program_fits_a_v6e_chip(v6e):
 
 def test_chips_exchange_gradients_and_nothing_else(v5e):
     shared = {each["name"]: each["collectives"] for each in v5e["programs"] if each["chips"] > 1}
-    # In a step of decoding two single truths: whether all rows are done, and whether any asks for top-p.
-    assert shared == {"update likelihood": {"all-reduce": 2}, "decode": {"all-reduce": 2}}
+    assert shared["decode"] == {}
+    # One sum over the chips at the end of an update, of as many operations as the compiler makes of it.
+    assert shared["update likelihood"].keys() == {"all-reduce"}
 
 
 def test_no_program_is_a_tenth_dearer_than_recorded(v5e):

@@ -127,19 +127,20 @@ class Outcome(NamedTuple):
     words: str
 
 
-def outcome(read: Callable[[], object], expected: object, name: str, *, by_name: bool = True) -> Outcome:
-    """Of reading after a fault in `name`: an error must be one line and, with `by_name`, name the file or its
-    step."""
+def outcome(read: Callable[[], object], expected: object, *names: str, by_name: bool = True) -> Outcome:
+    """Of reading after a fault in the files of `names`: an error must be one line and, with `by_name`, name
+    one of them or its step."""
     told = StringIO()
     try:
         with redirect_stderr(told), redirect_stdout(StringIO()):
             seen = read()
     except (Corrupted, BadInput) as error:
         words = str(error)
-        assert "\n" not in words and (named(name, words) or not by_name), f"{name}: {words}"
+        assert "\n" not in words, words
+        assert not by_name or any(named(name, words) for name in names), f"{names}: {words}"
         return Outcome("noticed", words)
     except CicjaxError as error:
-        raise AssertionError(f"{name}: {type(error).__name__} {error}") from error
+        raise AssertionError(f"{names}: {type(error).__name__} {error}") from error
     if seen == expected:
         return Outcome("said" if told.getvalue() else "harmless", told.getvalue())
     return Outcome("silent", told.getvalue())

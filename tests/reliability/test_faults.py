@@ -179,7 +179,11 @@ def strike(
             snapshot.restore()
         try:
             if fault.apply(root):
-                came = faults.outcome(partial(read, fault.name), expected[area], fault.name, by_name=by_name)
+                names = [fault.name]
+                if fault.kind == "swap" and fault.other is not None:
+                    names.append(fault.other.relative_to(root).as_posix())
+                read_it = partial(read, fault.name)
+                came = faults.outcome(read_it, expected[area], *names, by_name=by_name)
                 outcomes.append((fault, came))
         finally:
             snapshot.restore()

@@ -72,7 +72,8 @@ def state(folder: Path) -> dict[str, object]:
     return digests
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [4, 600])
 def test_killed_at_any_moment_an_experiment_ends_with_the_same_bits(whole, kills):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     server = subprocess.Popen(
@@ -105,6 +106,7 @@ def test_killed_at_any_moment_an_experiment_ends_with_the_same_bits(whole, kills
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_each_part_of_a_saved_state_matters(whole, tmp_path):
     """Training goes on from a state of which one part is as new: the adapter, a moment of AdamW, the count of
     updates. The result is another, or there is none: were it the same, the drill above could not fail."""

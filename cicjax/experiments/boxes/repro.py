@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cicjax.devices import hosts
 from cicjax.errors import printable
 from cicjax.experiments.boxes import beliefs
 from cicjax.experiments.boxes.settings import ARMS, Arm, Settings, settings_of
@@ -48,7 +49,7 @@ def reproduce(flags: Flags) -> dict[str, Any]:
             "arms": rows,
             "bayes": {"do": _exact(intervened=True), "conditional": _exact(intervened=False)},
         }
-        write_json(flags.output_dir / "results.json", found)
+        hosts.once(lambda: write_json(flags.output_dir / "results.json", found))
         return read_json(flags.output_dir / "results.json")
 
 
@@ -57,7 +58,8 @@ def _row(flags: Flags, settings: Settings, policy: LoadedPolicy, arm: Arm | None
     path = flags.output_dir / "probes" / f"{arm.name if arm else BASE}.json"
     if not path.exists():
         adapter = _trained(flags, settings, policy, arm) if arm else None
-        write_json(path, beliefs.described(beliefs.stated(policy, adapter)))
+        described = beliefs.described(beliefs.stated(policy, adapter))
+        hosts.once(lambda: write_json(path, described))
     return read_json(path)
 
 

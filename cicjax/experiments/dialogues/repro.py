@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cicjax.devices import hosts
 from cicjax.errors import printable
 from cicjax.experiments.dialogues.run import Run, results
 from cicjax.experiments.dialogues.settings import USED, settings_of
@@ -35,7 +36,8 @@ def reproduce(flags: Flags) -> dict[str, Any]:
         what = f"dialogues, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
         print(printable(what), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
-        write_json(flags.output_dir / "results.json", results(run))
+        found = results(run)
+        hosts.once(lambda: write_json(flags.output_dir / "results.json", found))
         return read_json(flags.output_dir / "results.json")
 
 

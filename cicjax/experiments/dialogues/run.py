@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cicjax.devices import hosts
 from cicjax.experiments.dialogues import probes
 from cicjax.experiments.dialogues.settings import ARMS, BASE, PAIR, Arm, Settings
 from cicjax.files.seal import read_json, write_json
@@ -102,7 +103,8 @@ def summary(run: Run, name: str, adapter: Callable[[], qwen2.Tree] | None) -> di
     if not path.exists():
         tree, facts = None if adapter is None else adapter(), run.facts
         found = {what: probes.margins(run.policy, tree, facts, stated=s) for what, s in probes.BEFORE.items()}
-        write_json(path, described(found, facts, seed=run.settings.seed))
+        record = described(found, facts, seed=run.settings.seed)
+        hosts.once(lambda: write_json(path, record))
     return read_json(path)
 
 
