@@ -1,9 +1,10 @@
 """Signals that ask the process to end: a flag, and loops that look at it where it is safe to stop.
 
 An exception out of a handler is lost where nobody can catch it, as in jax's callback to the garbage
-collector, and one that breaks off jax's import ends in a crash. So from that import on the first signal only
-sets the flag; `check` raises Stopped where the work so far can be saved. Before it, and in commands that need
-no jax, Stopped is raised at once. A second signal ends the process on the spot, whatever it is doing.
+collector or the locks of an import, and one that breaks off jax's import ends in a crash. So from that import
+on the first signal only sets the flag; `check` raises Stopped where the work so far can be saved. Before it,
+and in commands that need no jax, Stopped is raised at once, or when the import at hand is done. A second
+signal ends the process on the spot, whatever it is doing.
 """
 
 import os
@@ -19,6 +20,7 @@ from types import FrameType
 STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 # One wish often comes as several signals: from the terminal, and once more from what started the process.
 ONE_WISH = 0.5
+AGAIN = 0.02
 
 _received = 0
 _left_to_others = False
@@ -60,6 +62,7 @@ def install() -> None:
         for number in STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _handle)
+        signal.signal(signal.SIGALRM, _interrupt)
         # The interpreter writes each signal's number here at once, also while the main thread is away in a
         # compiled program and runs no handler.
         reader, writer = os.pipe()
@@ -74,6 +77,7 @@ def held() -> Iterator[None]:
     """Let signals wait while another program starts in this process, which is to `install` anew."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
+        check()  # the other program would not know
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
@@ -81,6 +85,7 @@ def held() -> Iterator[None]:
 
 def restore() -> None:
     """Let signals do again what they do to any process: from here on there is nothing left to save."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for number in STOPPING:
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_DFL)
@@ -92,9 +97,22 @@ def _handle(number: int, frame: FrameType | None) -> None:
         return
     _received = number
     if "jax" not in sys.modules:
-        raise Stopped(number)
+        _interrupt(number, frame)
+        return
     name = signal.Signals(number).name
     _say(f"cicjax: {name}: stopping at the next safe point; a second signal ends at once\n")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise Stopped, but not out of an import, whose own callbacks would swallow it: then try again soon."""
+    if "jax" in sys.modules:
+        return  # loops look
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            return
+        frame = frame.f_back
+    raise Stopped(_received)
 
 
 def _watch(reader: int) -> None:

@@ -14,6 +14,7 @@ import importlib.abc
 import importlib.util
 import io
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ TESTS = {
     "cicjax.tasks.stem.verifier": ("tests/tasks/test_stem_verifier.py",),
     "cicjax.logs.native": ("tests/logs/test_native.py", "tests/logs/test_hostile_logs.py"),
 }
-PATIENCE = 120  # seconds; a mutant that never ends is noticed
+PATIENCE = 120  # seconds of work; a mutant that never ends is noticed
 TURNED = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -136,6 +137,7 @@ def survives(module: str, source: str, tests: tuple[str, ...]) -> bool:
     child = os.fork()
     if child == 0:
         code = 3
+        resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE))
         try:
             sys.meta_path.insert(0, _Instead(module, source))
             import pytest
@@ -145,7 +147,7 @@ def survives(module: str, source: str, tests: tuple[str, ...]) -> bool:
                 code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *chosen, *tests]))
         finally:
             os._exit(code)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + 20 * PATIENCE
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -196,6 +196,25 @@ def test_what_nohup_ignores_stays_ignored():
     assert (process.returncode, process.stdout) == (0, "0\n")
 
 
+def test_no_import_is_broken_off(tmp_path):
+    (tmp_path / "slow_to_import.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\ndone = True\n"
+    )
+    program = (
+        "import sys, time\nfrom cicjax import signals\nsignals.install()\nimport slow_to_import\n"
+        "print(slow_to_import.done, flush=True)\ntime.sleep(60)"
+    )
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '.')}"
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (process.returncode, process.stdout, process.stderr) in [(143, "True\n", ""), (143, "", "")]
+
+
 def test_a_terminal_that_goes_away_costs_nothing(toy, tmp_path):
     run = tmp_path / "run"
     in_terminal = "import os, sys\nos.login_tty(0)\nos.execv(sys.argv[1], sys.argv[1:])"
