@@ -3,6 +3,7 @@ own transcripts alike."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
