@@ -118,7 +118,7 @@ BOXES = {
     "another objective": [*TRAIN, "log.jsonl", "--objective", "dpo"],
     "another protocol": [*MASK, "log.jsonl", "--format", "gguf"],
     "a verb misspelled": ["trian"],
-    "a flag misspelled": [*TRAIN, "log.jsonl", "--num_epochs", "1"],
+    "a flag misspelled": [*TRAIN, "log.jsonl", "--learning_rte", "1"],
     "another format to read": ["convert", "log.jsonl", "--from", "parquet", "--output", "x"],
 }
 
