@@ -15,6 +15,7 @@ from cicjax.agent.events import Correction, Verdict
 from cicjax.agent.gate import Items
 from cicjax.agent.settings import AgentSettings, GateSettings
 from cicjax.agent.store import Store
+from cicjax.files import numbered
 from cicjax.model.config import LoRAConfig
 from cicjax.tasks.task import Grade
 from cicjax.training import checkpoints
@@ -134,7 +135,7 @@ def kill_at(point, count):
     wrap(Store, "_insert", after=lambda result, *_: [f"{result.kind} written"])
     wrap(Store, "append", after=lambda result, *_: [f"{event.kind} committed" for event in result])
     wrap(training, "accumulate", before=lambda *_: "slice")
-    wrap(checkpoints, "_seal", after=lambda *_: ["state written"])
+    wrap(numbered, "_make_durable", after=lambda *_: ["state written"])
     wrap(checkpoints, "save", after=lambda *_: ["state renamed"])
     wrap(steps.Items, "ask", before=lambda *_: "gate")
 
