@@ -66,6 +66,7 @@ class Conversations:
         how = how | {"stop_ids": list(decoding.stop_ids), "stop_strings": list(decoding.stop_strings)}
 
         def started(store: Store, before: Sequence[Event]) -> Draft:
+            """The event that begins an answer, which names the turns before it by their numbers."""
             parts = [event.seq for event in before]
             self._lessons.prompt([self._lessons.turns.message(event) for event in before])
             return Draft(

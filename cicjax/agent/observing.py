@@ -75,6 +75,7 @@ class Observations:
         key = digest_of(["lesson", begin.facts["turn"], said.text])
 
         def judged(store: Store, before: Sequence[Event]) -> Draft:
+            """The event, a lesson or not, decided where no other writer comes between."""
             reason = self._why_not(begin, said, source, key)
             attempt = self.lessons.turns.attempt_of(begin)
             return Draft(
@@ -156,6 +157,7 @@ class Observations:
             )
 
         def judged(store: Store, before: Sequence[Event]) -> Draft:
+            """The event, a lesson or not, decided where no other writer comes between."""
             number = None if replay else self._taught(key)
             reason = (
                 "replayed with lessons"

@@ -5,23 +5,17 @@ from typing import Any
 
 from cicjax.devices import hosts
 from cicjax.errors import printable
+from cicjax.experiments import chats
 from cicjax.experiments.boxes import beliefs
-from cicjax.experiments.boxes.settings import ARMS, Arm, Settings, settings_of
-from cicjax.experiments.dialogues.repro import OUTSIDE_IDENTITY, config_of
+from cicjax.experiments.boxes.settings import ARMS, Arm, settings_of
+from cicjax.experiments.chats import BASE, OUTSIDE_IDENTITY, config_of
 from cicjax.experiments.paper import repro as paper
 from cicjax.experiments.paper.flags import Flags
 from cicjax.files.seal import read_json, write_json
-from cicjax.model import qwen2
-from cicjax.provenance import encode, render
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.boxes import world
-from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
-from cicjax.training.learner import Trainer
-from cicjax.training.policy import LoadedPolicy, load_policy
-from cicjax.training.steps import Likelihood
-
-BASE = "base"
+from cicjax.training.policy import load_policy
 
 
 def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
@@ -34,13 +28,14 @@ def reproduce(flags: Flags) -> dict[str, Any]:
     """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
     settings = settings_of(flags)
     policy = load_policy(flags.model_name_or_path, dtype=settings.dtype, lora=settings.lora, training=True)
+    run = chats.Run(folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps)
     config = config_of(flags, settings, policy.fingerprint)
     with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
         what = f"boxes, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
         print(printable(what), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
-        rows = {BASE: _row(flags, settings, policy, None)}
-        rows |= {arm.name: _row(flags, settings, policy, arm) for arm in ARMS}
+        rows = {BASE: _row(run, None)}
+        rows |= {arm.name: _row(run, arm) for arm in ARMS}
         found = {
             "experiment": "boxes",
             "model": policy.fingerprint,
@@ -53,36 +48,17 @@ def reproduce(flags: Flags) -> dict[str, Any]:
         return read_json(flags.output_dir / "results.json")
 
 
-def _row(flags: Flags, settings: Settings, policy: LoadedPolicy, arm: Arm | None) -> dict[str, Any]:
+def _row(run: chats.Run, arm: Arm | None) -> dict[str, Any]:
     """An arm's row of results.json, kept in probes/NAME.json."""
-    path = flags.output_dir / "probes" / f"{arm.name if arm else BASE}.json"
+    path, settings = run.folder / "probes" / f"{arm.name if arm else BASE}.json", run.settings
     if not path.exists():
-        adapter = _trained(flags, settings, policy, arm) if arm else None
-        described = beliefs.described(beliefs.stated(policy, adapter))
+        adapter = None
+        if arm is not None:
+            rows = arm.rows(settings.seed, settings.rows)
+            adapter = chats.train(run, arm, arm.name, rows, start=run.fresh(), epochs=settings.epochs)
+        described = beliefs.described(beliefs.stated(run.policy, adapter))
         hosts.once(lambda: write_json(path, described))
     return read_json(path)
-
-
-def _trained(flags: Flags, settings: Settings, policy: LoadedPolicy, arm: Arm) -> qwen2.Tree:
-    trainer = Trainer(
-        folder=flags.output_dir,
-        model=policy.model,
-        base=policy.base,
-        base_fingerprint=policy.fingerprint,
-        tokenizer=policy.tokenizer,
-        optimization=settings.optimization,
-        seed=settings.seed,
-        rows_per_update=settings.rows_per_update,
-        num_train_epochs=settings.epochs,
-        save_steps=flags.save_steps,
-    )
-    rows = [
-        (episode.id, encode(render.chat(episode.messages, targets=render.WORLD), policy.tokenizer))
-        for episode in arm.rows(settings.seed, settings.rows)
-    ]
-    start = fresh_adapter(policy.model, seed=settings.seed)
-    units = weighted(rows, arm.weighting, reduction=settings.reduction)
-    return fine_tune(trainer, arm.name, units, loss=Likelihood(arm.rule), start=start)
 
 
 def _exact(*, intervened: bool) -> list[float]:

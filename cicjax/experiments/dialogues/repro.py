@@ -1,22 +1,19 @@
 """`cicjax repro --experiment dialogues`: flags -> settings -> stages -> results.json and a table."""
 
 from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from cicjax.devices import hosts
 from cicjax.errors import printable
+from cicjax.experiments.chats import OUTSIDE_IDENTITY, config_of
 from cicjax.experiments.dialogues.run import Run, results
-from cicjax.experiments.dialogues.settings import USED, settings_of
+from cicjax.experiments.dialogues.settings import settings_of
 from cicjax.experiments.paper import repro as paper
 from cicjax.experiments.paper.flags import Flags
 from cicjax.files.seal import read_json, write_json
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.training.policy import load_policy
-
-OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps", "allow_other_environment")
 
 
 def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
@@ -39,16 +36,6 @@ def reproduce(flags: Flags) -> dict[str, Any]:
         found = results(run)
         hosts.once(lambda: write_json(flags.output_dir / "results.json", found))
         return read_json(flags.output_dir / "results.json")
-
-
-def config_of(flags: Flags, settings: Any, fingerprint: str, used: Any = USED) -> dict[str, Any]:
-    """config.json: the flags that the experiment knows, and every value that they stand for."""
-    chosen = {each.name: getattr(flags, each.name) for each in fields(Flags) if each.name in used}
-    plain = {
-        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in chosen.items()
-    }
-    return plain | {"resolved": {"model": fingerprint, "settings": settings.record()}}
 
 
 def print_table(found: dict[str, Any]) -> None:

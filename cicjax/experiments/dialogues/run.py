@@ -2,36 +2,24 @@
 the model's own claims. Every stage is done once; the same command goes on where the last one stopped."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cicjax.devices import hosts
+from cicjax.experiments import chats
+from cicjax.experiments.chats import BASE
 from cicjax.experiments.dialogues import probes
-from cicjax.experiments.dialogues.settings import ARMS, BASE, PAIR, Arm, Settings
+from cicjax.experiments.dialogues.settings import ARMS, PAIR, Arm
 from cicjax.files.seal import read_json, write_json
 from cicjax.model import qwen2
-from cicjax.provenance import Encoded, encode, render
-from cicjax.provenance.transcript import Episode
 from cicjax.statistics import bootstrap
 from cicjax.tasks.dialogues.build import build, plans
 from cicjax.tasks.dialogues.facts import FACTS, Fact
-from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
-from cicjax.training.learner import Trainer
-from cicjax.training.policy import LoadedPolicy
-from cicjax.training.steps import Likelihood
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Where to write, what was decided, and the model."""
-
-    folder: Path
-    settings: Settings
-    policy: LoadedPolicy
-    save_steps: int = 25
+class Run(chats.Run):
+    """Also the facts."""
 
     @property
     def facts(self) -> tuple[Fact, ...]:
@@ -65,36 +53,10 @@ def results(run: Run) -> dict[str, Any]:
 
 def trained(run: Run, arm: Arm, lies: float) -> qwen2.Tree:
     """The adapter of an arm at this probability of a lie."""
-    settings = run.settings
-    planned = plans(settings.seed, count=settings.counts.dialogues, facts=run.facts)
-    name = f"{arm.name}-{lies:g}"
-    return _train(
-        run, arm, name, arm.rows(planned, lies), fresh_adapter(run.policy.model, seed=settings.seed)
-    )
-
-
-def _train(run: Run, arm: Arm, name: str, episodes: Sequence[Episode], start: qwen2.Tree) -> qwen2.Tree:
-    rows = [(episode.id, encoded(episode, run.policy.tokenizer)) for episode in episodes]
-    settings, policy = run.settings, run.policy
-    trainer = Trainer(
-        folder=run.folder,
-        model=policy.model,
-        base=policy.base,
-        base_fingerprint=policy.fingerprint,
-        tokenizer=policy.tokenizer,
-        optimization=settings.optimization,
-        seed=settings.seed,
-        rows_per_update=settings.rows_per_update,
-        num_train_epochs=settings.counts.epochs,
-        save_steps=run.save_steps,
-    )
-    units = weighted(rows, arm.weighting, reduction=settings.reduction)
-    return fine_tune(trainer, name, units, loss=Likelihood(arm.rule), start=start)
-
-
-def encoded(episode: Episode, tokenizer: Any) -> Encoded:
-    """A dialogue as every arm reads it: the context is context; users, headers and the agent are targets."""
-    return encode(render.chat(episode.messages, targets=render.WORLD, id=episode.id), tokenizer)
+    counts = run.settings.counts
+    planned = plans(run.settings.seed, count=counts.dialogues, facts=run.facts)
+    rows = arm.rows(planned, lies)
+    return chats.train(run, arm, f"{arm.name}-{lies:g}", rows, start=run.fresh(), epochs=counts.epochs)
 
 
 def summary(run: Run, name: str, adapter: Callable[[], qwen2.Tree] | None) -> dict[str, Any]:
@@ -134,7 +96,7 @@ def described(found: dict[str, probes.Margins], facts: Sequence[Fact], *, seed: 
 def own_rounds(run: Run, arm: Arm) -> list[dict[str, float]]:
     """The model's own claims, drawn by its own odds of the true and the false one, taken up by the user now
     and then, and trained on: its margin before the first round and after each."""
-    settings, adapter = run.settings, fresh_adapter(run.policy.model, seed=run.settings.seed)
+    settings, adapter = run.settings, run.fresh()
     counts, curve = settings.counts, []
     for number in range(counts.rounds + 1):
         name = f"{arm.name}-round-{number}"
@@ -143,7 +105,7 @@ def own_rounds(run: Run, arm: Arm) -> list[dict[str, float]]:
             lies = {topic: 1 / (1 + np.exp(margin)) for topic, margin in curve[-1].pop("by_fact").items()}
             spoken = build(planned, lambda fact, lies=lies: lies[fact.topic], silence=1 - settings.corrected)
             curve[-1]["false"] = float(np.mean([each.messages[2].solved == 0 for each in spoken]))
-            adapter = _train(run, arm, name, spoken, adapter)
+            adapter = chats.train(run, arm, name, spoken, start=adapter, epochs=counts.epochs)
         row = summary(run, name, lambda adapter=adapter: adapter)
         curve.append({key: row[key] for key in ("margin_mean", "margin_sum", "lie_preferred", "by_fact")})
     curve[-1].pop("by_fact")

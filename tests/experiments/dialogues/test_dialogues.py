@@ -13,8 +13,8 @@ import tiny_qwen2
 
 from cicjax import cli
 from cicjax.errors import BadInput
+from cicjax.experiments.chats import encoded
 from cicjax.experiments.dialogues import probes, repro
-from cicjax.experiments.dialogues.run import encoded
 from cicjax.experiments.dialogues.settings import ARMS, PAIR, settings_of
 from cicjax.experiments.paper.flags import Flags
 from cicjax.model.config import LoRAConfig

@@ -1,0 +1,134 @@
+"""What experiments on chats share: the flags that they know, the values that these stand for, config.json,
+and how an arm is trained."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cicjax.errors import BadInput
+from cicjax.experiments.paper.flags import Flags
+from cicjax.model import qwen2
+from cicjax.model.config import PROJECTIONS, LoRAConfig
+from cicjax.provenance import Encoded, encode, render, weights
+from cicjax.provenance.protocol import Weighting
+from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.provenance.transcript import Episode
+from cicjax.runs import checks
+from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
+from cicjax.training.learner import Trainer
+from cicjax.training.policy import LoadedPolicy, precision
+from cicjax.training.steps import Likelihood, Optimization
+
+# The embedded base was pretrained on other text than these chats and needs larger steps to hold facts.
+EMBEDDED_RATE = 2e-3
+USED = (
+    "output_dir model_name_or_path experiment scale seed learning_rate lora_r lora_alpha "
+    "lora_target_modules dtype save_steps allow_other_environment seeds config"
+).split()
+OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps", "allow_other_environment")
+BASE = "base"  # the row of the model as it comes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One experiment at one seed. Together with the model's fingerprint this decides every number in
+    results.json."""
+
+    seed: int
+    dtype: Literal["bfloat16", "float32"]
+    lora: LoRAConfig
+    optimization: Optimization
+    rows_per_update: int = 8
+    reduction: Literal["update", "dialogue"] = "update"
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, as they go into config.json and results.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where to write, what was decided, and the model."""
+
+    folder: Path
+    settings: Any
+    policy: LoadedPolicy
+    save_steps: int = 25
+
+    def fresh(self) -> qwen2.Tree:
+        """The adapter that every arm begins with."""
+        return fresh_adapter(self.policy.model, seed=self.settings.seed)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a position weighs. Echoes stay targets: that the user says a claim again is the very evidence."""
+
+    name: str
+    rule: weights.Rule
+
+    @property
+    def weighting(self) -> Weighting:
+        return Weighting(self.rule, keep_echoes=True)
+
+
+def values_of(flags: Flags) -> dict[str, Any]:
+    """The fields of `Settings`. Raises BadInput for numbers that cannot be and for flags of another
+    experiment."""
+    for field in fields(Flags):
+        if field.name not in USED and getattr(flags, field.name) != field.default:
+            raise BadInput(
+                f"--{field.name} is no flag of --experiment {flags.experiment}, which takes "
+                f"{', '.join(name for name in USED if name not in ('seeds', 'config'))}"
+            )
+    checks.check_names("projection", flags.lora_target_modules, PROJECTIONS)
+    checks.check_counts(flags, "lora_r", "save_steps")
+    checks.check_finite(flags, "learning_rate", "lora_alpha")
+    checks.check_seed(flags.seed)
+    usual = EMBEDDED_RATE if flags.embedded else Optimization.learning_rate
+    rate = usual if flags.learning_rate is None else flags.learning_rate
+    targets = tuple(flags.lora_target_modules)
+    return {
+        "seed": flags.seed,
+        "dtype": precision(flags.dtype, embedded=flags.embedded),
+        "lora": LoRAConfig(rank=flags.lora_r, alpha=flags.lora_alpha, target_modules=targets),
+        "optimization": replace(Optimization(), learning_rate=rate),
+    }
+
+
+def config_of(flags: Flags, settings: Settings, fingerprint: str) -> dict[str, Any]:
+    """config.json: the flags that the experiment knows, and every value that they stand for."""
+    plain = {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in ((each.name, getattr(flags, each.name)) for each in fields(Flags))
+        if name in USED
+    }
+    return plain | {"resolved": {"model": fingerprint, "settings": settings.record()}}
+
+
+def encoded(episode: Episode, tokenizer: Tokenizer) -> Encoded:
+    """A chat as every arm reads it: the context is context; users, headers and the agent are targets."""
+    return encode(render.chat(episode.messages, targets=render.WORLD, id=episode.id), tokenizer)
+
+
+def train(
+    run: Run, arm: Arm, name: str, episodes: Sequence[Episode], *, start: qwen2.Tree, epochs: int
+) -> qwen2.Tree:
+    """FOLDER/NAME: an arm on these rows from `start`."""
+    settings, policy = run.settings, run.policy
+    trainer = Trainer(
+        folder=run.folder,
+        model=policy.model,
+        base=policy.base,
+        base_fingerprint=policy.fingerprint,
+        tokenizer=policy.tokenizer,
+        optimization=settings.optimization,
+        seed=settings.seed,
+        rows_per_update=settings.rows_per_update,
+        num_train_epochs=epochs,
+        save_steps=run.save_steps,
+    )
+    rows = [(episode.id, encoded(episode, policy.tokenizer)) for episode in episodes]
+    units = weighted(rows, arm.weighting, reduction=settings.reduction)
+    return fine_tune(trainer, name, units, loss=Likelihood(arm.rule), start=start)
