@@ -169,8 +169,8 @@ def test_a_second_signal_ends_at_once_and_the_same_wish_sent_twice_does_not(toy,
     saved = checkpoints.latest(run / "adapter")
     assert saved and saved == updates_told(run)
 
-    # The main thread is away in a C function, which itself says so: no handler runs, and the second signal ends
-    # the process all the same.
+    # The main thread is away in a C function, which itself says so: no handler runs, and the second signal
+    # ends the process all the same.
     program = (
         "import sys, ctypes\nfrom cicjax import signals\nsignals.install()\nsys.modules['jax'] = signals\n"
         "ctypes.CDLL(None).system(b'echo away; exec sleep 9 >/dev/null 2>&1')\n"
