@@ -93,6 +93,8 @@ class Train(Together):
     """Rank of the adapter."""
     lora_alpha: float = 32.0
     """The adapter's product is scaled by alpha / rank."""
+    lora_dropout: float = 0.0
+    """Share of its inputs that the adapter does not see in an update; which ones, --seed settles."""
     lora_target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = PROJECTIONS
     """Projections that get an adapter; all-linear is all of them, the default."""
     seed: int = 0
@@ -165,6 +167,8 @@ class Train(Together):
         checks.check_finite(
             self, "learning_rate", "lora_alpha", "weight_decay", "max_grad_norm", "wrong", "correct"
         )
+        if not 0 <= self.lora_dropout < 1:
+            raise BadInput(f"--lora_dropout is a share, from 0 to 1, not {self.lora_dropout}")
         if self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
@@ -229,6 +233,7 @@ class Train(Together):
             eval_steps=self.eval_steps,
             schedule=self.lr_scheduler_type,
             protocol=policy.protocol,
+            lora_dropout=self.lora_dropout,
         )
 
     def _record(self, policy: "LoadedPolicy", rows: "Rows") -> dict[str, Any]:

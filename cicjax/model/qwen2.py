@@ -19,7 +19,7 @@ from cicjax.devices.kind import ANY, Kind
 from cicjax.model import cost, head, layout, ops
 from cicjax.model.attention import Span, alone, attention, packed
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.lora import LoRALinear, LoRAParam, down_together, projection_shapes
+from cicjax.model.lora import Dropout, LoRALinear, LoRAParam, down_together, projection_shapes
 
 
 class RMSNorm(nnx.Module):
@@ -76,10 +76,16 @@ class Attention(nnx.Module):
         self.o_proj = _projection("o_proj", config, lora, dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], angles: Rotation, span: Span, kind: Kind, cache: Cache | None
+        self,
+        x: Float[Array, "B T D"],
+        angles: Rotation,
+        span: Span,
+        kind: Kind,
+        cache: Cache | None,
+        dropout: Dropout | None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
-        low = down_together(x, (self.q_proj, self.k_proj, self.v_proj), kind)
+        low = down_together(x, (self.q_proj, self.k_proj, self.v_proj), kind, dropout and dropout.of(0))
         queries = rotate(self.q_proj(x, low[0]).reshape(heads), angles)
         keys = rotate(self.k_proj(x, low[1]).reshape(heads), angles).swapaxes(1, 2)
         values = self.v_proj(x, low[2]).reshape(heads).swapaxes(1, 2)
@@ -88,8 +94,9 @@ class Attention(nnx.Module):
             slot = span.last[0]
             keys = ops.write_slots(cache.keys, keys, slot, kind)
             values = ops.write_slots(cache.values, values, slot, kind)
-        mixed = attention(queries, keys, values, span, kind)
-        return self.o_proj(mixed.reshape(*x.shape[:2], -1)), Cache(keys, values)
+        mixed = attention(queries, keys, values, span, kind).reshape(*x.shape[:2], -1)
+        (low_mixed,) = down_together(mixed, (self.o_proj,), kind, dropout and dropout.of(1))
+        return self.o_proj(mixed, low_mixed), Cache(keys, values)
 
 
 class MLP(nnx.Module):
@@ -100,10 +107,15 @@ class MLP(nnx.Module):
         self.up_proj = _projection("up_proj", config, lora, dtype)
         self.down_proj = _projection("down_proj", config, lora, dtype)
 
-    def __call__(self, x: Float[Array, "B T D"], kind: Kind) -> Float[Array, "B T D"]:
-        dtype, low = self.gate_proj.dtype, down_together(x, (self.gate_proj, self.up_proj), kind)
+    def __call__(
+        self, x: Float[Array, "B T D"], kind: Kind, dropout: Dropout | None
+    ) -> Float[Array, "B T D"]:
+        dtype = self.gate_proj.dtype
+        low = down_together(x, (self.gate_proj, self.up_proj), kind, dropout and dropout.of(2))
         gate, up = self.gate_proj(x, low[0]).astype(dtype), self.up_proj(x, low[1]).astype(dtype)
-        return self.down_proj(ops.swiglu(gate, up))
+        wide = ops.swiglu(gate, up)
+        (low_wide,) = down_together(wide, (self.down_proj,), kind, dropout and dropout.of(3))
+        return self.down_proj(wide, low_wide)
 
 
 class Block(nnx.Module):
@@ -116,11 +128,17 @@ class Block(nnx.Module):
         self.mlp = MLP(config, lora, dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], angles: Rotation, span: Span, kind: Kind, cache: Cache | None = None
+        self,
+        x: Float[Array, "B T D"],
+        angles: Rotation,
+        span: Span,
+        kind: Kind,
+        cache: Cache | None = None,
+        dropout: Dropout | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        mixed, cache = self.self_attn(self.input_layernorm(x), angles, span, kind, cache)
+        mixed, cache = self.self_attn(self.input_layernorm(x), angles, span, kind, cache, dropout)
         x = x + mixed
-        return x + self.mlp(self.post_attention_layernorm(x), kind), cache
+        return x + self.mlp(self.post_attention_layernorm(x), kind, dropout), cache
 
 
 def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any) -> LoRALinear:
@@ -168,10 +186,11 @@ def run_block(
     angles: Rotation,
     span: Span,
     cache: Cache | None = None,
+    dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """One layer on x, which with a `cache` also holds what earlier slots left there. Gives the layer's keys
     and values besides. Jitted, so that a loop over layers traces it once."""
-    return model.block(base_layer, adapter_layer)(x, angles, span, model.kind, cache)
+    return model.block(base_layer, adapter_layer)(x, angles, span, model.kind, cache, dropout)
 
 
 def hidden(
@@ -181,9 +200,11 @@ def hidden(
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     segments: Int[Array, "B T"] | None,
+    dropout: Dropout | None = None,
 ) -> Float[Array, "B T D"]:
     """Last hidden states, final norm included. Tokens attend to earlier tokens of their own segment; equal
-    numbers next to each other are one segment, and without `segments` a line is one.
+    numbers next to each other are one segment, and without `segments` a line is one. In training `dropout`
+    keeps a share of its inputs from the adapter, others in every layer.
 
     Where its activations would take more than the kind of device has for them, the backward pass runs every
     layer once more.
@@ -192,12 +213,13 @@ def hidden(
     x, angles = ops.embed(embedding, tokens, model.kind), rotation(positions, model.config)
     span = alone(tokens.shape[1]) if segments is None else packed(segments)
 
-    def layer(x: Array, base_layer: Tree, adapter_layer: Tree, angles: Rotation, span: Span) -> Array:
-        return run_block(model, base_layer, adapter_layer, x, angles, span)[0]
+    def layer(x: Array, base_layer: Tree, adapter_layer: Tree, own: Any, angles: Any, span: Any) -> Array:
+        return run_block(model, base_layer, adapter_layer, x, angles, span, None, own)[0]
 
     kept = cost.activation_bytes(model.config, tokens=tokens.size, itemsize=ops.dtype_of(embedding).itemsize)
     adapters, twice = None if adapter is None else adapter["layers"], kept > model.kind.activations
-    x = layout.run_layers(layer, x, base["layers"], adapters, angles, span, twice=twice)
+    each = dropout and jax.vmap(dropout.of)(jnp.arange(model.config.num_hidden_layers))
+    x = layout.run_layers(layer, x, base["layers"], adapters, angles, span, each=each, twice=twice)
     return ops.rms_norm(x, base["norm"]["scale"], model.config.rms_norm_eps)
 
 

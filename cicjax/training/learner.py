@@ -35,7 +35,8 @@ BUDGET = "budget.json"
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
     seed settles the order of rows; with `live_rows` rows without loss are left out before updates are cut.
-    `protocol` is the one that the rows are rendered in, where they are.
+    `protocol` is the one that the rows are rendered in, where they are. `lora_dropout` is the share of its
+    inputs that the adapter does not see in an update.
     `eval_steps` is how often whoever watches is asked, None for never."""
 
     folder: Path
@@ -54,6 +55,7 @@ class Trainer:
     eval_steps: int | None = None
     schedule: steps.Schedule = "linear"
     protocol: str | None = None
+    lora_dropout: float = 0.0
 
 
 def finished_adapter(directory: Path) -> qwen2.Tree | None:
@@ -132,6 +134,8 @@ class Learner:
             shape=shape,
             optimization=trainer.optimization,
             loss=loss,
+            dropout=trainer.lora_dropout,
+            seed=trainer.seed,
             pause=pause,
         )
         self.step += 1
