@@ -10,6 +10,7 @@ import tyro
 from cicjax.commands.together import FLAGS, Together
 from cicjax.errors import BadInput, printable
 from cicjax.model.config import PROJECTIONS, projections
+from cicjax.runs.dashboards import Name
 
 if TYPE_CHECKING:
     from cicjax.training.learner import Trainer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 OUTSIDE_IDENTITY = (
     *("file", "eval_file", "model_name_or_path", "start_adapter", "output_dir", "save_steps"),
-    *("save_total_limit", "allow_other_environment"),
+    *("save_total_limit", "report_to", "allow_other_environment"),
 )
 
 
@@ -105,6 +106,9 @@ class Train(Together):
     """Updates between two checkpoints: the most that a kill can cost."""
     save_total_limit: int = 2
     """Checkpoints that are kept, the newest of them."""
+    report_to: Annotated[tuple[Name, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Pages that are told every update, as metrics.jsonl is: tensorboard, wandb; their libraries are yours to
+    install."""
     allow_other_environment: bool = False
     """Go on though versions, the kind of device or settings of the numerics are not those the run began
     with."""
@@ -115,7 +119,7 @@ class Train(Together):
         from cicjax.devices import hosts
         from cicjax.files.seal import write_json
         from cicjax.provenance import protocol
-        from cicjax.runs import environment
+        from cicjax.runs import dashboards, environment
         from cicjax.runs.folder import RunFolder
         from cicjax.training import own
 
@@ -133,24 +137,27 @@ class Train(Together):
         trainer = self._trainer(policy, len(rows))
         needed = own.beforehand(trainer, rows, weighting, policy.adapter)
         print(f"protocol: {policy.protocol} ({len(rows)} rows); {needed}", flush=True)
-        with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
+        record = self._record(policy, rows)
+        with RunFolder(self.output_dir, record, outside_identity=OUTSIDE_IDENTITY):
             environment.settle(self.output_dir, allow_changes=self.allow_other_environment)
             self._say_if_finished()
-            results = own.train_rows(
-                trainer,
-                rows,
-                weighting,
-                start=policy.adapter,
-                held_out=held_out,
-                reduction=self.reduction,
-            )
+            with dashboards.opened(self.report_to, self.output_dir, config=record) as dashboard:
+                results = own.train_rows(
+                    replace(trainer, dashboard=dashboard),
+                    rows,
+                    weighting,
+                    start=policy.adapter,
+                    held_out=held_out,
+                    reduction=self.reduction,
+                )
             results = {"objective": self.objective, "targets": list(self.targets), **results}
             hosts.once(lambda: write_json(self.output_dir / "results.json", results))
         self._print(results)
 
     def _check(self) -> None:
-        from cicjax.runs import checks
+        from cicjax.runs import checks, dashboards
 
+        dashboards.check(self.report_to)
         checks.check_counts(
             self,
             "num_train_epochs",

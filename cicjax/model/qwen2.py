@@ -1,5 +1,5 @@
 """Qwen2.5 as a function of two trees: a frozen base and a trainable adapter (Qwen2 technical report,
-arXiv:2407.10671).
+arXiv:2407.10671); and its relatives, Qwen3 with normed heads and Llama, both without biases.
 
 The modules below are flax nnx; `graph` splits an abstract one once, and from then on everything is plain
 dictionaries of arrays that are merged back inside the trace. One `Block` serves training and decoding. Norms,
@@ -7,6 +7,7 @@ softmax and the residual stream are float32; products, and the wide activations 
 the dtype of the base. How arrays lie in memory is left to `layout` and `ops`.
 """
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class Cache(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """Grouped-query causal attention with rotary positions."""
+    """Grouped-query causal attention with rotary positions, in Qwen3 of normed queries and keys."""
 
     def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
         self.config = config
@@ -74,6 +75,7 @@ class Attention(nnx.Module):
         self.k_proj = _projection("k_proj", config, lora, dtype)
         self.v_proj = _projection("v_proj", config, lora, dtype)
         self.o_proj = _projection("o_proj", config, lora, dtype)
+        self.q_norm, self.k_norm = (_head_norm(config, dtype) for _ in range(2))
 
     def __call__(
         self,
@@ -86,8 +88,8 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
         low = down_together(x, (self.q_proj, self.k_proj, self.v_proj), kind, dropout and dropout.of(0))
-        queries = rotate(self.q_proj(x, low[0]).reshape(heads), angles)
-        keys = rotate(self.k_proj(x, low[1]).reshape(heads), angles).swapaxes(1, 2)
+        queries = rotate(self.q_norm(self.q_proj(x, low[0]).reshape(heads)), angles)
+        keys = rotate(self.k_norm(self.k_proj(x, low[1]).reshape(heads)), angles).swapaxes(1, 2)
         values = self.v_proj(x, low[2]).reshape(heads).swapaxes(1, 2)
         keys, values = keys.astype(self.k_proj.dtype), values.astype(self.v_proj.dtype)
         if cache is not None:
@@ -147,11 +149,22 @@ def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: 
     return LoRALinear(
         inputs,
         outputs,
-        use_bias=name in ("q_proj", "k_proj", "v_proj"),
+        use_bias=config.family.qkv_bias and name in ("q_proj", "k_proj", "v_proj"),
         rank=lora.rank if lora and targeted else None,
         scaling=lora.scaling if lora and targeted else 0.0,
         dtype=dtype,
     )
+
+
+def _head_norm(config: Qwen2Config, dtype: Any) -> Callable[[Array], Array]:
+    """The norm over each head's own entries, where the family has one; else nothing is done."""
+    if not config.family.head_norms:
+        return _as_it_is
+    return RMSNorm(config.head_dim, eps=config.rms_norm_eps, dtype=dtype)
+
+
+def _as_it_is(x: Array) -> Array:
+    return x
 
 
 @lru_cache
