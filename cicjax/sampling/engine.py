@@ -216,10 +216,12 @@ class Engine:
                     with self._changed:
                         if not (self._queue or self._closed):
                             self._changed.wait(timeout=0.05 if self._learn else None)
-        except BaseException:
-            self._end_all(lambda row: row.handle.fail(error))
+        except BaseException as error:
+            for row in self._emptied():
+                row.handle.fail(error)
             raise
-        self._end_all(lambda row: row.handle.put(None, "cancelled"))
+        for row in self._emptied():
+            row.handle.put(None, "cancelled")
 
     def step(self) -> bool:
         """One round; whether there was anything to do."""
@@ -341,13 +343,13 @@ class Engine:
         self._owed = seconds * (1 / self._share - 1)
         return True
 
-    def _end_all(self, end: Callable[[_Row], None]) -> None:
+    def _emptied(self) -> list[_Row]:
+        """Close it, and give the answers that were under way."""
         with self._changed:
             self._closed = True
             rows, self._rows[:] = [*self._rows, *self._queue], []
             self._queue.clear()
-        for row in rows:
-            end(row)
+            return rows
 
     # The device
 

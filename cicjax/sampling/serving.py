@@ -1,5 +1,5 @@
-"""The compiled programs of the engine, one a purpose whatever is asked: a chunk of one row's prompt, one token
-of every row, a row copied. `model.bank` has the fourth, a slot of the bank written.
+"""The compiled programs of the engine, one a purpose whatever is asked: a chunk of one row's prompt, one
+token of every row, a row copied. `model.bank` has the fourth, a slot of the bank written.
 
 Rows begin in slot 0 and each stands in a slot of its own; the caches of all of them are one array a layer.
 Everything else about a row is an argument, a vector with an entry a row. A row that has nothing to say runs
