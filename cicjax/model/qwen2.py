@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cicjax.devices.kind import ANY, Kind
 from cicjax.model import cost, head, layout, ops
@@ -66,8 +66,13 @@ class Cache(NamedTuple):
     values: Float[Array, "B K S H"]
 
 
+Route = Bool[Array, "B S"] | None
+
+
 class Attention(nnx.Module):
-    """Grouped-query causal attention with rotary positions, in Qwen3 of normed queries and keys."""
+    """Grouped-query causal attention with rotary positions, in Qwen3 of normed queries and keys. `route`, here
+    and below, is the slot of a bank of adapters that each row reads; None where the adapter is one. `dropout`
+    is training's."""
 
     def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
         self.config = config
@@ -84,21 +89,22 @@ class Attention(nnx.Module):
         span: Span,
         kind: Kind,
         cache: Cache | None,
-        dropout: Dropout | None,
+        route: Route = None,
+        dropout: Dropout | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
         low = down_together(x, (self.q_proj, self.k_proj, self.v_proj), kind, dropout and dropout.of(0))
-        queries = rotate(self.q_norm(self.q_proj(x, low[0]).reshape(heads)), angles)
-        keys = rotate(self.k_norm(self.k_proj(x, low[1]).reshape(heads)), angles).swapaxes(1, 2)
-        values = self.v_proj(x, low[2]).reshape(heads).swapaxes(1, 2)
+        queries = rotate(self.q_norm(self.q_proj(x, low[0], route).reshape(heads)), angles)
+        keys = rotate(self.k_norm(self.k_proj(x, low[1], route).reshape(heads)), angles).swapaxes(1, 2)
+        values = self.v_proj(x, low[2], route).reshape(heads).swapaxes(1, 2)
         keys, values = keys.astype(self.k_proj.dtype), values.astype(self.v_proj.dtype)
         if cache is not None:
-            slot = span.last[0]
+            slot = span.last[..., 0]
             keys = ops.write_slots(cache.keys, keys, slot, kind)
             values = ops.write_slots(cache.values, values, slot, kind)
         mixed = attention(queries, keys, values, span, kind).reshape(*x.shape[:2], -1)
         (low_mixed,) = down_together(mixed, (self.o_proj,), kind, dropout and dropout.of(1))
-        return self.o_proj(mixed, low_mixed), Cache(keys, values)
+        return self.o_proj(mixed, low_mixed, route), Cache(keys, values)
 
 
 class MLP(nnx.Module):
@@ -110,14 +116,14 @@ class MLP(nnx.Module):
         self.down_proj = _projection("down_proj", config, lora, dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], kind: Kind, dropout: Dropout | None
+        self, x: Float[Array, "B T D"], kind: Kind, route: Route = None, dropout: Dropout | None = None
     ) -> Float[Array, "B T D"]:
         dtype = self.gate_proj.dtype
         low = down_together(x, (self.gate_proj, self.up_proj), kind, dropout and dropout.of(2))
-        gate, up = self.gate_proj(x, low[0]).astype(dtype), self.up_proj(x, low[1]).astype(dtype)
-        wide = ops.swiglu(gate, up)
+        gate, up = self.gate_proj(x, low[0], route), self.up_proj(x, low[1], route)
+        wide = ops.swiglu(gate.astype(dtype), up.astype(dtype))
         (low_wide,) = down_together(wide, (self.down_proj,), kind, dropout and dropout.of(3))
-        return self.down_proj(wide, low_wide)
+        return self.down_proj(wide, low_wide, route)
 
 
 class Block(nnx.Module):
@@ -136,11 +142,12 @@ class Block(nnx.Module):
         span: Span,
         kind: Kind,
         cache: Cache | None = None,
+        route: Route = None,
         dropout: Dropout | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        mixed, cache = self.self_attn(self.input_layernorm(x), angles, span, kind, cache, dropout)
+        mixed, cache = self.self_attn(self.input_layernorm(x), angles, span, kind, cache, route, dropout)
         x = x + mixed
-        return x + self.mlp(self.post_attention_layernorm(x), kind, dropout), cache
+        return x + self.mlp(self.post_attention_layernorm(x), kind, route, dropout), cache
 
 
 def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any) -> LoRALinear:
@@ -199,11 +206,12 @@ def run_block(
     angles: Rotation,
     span: Span,
     cache: Cache | None = None,
+    route: Route = None,
     dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """One layer on x, which with a `cache` also holds what earlier slots left there. Gives the layer's keys
     and values besides. Jitted, so that a loop over layers traces it once."""
-    return model.block(base_layer, adapter_layer)(x, angles, span, model.kind, cache, dropout)
+    return model.block(base_layer, adapter_layer)(x, angles, span, model.kind, cache, route, dropout)
 
 
 def hidden(
@@ -227,7 +235,7 @@ def hidden(
     span = alone(tokens.shape[1]) if segments is None else packed(segments)
 
     def layer(x: Array, base_layer: Tree, adapter_layer: Tree, own: Any, angles: Any, span: Any) -> Array:
-        return run_block(model, base_layer, adapter_layer, x, angles, span, None, own)[0]
+        return run_block(model, base_layer, adapter_layer, x, angles, span, dropout=own)[0]
 
     kept = cost.activation_bytes(model.config, tokens=tokens.size, itemsize=ops.dtype_of(embedding).itemsize)
     adapters, twice = None if adapter is None else adapter["layers"], kept > model.kind.activations
