@@ -275,15 +275,15 @@ def _held_out(run: _Run) -> Iterator[str]:
 
 def _usage(run: _Run, *, name: str, base_name: str | None) -> Iterator[str]:
     """A completion in Python, by transformers and for an adapter beside its base by peft."""
-    folder, kind = (
-        json.dumps(name),
-        "AutoModelForCausalLM" if base_name is None else "AutoPeftModelForCausalLM",
+    kind = "AutoModelForCausalLM" if base_name is None else "AutoPeftModelForCausalLM"
+    needed = {"transformers": ["AutoTokenizer"]}
+    needed.setdefault("transformers" if base_name is None else "peft", []).append(kind)
+    yield from ["", "## Usage", "", "```python"]
+    yield from (
+        f"from {library} import {', '.join(sorted(names))}" for library, names in sorted(needed.items())
     )
-    library = "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    if base_name is not None:
-        library = f"from peft import {kind}\nfrom transformers import AutoTokenizer"
-    yield from ["", "## Usage", "", "```python", *library.splitlines(), ""]
-    yield f"model = {kind}.from_pretrained({folder})"
+    yield ""
+    yield f"model = {kind}.from_pretrained({json.dumps(name)})"
     yield f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(base_name or name)})"
     if run.protocol == "plain":
         text = render.PROMPT.format(question="What is 2+2?")

@@ -70,9 +70,9 @@ Route = Bool[Array, "B S"] | None
 
 
 class Attention(nnx.Module):
-    """Grouped-query causal attention with rotary positions, in Qwen3 of normed queries and keys. `route`, here
-    and below, is the slot of a bank of adapters that each row reads; None where the adapter is one. `dropout`
-    is training's."""
+    """Grouped-query causal attention with rotary positions, in Qwen3 of normed queries and keys. `route`,
+    here and below, is the slot of a bank of adapters that each row reads, None where the adapter is one;
+    `dropout` is training's."""
 
     def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
         self.config = config

@@ -78,13 +78,10 @@ def one_update(
 ) -> tuple[steps.TrainState, Dispatched]:
     """Update number `index`, from 0 on, at this learning rate: sums over the micro-batches of `units`, one
     division, one step; all one program where the kind of device wants that, for which `shape` must be fixed,
-    and where the base lies on several devices, which share the lines. The adapter does not see the share
-    `dropout` of its inputs, which seed and index settle. Between micro-batches `pause` is called, where they
-    are no one program. Returns before they have finished. The given state is donated."""
+    and where the base lies on several devices, which share the lines. Between micro-batches `pause` is
+    called, where they are no one program. Returns before they have finished. The given state is donated."""
     devices = mesh.of(base)
-    batches = pack(units, shape.over(devices.count))
-    if dropout:
-        batches = with_dropout(batches, dropout, seed=seed, index=index)
+    batches = with_dropout(pack(units, shape.over(devices.count)), dropout, seed=seed, index=index)
     if (model.kind.one_program or devices.count > 1) and batches:
         state, metrics = devices.each(
             steps.whole_update,
@@ -112,8 +109,10 @@ def one_update(
 
 
 def with_dropout(batches: Sequence[Batch], share: float, *, seed: int, index: int) -> list[Batch]:
-    """The micro-batches of update `index`, each line with a key of its own for what the adapter does not
-    see."""
+    """The micro-batches of update `index`, each line with a key of its own for the share of its inputs that
+    the adapter does not see; as they are where the share is 0."""
+    if not share:
+        return list(batches)
     draw = np.random.default_rng([seed, index]).integers
     lines = batches[0].tokens.shape[0] if batches else 0
     return [
