@@ -32,7 +32,7 @@ class Eval(Together):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base and its numbers."""
+    """A Qwen2, Qwen3 or Llama folder, or a hub id; without one, the embedded base and its numbers."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
     questions_of: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None

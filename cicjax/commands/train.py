@@ -40,7 +40,7 @@ class Train(Together):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base."""
+    """A folder of a Qwen2, Qwen3 or Llama model, or a hub id; without one, the embedded base."""
     objective: Literal["interventional", "observational", "stream"] = "interventional"
     """stream lies between the two: --wrong and --correct say what the agent's judged turns weigh."""
     wrong: float = 0.0

@@ -61,6 +61,7 @@ def config_json(
         "hidden_act": "silu",
         **spelled,
         **SIZES,
+        **({"head_dim": 8} if model_type == "qwen3" else {}),
         **sizes,
     }
 
