@@ -5,7 +5,7 @@ answer end can give feedback on it after any crash. An assistant's turn that com
 where the agent sampled that text after that very conversation; any other is its sender's, and context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,9 +54,10 @@ class Conversations:
         decoding: Decoding,
         seed: int | None,
         idempotency: str | None = None,
+        check: Callable[[Sequence[int]], None] = lambda prompt: None,
     ) -> Begun:
         """Log the messages and that an answer begins. Raises BadInput for messages that the protocol cannot
-        hold; nothing is logged then."""
+        hold, and what `check` raises for their ids; nothing is logged then."""
         source.needs("chat", "ask")
         drafts, key = list[Any](), ""
         for message in messages:
@@ -68,7 +69,7 @@ class Conversations:
         def started(store: Store, before: Sequence[Event]) -> Draft:
             """The event that begins an answer, which names the turns before it by their numbers."""
             parts = [event.seq for event in before]
-            self._lessons.prompt([self._lessons.turns.message(event) for event in before])
+            check(self._lessons.prompt([self._lessons.turns.message(event) for event in before]))
             return Draft(
                 kind="begin",
                 source=source.name,

@@ -137,6 +137,12 @@ class Store:
             raise waiting.error
         return waiting.events
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is appended inside but by this thread, and what follows the log stands still."""
+        with self._lock:
+            yield
+
     def _commit(self, group: Sequence[_Waiting]) -> None:
         before, fresh = self.last, list[Event]()
         try:
