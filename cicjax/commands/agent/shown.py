@@ -52,16 +52,7 @@ def reading(home: Path) -> "Iterator[History]":
 
 
 def record(version: "Version", history: "History") -> dict[str, Any]:
-    lessons = {number: history.lessons[number].source for number in version.lessons}
-    return {
-        "version": version.number,
-        "digest": version.digest,
-        "serving": version.number == history.serving,
-        "state": version.state,
-        "parent": version.parent,
-        "lessons": [{"lesson": number, "source": source} for number, source in lessons.items()],
-        "gate": dict(version.numbers),
-    }
+    return history.record(version.number)
 
 
 def line(version: "Version", history: "History") -> str:

@@ -131,6 +131,31 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Key:
+    """Make a key for `cicjax serve`, and say what its source may. It is printed once, and kept as a digest.
+
+    Example: cicjax agent key runs/mine alice --rights chat judge
+    """
+
+    home: Home
+    """Folder of the agent."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """The source that the key speaks for."""
+    rights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RIGHT ...")]
+    """chat asks, judge gives verdicts, teach gives lessons, admin rolls back and forgets."""
+    vouches: bool = False
+    """What it repeats of the agent's words is learned too."""
+
+    def run(self) -> None:
+        from cicjax.agent.keys import make_key
+
+        with shown.living(self.home) as agent:
+            source = agent.declare(self.name, self.rights, vouches=self.vouches)
+            key = make_key(self.home, source.name)
+        print(key)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forget:
     """Forget a source: back to before its first lesson, and the others' lessons since again, bit for bit as
     without it.
