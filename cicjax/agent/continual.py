@@ -261,6 +261,8 @@ class Agent:
 
     def admit(self, lessons: Sequence[int]) -> None:
         """Let lessons that were set aside wait again."""
+        if not lessons:
+            raise BadInput("no lesson is named; `cicjax agent versions` has their numbers")
         unknown = [number for number in lessons if number not in self.history.aside]
         if unknown:
             raise BadInput(f"lesson {unknown[0]} was not set aside")

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -19,12 +20,22 @@ import life
 from cicjax.agent import whole
 from cicjax.agent.continual import Agent
 from cicjax.agent.learner import LOSS
-from cicjax.agent.versions import REJECTED
+from cicjax.agent.steps import Steps
+from cicjax.agent.versions import FORGOTTEN, REJECTED, SERVED
 from cicjax.training import checkpoints
 from cicjax.training.batches import shape_for
 from cicjax.training.learner import Learner
 
 ROOT = Path(__file__).resolve().parents[2]
+MOMENTS = 2.5, 7.0  # seconds from the start of a process: the first takes its imports
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_gate_alone_here():
+    """A life puts a gate of its own in the place of the agent's."""
+    before = Steps._read_items
+    yield
+    Steps._read_items = before
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +62,20 @@ def told(home):
         return {"versions": versions, "fates": fates, "serving": agent.history.serving}, state
 
 
-def went_on(home, toy, *point):
-    """The exit code of a process that goes on with a life."""
+def went_on(home, toy, *point, seconds=300.0):
+    """The exit code of a process that goes on with a life, killed at a point or after some seconds."""
     command = [sys.executable, str(Path(__file__).parent / "life.py"), str(home), toy, *map(str, point)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'model'}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode in (0, -9), done.stderr[-2000:]
-    return done.returncode
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, said = process.communicate()
+    assert process.returncode in (0, -9), said[-2000:]
+    return process.returncode
 
 
 def check(home, quiet):
@@ -85,14 +103,42 @@ def test_killed_at_every_named_point_it_comes_to_the_same(quiet, toy, tmp_path):
 
 @pytest.mark.slow
 def test_killed_two_hundred_times_it_comes_to_the_same(quiet, toy, tmp_path):
-    rng, kills, lives = random.Random(0), 0, 0
-    while kills < 200:
+    """Half of the times at a named point, half at any moment of a process that has begun to live."""
+    rng, kills, lives = random.Random(0), Counter[str](), 0
+    while kills.total() < 200:
         home = tmp_path / str(lives)
-        while went_on(home, toy, rng.choice(list(life.POINTS)), rng.randint(1, 4)) == -9:
-            kills += 1
+        while True:
+            point = (rng.choice(list(life.POINTS)), rng.randint(1, 4)) if rng.random() < 0.5 else ()
+            seconds = 300.0 if point else rng.uniform(*MOMENTS)
+            if went_on(home, toy, *point, seconds=seconds) == 0:
+                break
+            kills[point[0] if point else "any moment"] += 1
         check(home, quiet)
         lives += 1
-    print(json.dumps({"kills": kills, "lives": lives}))
+    print(json.dumps({"kills": kills.total(), "lives": lives, **kills}))
+
+
+def test_what_was_rejected_rolled_back_and_forgotten_is_made_again_from_the_log(quiet, toy, tmp_path):
+    """Every version of a life with all that, each with the digest that the log has for it, from version 0."""
+    home = tmp_path / "home"
+    life.live(home, toy)
+    with Agent.open(home) as agent:
+        for number in range(6):
+            attempt = agent.act(f"What is {number} times 7?", seed=number)
+            source = "mallory" if number in (1, 2) else "alice"
+            agent.observe(attempt.id, life.Correction(f"It is {7 * number}."), source=source)
+            agent.learn(due=True)
+        agent.forget("mallory")
+        states = Counter(version.state for version in agent.versions())
+        serving = agent.history.serving
+    assert min(states[REJECTED], states[FORGOTTEN], states[SERVED]) >= 2 and states.total() >= 12, states
+    rebuilt = list(whole.rebuild(home, tmp_path / "again"))
+    assert [each.version for each in rebuilt] == list(range(states.total()))
+    assert all(each.rebuilt == each.digest for each in rebuilt), rebuilt
+    assert len({each.digest for each in rebuilt}) >= 6
+    assert told(home)[0] == told(tmp_path / "again")[0] and serving == told(home)[0]["serving"]
+    jax.tree.map(np.testing.assert_array_equal, told(home)[1], told(tmp_path / "again")[1])
+    assert whole.verify(tmp_path / "again") == []
 
 
 def test_a_cursor_beside_the_checkpoint_learns_a_lesson_twice(toy, tmp_path):

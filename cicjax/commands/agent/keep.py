@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cicjax.commands.agent import shown
-from cicjax.commands.agent.shown import Home
+from cicjax.commands.agent.shown import OfHome
 from cicjax.errors import Corrupted
 
 if TYPE_CHECKING:
@@ -17,16 +16,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify:
+class Verify(OfHome):
     """Check that every byte is as it was written: the log's chain, what was said, states, settings.
+
+    --json: one object of ok and findings, a list of lines.
 
     Example: cicjax agent verify runs/mine
     """
-
-    home: Home
-    """Folder of the agent."""
-    json: bool = False
-    """One object: ok, and findings, a list of lines."""
 
     def run(self) -> None:
         from cicjax.agent import whole
@@ -34,32 +30,29 @@ class Verify:
 
         Home.read(self.home)
         findings = whole.verify(self.home)
-        if self.json:
-            print(json.dumps({"ok": not findings, "findings": findings}))
+        if self.json or not findings:
+            facts = {"ok": not findings, "findings": findings}
+            self.say(f"{self.home}: every byte is as it was written", facts)
         if findings:
             more = f"; and {len(findings) - 1} more (--json lists them)" if len(findings) > 1 else ""
             raise Corrupted(f"{findings[0]}{more}; restore it from a copy")
-        if not self.json:
-            print(f"{self.home}: every byte is as it was written")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rebuild:
+class Rebuild(OfHome):
     """Make every version again in another folder, from the log and version 0 alone, and compare.
+
+    --json: one array of version, digest, rebuilt (null where what it learned was erased), same.
 
     Example: cicjax agent rebuild runs/mine --into runs/again
     """
 
-    home: Home
-    """Folder of the agent."""
     into: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder of the new one, which is made."""
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
     """Where the base is, if not where it was."""
-    json: bool = False
-    """One array of version, digest, rebuilt (null where what it learned was erased), same."""
 
     def run(self) -> None:
         from cicjax.agent import whole
@@ -74,7 +67,7 @@ class Rebuild:
             if not self.json:
                 print(f"version {each.version}: {each.digest[:12]}, {what}", flush=True)
         if self.json:
-            print(json.dumps(records))
+            self.say("", records)
         differing = [record["version"] for record in records if record["rebuilt"] and not record["same"]]
         if differing:
             raise Corrupted(
@@ -84,63 +77,61 @@ class Rebuild:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(OfHome):
     """Write what was taught as native transcripts, for `cicjax mask`, `train` and `agent import`.
+
+    --json: one array in the place of lines; with --output one object of output and lines.
 
     Example: cicjax agent export runs/mine --output lessons.jsonl
     """
 
-    home: Home
-    """Folder of the agent."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File to write; without one, standard output."""
     events: bool = False
     """The whole log instead, an event a line with what it says."""
-    json: bool = False
-    """JSON Lines is what comes anyhow."""
 
     def run(self) -> None:
         from cicjax.agent.store import Store
         from cicjax.files.whole import write_lines
 
         with Store(self.home, read_only=True) as store:
-            lines = [json.dumps(record) for record in (_events if self.events else _transcripts)(store)]
+            records = list((_events if self.events else _transcripts)(store))
+        lines = [json.dumps(record) for record in records]
         if self.output is None:
-            print("\n".join(lines))
+            self.say("\n".join(lines), records)
         else:
             write_lines(self.output, lines)
-            print(f"{self.output}: {len(lines)} lines")
+            facts = {"output": str(self.output), "lines": len(lines)}
+            self.say(f"{self.output}: {len(lines)} lines", facts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Import:
+class Import(OfHome):
     """Give transcripts as lessons, under a source that you name; `cicjax convert` makes them of other logs.
 
     Authors are those of the file: an agent's turn is context, a teacher's is learned.
 
+    --json: one object of source, lessons (their numbers), none (how many were no lesson), reason.
+
     Example: cicjax agent import runs/mine lessons.jsonl --source alice
     """
 
-    home: Home
-    """Folder of the agent."""
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """Native transcripts."""
     source: str
     """Who answers for them."""
-    json: bool = False
-    """One object: lessons, and how many were none."""
 
     def run(self) -> None:
         from cicjax.logs import native
 
         episodes = native.read_native(self.file)
-        with shown.living(self.home) as agent:
+        with self.living() as agent:
             receipts = [agent.demonstrate(episode, source=self.source) for episode in episodes]
         lessons = [receipt.lesson for receipt in receipts if receipt.lesson is not None]
         none = len(receipts) - len(lessons)
         why = next((receipt.reason for receipt in receipts if receipt.lesson is None), "")
         text = f"{len(lessons)} lessons of {self.source}" + (f", {none} no lesson ({why})" if none else "")
-        shown.say(text, {"source": self.source, "lessons": lessons, "none": none, "reason": why}, self.json)
+        self.say(text, {"source": self.source, "lessons": lessons, "none": none, "reason": why})
 
 
 def _events(store: "Store") -> Iterator[dict[str, Any]]:

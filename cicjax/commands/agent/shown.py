@@ -2,8 +2,9 @@
 no model."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,39 +17,49 @@ if TYPE_CHECKING:
     from cicjax.agent.events import Receipt
     from cicjax.agent.versions import History, Version
 
-Home = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="HOME")]
 
+@dataclass(frozen=True, kw_only=True)
+class OfHome:
+    """What every verb of `cicjax agent` is told."""
 
-def say(text: str, facts: Mapping[str, Any], as_json: bool) -> None:
-    print(json.dumps(facts) if as_json else text, flush=True)
+    home: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="HOME")]
+    """Folder of the agent."""
+    json: bool = False
+    """JSON for a program, in the place of text."""
 
+    def say(self, text: str, facts: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        """Print the text, or the facts as JSON."""
+        print(json.dumps(facts) if self.json else text, flush=True)
 
-def tell(receipt: "Receipt", as_json: bool) -> None:
-    facts = {"id": receipt.id, "lesson": receipt.lesson, "reason": receipt.reason}
-    said = f"lesson {receipt.lesson}" if receipt.lesson is not None else "no lesson"
-    say(said + (f": {receipt.reason}" if receipt.reason else ""), facts, as_json)
+    def tell(self, receipt: "Receipt") -> None:
+        """Print what became of an observation."""
+        facts = {"id": receipt.id, "lesson": receipt.lesson, "reason": receipt.reason}
+        said = f"lesson {receipt.lesson}" if receipt.lesson is not None else "no lesson"
+        self.say(said + (f": {receipt.reason}" if receipt.reason else ""), facts)
 
+    @contextmanager
+    def living(self) -> "Iterator[Agent]":
+        """The agent, alone in its home."""
+        from cicjax.agent.continual import Agent
+        from cicjax.agent.home import Home
 
-@contextmanager
-def living(home: Path) -> "Iterator[Agent]":
-    from cicjax.agent.continual import Agent
-    from cicjax.agent.home import Home
+        Home.read(self.home)
+        with Agent.open(self.home) as agent:
+            yield agent
 
-    Home.read(home)
-    with Agent.open(home) as agent:
-        yield agent
+    @contextmanager
+    def reading(self) -> "Iterator[History]":
+        """What its log amounts to, beside whoever is at work there."""
+        from cicjax.agent.store import Store
+        from cicjax.agent.versions import History
 
-
-@contextmanager
-def reading(home: Path) -> "Iterator[History]":
-    from cicjax.agent.store import Store
-    from cicjax.agent.versions import History
-
-    history = History()
-    with Store(home, read_only=True, follow=history.apply):
-        if not history.versions:
-            raise BadInput(f"{home}: the agent was not made whole; repeat `cicjax agent new {home}`")
-        yield history
+        history = History()
+        with Store(self.home, read_only=True, follow=history.apply):
+            if not history.versions:
+                raise BadInput(
+                    f"{self.home}: the agent was not made whole; repeat `cicjax agent new {self.home}`"
+                )
+            yield history
 
 
 def record(version: "Version", history: "History") -> dict[str, Any]:

@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 import tyro
 
 from cicjax.commands.agent import shown
-from cicjax.commands.agent.shown import Home
+from cicjax.commands.agent.shown import OfHome
 
 
 @dataclass(frozen=True, kw_only=True)
-class New:
+class New(OfHome):
     """Make an agent: a folder with a base, settings and an empty log.
+
+    --json: one object, with the digest of version 0.
 
     Example: cicjax agent new runs/mine --model Qwen2.5-0.5B
     """
 
-    home: Home
-    """Folder of the agent, which is made."""
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
@@ -45,8 +45,6 @@ class New:
     """Steps between two gates."""
     seed: int = 0
     """Fresh adapter, replay and samples follow from it."""
-    json: bool = False
-    """One object, with the digest of version 0."""
 
     def run(self) -> None:
         from cicjax.agent import home
@@ -77,22 +75,20 @@ class New:
             with Agent.open(self.home) as agent:
                 for episode in episodes:
                     agent.demonstrate(episode, source=SEED, replay=True)
-        with shown.reading(self.home) as history:
+        with self.reading() as history:
             facts = {"home": str(self.home), "version": 0, "digest": history.versions[0].digest}
-        shown.say(
-            f"{self.home}: version 0; ask it with `cicjax agent say {self.home} TEXT`", facts, self.json
-        )
+        self.say(f"{self.home}: version 0; ask it with `cicjax agent say {self.home} TEXT`", facts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Say:
+class Say(OfHome):
     """Ask the agent; its answer is logged with a receipt, `id`, under which it can be corrected.
+
+    --json: one object of id, version, text, finish_reason, tokens, logprobs.
 
     Example: cicjax agent say runs/mine "A 4 kg cart accelerates at 2 m/s^2. What force acts on it?"
     """
 
-    home: Home
-    """Folder of the agent."""
     text: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")]
     """A question."""
     version: int | None = None
@@ -105,11 +101,9 @@ class Say:
     """Samples follow from it; without one, from the place in the log."""
     source: str = "local"
     """Who asks."""
-    json: bool = False
-    """One object: id, version, text, finish_reason, tokens, logprobs."""
 
     def run(self) -> None:
-        with shown.living(self.home) as agent:
+        with self.living() as agent:
             how = agent.decoding(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
             attempt = agent.act(
                 self.text, decoding=how, source=self.source, version=self.version, seed=self.seed
@@ -122,80 +116,74 @@ class Say:
             "tokens": list(attempt.tokens),
             "logprobs": list(attempt.logprobs),
         }
-        shown.say(f"{attempt.text}\n(version {attempt.version}, id {attempt.id})", facts, self.json)
+        self.say(f"{attempt.text}\n(version {attempt.version}, id {attempt.id})", facts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teach:
+class Teach(OfHome):
     """Say what an answer should have been: a lesson, if the source may teach and it says something new.
+
+    --json: one object of id, lesson (its number or null), reason.
 
     Example: cicjax agent teach runs/mine 5f0c2b71a9e84d33a1b2c3d4 "F = m a = 4 * 2 = 8. Final answer: 8 N"
     """
 
-    home: Home
-    """Folder of the agent."""
     id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
     """The receipt of the answer."""
     text: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")]
     """The whole answer that it should have been."""
     source: str = "local"
     """Who corrects."""
-    json: bool = False
-    """One object: id, lesson (its number or null), reason."""
 
     def run(self) -> None:
         from cicjax.agent.events import Correction
 
-        with shown.living(self.home) as agent:
+        with self.living() as agent:
             receipt = agent.observe(self.id, Correction(self.text), source=self.source)
-        shown.tell(receipt, self.json)
+        self.tell(receipt)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Judge(OfHome):
     """Say whether an answer is right. It counts, and never makes a target.
+
+    --json: one object of id, lesson (null), reason.
 
     Example: cicjax agent judge runs/mine 5f0c2b71a9e84d33a1b2c3d4 wrong
     """
 
-    home: Home
-    """Folder of the agent."""
     id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
     """The receipt of the answer."""
     verdict: tyro.conf.Positional[Literal["right", "wrong"]]
     """The verdict."""
     source: str = "local"
     """Who judges."""
-    json: bool = False
-    """One object: id, lesson (null), reason."""
 
     def run(self) -> None:
         from cicjax.agent.events import Verdict
 
-        with shown.living(self.home) as agent:
+        with self.living() as agent:
             receipt = agent.observe(self.id, Verdict(self.verdict == "right"), source=self.source)
-        shown.tell(receipt, self.json)
+        self.tell(receipt)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learn:
+class Learn(OfHome):
     """Learn the lessons that wait: step by step, each a new version.
+
+    --json: one object a version, a line each, as `versions` has them.
 
     Example: cicjax agent learn runs/mine
     """
 
-    home: Home
-    """Folder of the agent."""
     due: bool = False
     """Full steps alone."""
-    json: bool = False
-    """One object a version."""
 
     def run(self) -> None:
-        with shown.living(self.home) as agent:
+        with self.living() as agent:
             made = 0
             for version in agent.learning(due=self.due):
                 made += 1
-                shown.say(shown.line(version, agent.history), shown.record(version, agent.history), self.json)
+                self.say(shown.line(version, agent.history), shown.record(version, agent.history))
         if not made and not self.json:
             print("no lesson waits")
