@@ -135,9 +135,10 @@ def _messages(given: Any) -> Iterator[dict[str, Any]]:
             raise BadInput(f"message {n}: a message has a role and a content, both texts")
         if record.get("role") not in trust.SPEAKERS:
             raise BadInput(f"message {n}: roles are {', '.join(trust.SPEAKERS)}")
-        read = {"role": record["role"], "text": record["content"]}
+        read: dict[str, Any] = {"role": record["role"], "text": record["content"]}
         if record.get("tool_calls"):
-            read["calls"] = [asdict(ToolCall(**call)) for call in record["tool_calls"]]
+            calls: Sequence[Any] = record["tool_calls"]
+            read["calls"] = [asdict(ToolCall(**call)) for call in calls]
         if record.get("tool_call_id") is not None:
             read["call_id"] = record["tool_call_id"]
         yield read

@@ -45,13 +45,10 @@ def scope(*rights: str) -> Any:
     return Depends(checked)
 
 
-Chat, Judge, Speak, Admin = (
-    Annotated[Source, scope("chat")],
-    Annotated[Source, scope("judge")],
-    Annotated[Source, scope("judge", "teach")],
-    Annotated[Source, scope("admin")],
-)
-Teach = Annotated[Source, scope("teach")]
+Chat = Annotated[Source, scope("chat")]
+Judge = Annotated[Source, scope("judge")]
+Speak = Annotated[Source, scope("judge", "teach")]
+Admin = Annotated[Source, scope("admin")]
 
 
 class Origins:

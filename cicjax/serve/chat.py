@@ -3,7 +3,7 @@ receipt: feedback on it goes by that."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,9 @@ from starlette.concurrency import run_in_threadpool
 
 from cicjax.agent.trust import Source
 from cicjax.agent.versions import FORGOTTEN, PLANNED
+from cicjax.errors import CicjaxError
 from cicjax.sampling.request import Full
+from cicjax.serve import errors
 from cicjax.serve.auth import Chat
 from cicjax.serve.errors import Problem
 from cicjax.serve.reply import Reply, event
@@ -23,7 +25,6 @@ from cicjax.serve.wire import ChatRequest
 
 router = APIRouter()
 BUSY_S = 1
-EVENT_STREAM = {"media_type": "text/event-stream", "headers": {"Cache-Control": "no-store"}}
 
 
 @router.get("/v1/models")
@@ -58,7 +59,7 @@ async def chat(request: Request, body: ChatRequest, source: Chat) -> Any:
     replies = await run_in_threadpool(_ask, service, body, source, version, notify)
     answering = _answering(service, body, replies)
     if body.stream:
-        return StreamingResponse(_stream(service, body, replies, changed, answering), **EVENT_STREAM)
+        return _Streamed(_stream(service, body, replies, changed), answering)
     async with answering:
         gone = asyncio.ensure_future(_gone(request))
         try:
@@ -153,36 +154,49 @@ async def _gone(request: Request) -> None:
         pass
 
 
+class _Streamed(StreamingResponse):
+    """A stream of events inside `answering`, which is left however the stream ends, or if it never begins."""
+
+    def __init__(self, chunks: AsyncIterator[str], answering: Any) -> None:
+        super().__init__(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._answering = answering
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async with self._answering:
+            await super().__call__(scope, receive, send)
+
+
 async def _stream(
-    service: Service, body: ChatRequest, replies: Sequence[Reply], changed: Any, answering: Any
+    service: Service, body: ChatRequest, replies: Sequence[Reply], changed: Any
 ) -> AsyncIterator[str]:
     """Chunks as OpenAI's clients read them; an answer is in the log before its last chunk."""
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(answering)
-        chunk = partial(_chunk, service, body, replies)
-        for index in range(len(replies)):
-            yield chunk(index, {"role": "assistant", "content": ""})
-        open_replies = dict(enumerate(replies))
-        while open_replies:
-            for index, reply in list(open_replies.items()):
+    chunk = partial(_chunk, service, body, replies)
+    for index in range(len(replies)):
+        yield chunk(index, {"role": "assistant", "content": ""})
+    under_way = dict(enumerate(replies))
+    try:
+        while under_way:
+            for index, reply in list(under_way.items()):
                 for text, logprobs in reply.take(service):
                     if text or body.logprobs:
                         yield chunk(index, {"content": text}, logprobs=logprobs if body.logprobs else None)
+                if service.ending:
+                    reply.answer.handle.cancel()
                 if reply.ended:
-                    del open_replies[index]
+                    del under_way[index]
                     await run_in_threadpool(_finish, service, body, reply)
                     if rest := reply.rest():
                         yield chunk(index, rest)
                     yield chunk(index, {}, finish=reply.reason)
-                elif service.ending:
-                    reply.answer.handle.cancel()
-                    changed.set()
-            if open_replies:
+            if under_way:
                 await _next(changed)
-        if body.stream_options is not None and body.stream_options.include_usage:
-            head = _head(service, replies, "chat.completion.chunk")
-            yield event(head | {"choices": [], "usage": _usage(replies)})
-        yield "data: [DONE]\n\n"
+    except CicjaxError as error:  # too late for a status
+        yield event(errors.of(error).record())
+        return
+    if body.stream_options is not None and body.stream_options.include_usage:
+        head = _head(service, replies, "chat.completion.chunk")
+        yield event(head | {"choices": [], "usage": _usage(replies)})
+    yield "data: [DONE]\n\n"
 
 
 def _chunk(

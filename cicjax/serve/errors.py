@@ -30,14 +30,18 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
 
+    def record(self) -> dict[str, Any]:
+        """The body."""
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        said = {"message": printable(self.message), "type": kind, "param": self.param, "code": self.code}
+        return {"error": said}
+
     def response(self) -> JSONResponse:
         """As it goes out."""
         headers = {} if self.retry is None else {"Retry-After": str(self.retry)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        said = {"message": printable(self.message), "type": kind, "param": self.param, "code": self.code}
-        return JSONResponse({"error": said}, self.status, headers)
+        return JSONResponse(self.record(), self.status, headers)
 
 
 def of(error: CicjaxError) -> Problem:

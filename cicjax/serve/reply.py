@@ -6,6 +6,7 @@ then it is a call, or it was only text.
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cicjax.provenance.calls import calls_of
@@ -68,7 +69,7 @@ class Reply:
         return piece.text
 
     def _scored(self, piece: Any) -> list[dict[str, Any]]:
-        tops = piece.top or [()] * len(piece.ids)
+        tops: Sequence[Any] = piece.top or [()] * len(piece.ids)
         texts = self._tokenizer.pieces(piece.ids)
         return [
             _scored(text, logprob) | {"top_logprobs": [_scored(self._one(i), p) for i, p in top]}

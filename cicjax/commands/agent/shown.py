@@ -62,10 +62,6 @@ class OfHome:
             yield history
 
 
-def record(version: "Version", history: "History") -> dict[str, Any]:
-    return history.record(version.number)
-
-
 def line(version: "Version", history: "History") -> str:
     count = len(version.lessons)
     by = sorted({history.lessons[number].source for number in version.lessons})

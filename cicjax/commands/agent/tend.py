@@ -36,7 +36,7 @@ class Versions(OfHome):
     def run(self) -> None:
         with self.reading() as history:
             versions = [history.versions[number] for number in sorted(history.versions)]
-            records = [shown.record(version, history) for version in versions]
+            records = [history.record(version.number) for version in versions]
             lines = [shown.line(version, history) for version in versions]
         self.say("\n".join(lines), records)
 
@@ -60,7 +60,7 @@ class Serve(OfHome):
     def run(self) -> None:
         with self.living() as agent:
             version = agent.serve(self.version, reason=self.reason, confirm=self.confirm)
-            self.say(shown.line(version, agent.history), shown.record(version, agent.history))
+            self.say(shown.line(version, agent.history), agent.history.record(version.number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Rollback(OfHome):
     def run(self) -> None:
         with self.living() as agent:
             version = agent.rollback()
-            self.say(shown.line(version, agent.history), shown.record(version, agent.history))
+            self.say(shown.line(version, agent.history), agent.history.record(version.number))
 
 
 @dataclass(frozen=True, kw_only=True)
