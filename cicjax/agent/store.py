@@ -212,7 +212,7 @@ class Store:
         return event
 
     @contextmanager
-    def still(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Let nothing be appended meanwhile: for whoever reads what `follow` keeps, beside a writer."""
         with self._lock:
             yield

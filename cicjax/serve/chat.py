@@ -31,7 +31,7 @@ BUSY_S = 1
 def models(request: Request, source: Chat) -> dict[str, Any]:
     """The agent as it serves, and every version that can still answer."""
     service: Service = request.app.state.service
-    with service.agent.store.still():
+    with service.agent.store.held():
         kept = [v for v in service.agent.versions() if v.state not in (PLANNED, FORGOTTEN)]
     names = [MODEL, *(f"{MODEL}@{version.number}" for version in reversed(kept))]
     created = int(service.started)

@@ -73,7 +73,7 @@ def _said(service: Service, event: Event) -> dict[str, Any]:
 def _versions(service: Service, lesson: Event) -> tuple[int | None, int | None]:
     """The versions before and after a lesson was learned; the serving one where it waits."""
     history = service.agent.history
-    with service.agent.store.still():
+    with service.agent.store.held():
         took = [v for v in history.versions.values() if lesson.lesson in v.lessons and v.digest]
     if not took:
         return history.serving, None

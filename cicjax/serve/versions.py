@@ -26,7 +26,7 @@ SPEAKING = 15.0  # seconds of silence after which a stream of events says that i
 def versions(request: Request, source: Chat) -> dict[str, Any]:
     """Every version: lessons by source, what the gate said, whether it serves."""
     agent = request.app.state.service.agent
-    with agent.store.still():
+    with agent.store.held():
         data = [agent.history.record(version.number) for version in agent.versions()]
     return {"object": "list", "data": data}
 
@@ -43,7 +43,7 @@ def serve(request: Request, number: int, source: Admin, body: Choice | None = No
     service: Service = request.app.state.service
     body = body or Choice()
     _version(service, number)
-    service.live.serve(number, reason=body.reason or f"by {source.name}", confirm=body.confirm)
+    service.live.serve(number, reason=body.reason or f"by {source.name}", confirm=body.confirm).result()
     return _version(service, number)
 
 
@@ -51,7 +51,7 @@ def serve(request: Request, number: int, source: Admin, body: Choice | None = No
 def learn(request: Request, source: Admin) -> dict[str, Any]:
     """Learn what waits now, in a smaller last step too."""
     service: Service = request.app.state.service
-    with service.agent.store.still():
+    with service.agent.store.held():
         waiting = len(service.agent.history.waiting())
     service.live.learn()
     return {"waiting": waiting, "doing": service.live.doing}
@@ -71,7 +71,7 @@ def forget(request: Request, name: str, source: Admin, body: Forgetting | None =
     service: Service = request.app.state.service
     if name not in service.agent.history.sources:
         raise Problem(404, "there is no source of this name", param="name", code="not_found")
-    made = service.live.forget(name, erase=bool(body and body.erase))
+    made = service.live.forget(name, erase=bool(body and body.erase)).result()
     return {"source": name, "serving": service.agent.history.serving, "made": [v.number for v in made]}
 
 
@@ -79,7 +79,7 @@ def forget(request: Request, name: str, source: Admin, body: Forgetting | None =
 def curve(request: Request, source: Chat) -> dict[str, Any]:
     """How right the serving version has been on new questions, of how many answers judged."""
     service: Service = request.app.state.service
-    with service.agent.store.still():
+    with service.agent.store.held():
         service.curve.apply(service.agent.store.events(after=service.curve.seq))
         return service.curve.record()
 
@@ -145,14 +145,14 @@ def metrics(request: Request, source: Chat) -> Response:
 
 
 def _version(service: Service, number: int) -> dict[str, Any]:
-    with service.agent.store.still():
+    with service.agent.store.held():
         if number not in service.agent.history.versions:
             raise Problem(404, "there is no version of this number", param="number", code="not_found")
         return service.agent.history.record(number)
 
 
 def _status(service: Service) -> dict[str, Any]:
-    with service.agent.store.still():
+    with service.agent.store.held():
         said = service.agent.status()
     failure = service.live.failure if service.live.doing == "failed" else None
     return said | {

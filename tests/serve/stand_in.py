@@ -4,6 +4,7 @@ and a server around it in a thread of its own."""
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ class Planned:
         self.agent, self.plan, self.gap, self.rows = agent, plan, gap, rows
         self.doing, self.failure, self.cancelled = "idle", None, 0
         self.engine = SimpleNamespace(stats=lambda: {"rows": rows, "rows_busy": self.busy})
-        self.busy, self._lock, self._learning = 0, threading.Lock(), threading.Lock()
+        self.busy, self._lock = 0, threading.Lock()
 
     def ask(self, messages, *, max_tokens=None, version=None, source="local", notify=None, tools=(), **how):
         with self._lock:
@@ -82,22 +83,25 @@ class Planned:
         return self.agent.observe(about, said, **how)
 
     def learn(self):
-        with self._learning:
-            return self.agent.learn()
+        return self.agent.learn()
 
     def serve(self, number, **how):
-        with self._learning:
-            return self.agent.serve(number, **how)
+        return _done(self.agent.serve(number, **how))
 
     def forget(self, source, **how):
-        with self._learning:
-            return self.agent.forget(source, **how)
+        return _done(self.agent.forget(source, **how))
 
     def pause(self):
         self.doing = "paused"
 
     def resume(self):
         self.doing = "idle"
+
+
+def _done(result):
+    future = Future()
+    future.set_result(result)
+    return future
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 
+import byte_tokenizer
 import httpx
 import openai
 import pytest
@@ -37,6 +38,7 @@ TOOL = {
 def agent(tmp_path_factory):
     toy = tmp_path_factory.mktemp("toy")
     tiny_qwen2.write(toy, seed=3)
+    byte_tokenizer.write_tokenizer(toy)  # which has the control tokens of calls
     with Agent.open(tmp_path_factory.mktemp("home") / "home", str(toy), SETTINGS) as agent:
         yield agent
 
@@ -54,7 +56,7 @@ def client(server):
 
 @pytest.fixture
 def http(server):
-    with httpx.Client(base_url=server[0]) as http:
+    with httpx.Client(base_url=server[0], timeout=120) as http:
         yield http
 
 
