@@ -27,7 +27,6 @@ from cicjax.commands.mask import Mask
 from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
-from cicjax.commands.serve import Serve
 from cicjax.commands.train import Train
 from cicjax.commands.tune import Tune
 from cicjax.devices import hosts
@@ -58,7 +57,6 @@ VERBS = {
     "eval": Eval,
     "export": Export,
     "doctor": Doctor,
-    "serve": Serve,
     "agent": Agent,
 }
 

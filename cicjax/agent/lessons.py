@@ -137,7 +137,7 @@ def _messages(given: Any) -> Iterator[dict[str, Any]]:
             raise BadInput(f"message {n}: roles are {', '.join(trust.SPEAKERS)}")
         read: dict[str, Any] = {"role": record["role"], "text": record["content"]}
         if record.get("tool_calls"):
-            calls: Sequence[Any] = record["tool_calls"]
+            calls: Any = record["tool_calls"]
             read["calls"] = [asdict(ToolCall(**call)) for call in calls]
         if record.get("tool_call_id") is not None:
             read["call_id"] = record["tool_call_id"]

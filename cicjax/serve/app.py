@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from cicjax import __version__
+import cicjax
 from cicjax.serve import chat, errors, feedback, versions
 from cicjax.serve.auth import Origins
 from cicjax.serve.limits import Gate
@@ -20,7 +20,7 @@ KINDS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/java
 
 def build(service: Service, *, host: str = "127.0.0.1", allowed_hosts: tuple[str, ...] = ()) -> Any:
     """The ASGI application of an agent; `host` is the address that it is bound to."""
-    app = FastAPI(title="cicjax", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="cicjax", version=cicjax.__version__, docs_url=None, redoc_url=None)
     app.state.service = service
     errors.install(app)
     for each in (chat, feedback, versions):
