@@ -28,6 +28,7 @@ from cicjax.errors import BadInput
 from cicjax.provenance.transcript import Author, Episode
 from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Completion, Decoding, Sampler
+from cicjax.training.batches import Row
 from cicjax.training.policy import decoding as decoding_of
 
 
@@ -47,6 +48,7 @@ class Agent:
             self.store = stack.enter_context(Store(home, follow=self.history.apply))
             tokenizer = self.policy.tokenizer
             self._lessons = Lessons(self.store, tokenizer, self.settings)
+            self.turns = self._lessons.turns
             self._conversations = Conversations(self.store, self._lessons, tokenizer)
             self._observations = Observations(
                 store=self.store,
@@ -128,6 +130,7 @@ class Agent:
         version: int | None = None,
         seed: int | None = None,
         idempotency: str | None = None,
+        tools: Sequence[dict[str, Any]] = (),
         check: Callable[[Sequence[int]], None] = lambda prompt: None,
     ) -> Begun:
         """The first half of `act`, for whoever draws the tokens: the answer is begun, its receipt given.
@@ -141,6 +144,7 @@ class Agent:
             decoding=decoding,
             seed=seed,
             idempotency=None if idempotency is None else f"key {idempotency}",
+            tools=tools,
             check=check,
         )
 
@@ -178,6 +182,13 @@ class Agent:
         event = None if about is None else self._begin_of(about)
         key = None if idempotency is None else f"key {idempotency}"
         return self._receive(self._observations.draft(event, said, self.source(source), key))
+
+    def rows_about(self, begin: Event, lesson: Event | None = None) -> list[Row]:
+        """The rows that an answer became with a lesson on it; without one the answer alone, of which nothing
+        is learned."""
+        if lesson is not None:
+            return self._lessons.rows(lesson, self.history.source_at(lesson.source, lesson.seq))
+        return [self._lessons.unlearned(begin)]
 
     def demonstrate(self, episode: Episode, *, source: str, replay: bool = False) -> Receipt:
         """Log a transcript, to learn from or to replay beside lessons."""

@@ -135,6 +135,11 @@ def problems_of(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
     return tuple(task.splits(seed, sft=200, agent=200, dev=count, test=0).dev)
 
 
+def practice(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
+    """Problems to be asked and taught, none of which is among the gate's."""
+    return tuple(task.splits(seed, sft=200, agent=200, dev=count, test=0).agent)
+
+
 class Chance(NamedTuple):
     """How answers change by chance from one version to the next, and what a version does to them on top: the
     share that changes, half each way, and the share that is lost."""

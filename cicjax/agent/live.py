@@ -102,6 +102,7 @@ class Live:
         version: int | None = None,
         source: str = OPERATOR,
         idempotency: str | None = None,
+        tools: Sequence[dict[str, Any]] = (),
         notify: Callable[[], None] | None = None,
     ) -> Answer:
         """Begin an answer by the serving version, or by another. What it draws is what `Agent.act` would.
@@ -114,9 +115,10 @@ class Live:
         self._ready(self.agent.history.version(number).number)
 
         def request(prompt: Sequence[int], seed: int) -> Request:
+            room = max(self.engine.length - len(prompt), 1)
             return Request(
                 prompt_ids=tuple(prompt),
-                max_tokens=how.max_new_tokens,
+                max_tokens=min(how.max_new_tokens, room) if max_tokens is None else max_tokens,
                 temperature=temperature,
                 top_p=top_p,
                 seed=seed,
@@ -135,6 +137,7 @@ class Live:
             version=number,
             seed=seed,
             idempotency=idempotency,
+            tools=tools,
             check=lambda prompt: self.engine.check(request(prompt, seed or 0)),
         )
         return Answer(begun, self.engine.submit(request(begun.prompt, begun.seed), notify=notify))
