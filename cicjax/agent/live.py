@@ -114,21 +114,11 @@ class Live:
         number = self.agent.history.serving if version is None else version
         self._ready(self.agent.history.version(number).number)
 
+        facts = {"sample": sample, "version": number, "top_logprobs": top_logprobs, "source": source}
+
         def request(prompt: Sequence[int], seed: int) -> Request:
-            room = max(self.engine.length - len(prompt), 1)
-            return Request(
-                prompt_ids=tuple(prompt),
-                max_tokens=min(how.max_new_tokens, room) if max_tokens is None else max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
-                sample=sample,
-                stops=how.stop_strings,
-                stop_ids=how.stop_ids,
-                version=number,
-                top_logprobs=top_logprobs,
-                source=source,
-            )
+            room = how.max_new_tokens if max_tokens else self.engine.length - len(prompt)
+            return _request(prompt, how, room=room, seed=seed, **facts)
 
         begun = self.agent.begin(
             messages,
@@ -332,6 +322,19 @@ class Live:
         self.close()
 
 
+def _request(prompt: Sequence[int], how: Decoding, *, room: int, **facts: Any) -> Request:
+    """What an engine is asked: an answer drawn like this, of at most `room` tokens."""
+    return Request(
+        prompt_ids=tuple(prompt),
+        max_tokens=min(how.max_new_tokens, max(room, 1)),
+        temperature=how.temperature,
+        top_p=how.top_p,
+        stops=how.stop_strings,
+        stop_ids=how.stop_ids,
+        **facts,
+    )
+
+
 @dataclass(frozen=True)
 class _Beside:
     """A version as the gate asks it, answered by the engine beside everybody else."""
@@ -350,18 +353,8 @@ class _Beside:
         """Greedy answers, which no key has a part in."""
         assert decoding.temperature == 0
         self.live.have(self.version)
-        requests = [
-            Request(
-                prompt_ids=tuple(prompt),
-                max_tokens=decoding.max_new_tokens,
-                temperature=0.0,
-                stops=decoding.stop_strings,
-                stop_ids=decoding.stop_ids,
-                version=self.version,
-                source=GATE,
-                background=True,
-            )
-            for prompt in prompts
-        ]
+        facts = {"version": self.version, "source": GATE, "background": True}
+        room = decoding.max_new_tokens
+        requests = [_request(prompt, decoding, room=room, **facts) for prompt in prompts]
         answers = self.live.in_background(requests)
         return [Completion(each.ids, each.logprobs, each.finish_reason) for each in answers]
