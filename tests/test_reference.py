@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_reference_is_built_without_a_warning_and_has_a_page_a_module(tmp_path):
-    pytest.importorskip("pdoc")
+    for library in ("pdoc", "fastapi"):
+        pytest.importorskip(library)
     command = [sys.executable, "-m", "pdoc", "-o", str(tmp_path), "cicjax", "!cicjax.__main__"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
