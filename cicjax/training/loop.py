@@ -84,16 +84,11 @@ def one_update(
     devices = mesh.of(base)
     batches = with_dropout(pack(units, shape.over(devices.count)), dropout, seed=seed, index=index)
     if (model.kind.one_program or devices.count > 1) and batches:
+        numbers = {"count": np.int32(len(batches)), "learning_rate": np.float32(rate)}
         state, metrics = devices.each(
             steps.whole_update,
             static={"optimization": optimization, "model": model, "axis": devices.axis},
-            whole={
-                "loss": loss,
-                "base": base,
-                "state": state,
-                "count": np.int32(len(batches)),
-                "learning_rate": np.float32(rate),
-            },
+            whole={"loss": loss, "base": base, "state": state, **numbers},
             rows={"batches": devices.rows(stack(batches), axis=1)},
             axis=1,
             gives="whole",
