@@ -6,6 +6,7 @@ either. The function that a base means is the same in every layout.
 
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -97,9 +98,9 @@ def run_layers(
     in the backward pass; `each` and `rest` then have no gradient."""
     if isinstance(base_layers, tuple):
         layer = _rematerialised(layer) if twice else layer
-        adapters, own = apart(adapter_layers, len(base_layers)), _sliced(each, len(base_layers))
-        for of_layer in zip(base_layers, adapters, own, strict=True):
-            x = layer(x, *of_layer, *rest)
+        adapters = apart(adapter_layers, len(base_layers))
+        for number, pair in enumerate(zip(base_layers, adapters, strict=True)):
+            x = layer(x, *pair, jax.tree.map(itemgetter(number), each), *rest)
         return x
     layer = jax.checkpoint(layer) if twice else layer
     layers = (base_layers, adapter_layers, each)

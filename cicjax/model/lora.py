@@ -64,8 +64,8 @@ class Dropout(NamedTuple):
     """What of its inputs an adapter does not see in training: in each line a share of the entries, drawn by
     the line's key; what is left is divided by 1 - share. The base sees all of them."""
 
-    share: Float[Array, "B"]
-    keys: UInt32[Array, "B 2"]
+    share: Float[Any, "B"]
+    keys: UInt32[Any, "B 2"]
 
     def of(self, number: Any) -> "Dropout":
         """The dropout of one of several places: other entries, the same share."""
