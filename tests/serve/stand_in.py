@@ -130,3 +130,6 @@ def serving(agent, home, live=None, *, keys=None, hand=None, **how):
         service.draining = service.ending = server.should_exit = True
         thread.join(10)
         service.close()
+        service.live.pause()
+        with service.live._learning:  # a step under way has ended
+            pass

@@ -21,12 +21,13 @@ from cicjax.training.steps import Optimization
 CHROMIUM = os.environ.get("CICJAX_CHROMIUM") or shutil.which("chromium") or ""
 api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-api.expect.set_options(timeout=60_000)  # the machine may be busy
+api.expect.set_options(timeout=150_000)  # the machine may be busy
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium; CICJAX_CHROMIUM names one")
 
 QUESTION = "A 4.0 kg cart accelerates at 2.0 m/s^2. What net force acts on it?"
-RIGHT = "F = m a = 4.0 * 2.0 = 8.0 N. Final answer: 8.0 N"
+RIGHT = "F = m a = 4.0 * 2.0 = 8.0. Final answer: 8.0 N"
 SCRIPT = '<img src=x onerror="document.title=`taken`"><script>document.title="taken"</script>'
+OTHER = "<svg onload='document.title = 1'>"
 SETTINGS = AgentSettings(
     format="plain",
     lora=LoRAConfig(rank=4, alpha=8.0),
@@ -178,12 +179,12 @@ def test_what_an_answer_says_stays_text(open_page):
     said = page.locator(".exchange .said.by-agent")
     api.expect(said).to_have_text(f"I say {SCRIPT}")
     page.get_by_role("button", name="Write the answer").click()
-    page.get_by_label("What the answer should have been").fill(f"No: {SCRIPT}")
+    page.get_by_label("What the answer should have been").fill(OTHER)
     page.get_by_role("button", name="Teach").click()
-    api.expect(page.locator(".words")).to_contain_text("onerror")
+    api.expect(page.locator(".words")).to_contain_text("onload")
     page.get_by_text("The rows as they were learned").click()
-    api.expect(page.locator(".transcript").last).to_contain_text("onerror")
-    assert not page.locator("main img, main script").count()
+    api.expect(page.locator(".transcript").last).to_contain_text("onload")
+    assert not page.locator("main img, main script, main svg").count()
     assert page.title() == "cicjax: an agent that learns"
 
 
