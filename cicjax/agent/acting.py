@@ -5,7 +5,7 @@ answer end can give feedback on it after any crash. An assistant's turn that com
 where the agent sampled that text after that very conversation; any other is its sender's, and context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,9 +70,10 @@ class Conversations:
         seed: int | None,
         idempotency: str | None = None,
         tools: Sequence[dict[str, Any]] = (),
+        check: Callable[[Sequence[int]], None] = lambda prompt: None,
     ) -> Begun:
         """Log the messages and that an answer begins. Raises BadInput for messages or tools that the protocol
-        cannot hold; nothing is logged then."""
+        cannot hold, and what `check` raises for their ids; nothing is logged then."""
         source.needs("chat", "ask")
         drafts, key = list[Any](), digest_of(list(tools)) if tools else ""
         for message in messages:
@@ -84,7 +85,7 @@ class Conversations:
         def started(store: Store, before: Sequence[Event]) -> Draft:
             """The event that begins an answer, which names the turns before it by their numbers."""
             parts = [event.seq for event in before]
-            self._lessons.prompt([self._lessons.turns.message(event) for event in before], tools)
+            check(self._lessons.prompt([self._lessons.turns.message(event) for event in before], tools))
             return Draft(
                 kind="begin",
                 content={"tools": list(tools)} if tools else None,

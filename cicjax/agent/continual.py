@@ -6,7 +6,7 @@ with Agent.open(home) as agent:
     agent.learn()
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -131,8 +131,10 @@ class Agent:
         seed: int | None = None,
         idempotency: str | None = None,
         tools: Sequence[dict[str, Any]] = (),
+        check: Callable[[Sequence[int]], None] = lambda prompt: None,
     ) -> Begun:
-        """The first half of `act`, for whoever draws the tokens: the answer is begun, its receipt given."""
+        """The first half of `act`, for whoever draws the tokens: the answer is begun, its receipt given.
+        Nothing is begun where `check` raises for the ids to continue."""
         number = self.history.serving if version is None else self.history.version(version).number
         self._servable(number)
         return self._conversations.begin(
@@ -143,6 +145,7 @@ class Agent:
             seed=seed,
             idempotency=None if idempotency is None else f"key {idempotency}",
             tools=tools,
+            check=check,
         )
 
     def finish(self, begun: Begun, tokens: Sequence[int], logprobs: Sequence[float], finish: str) -> Attempt:
@@ -269,7 +272,7 @@ class Agent:
         facts = {"lessons": list(lessons)}
         self.store.append(Draft(kind="admit", source=OPERATOR, author=Author.SYSTEM, facts=facts))
 
-    def forget(self, source: str, *, erase: bool = False) -> list[Version]:
+    def forget(self, source: str, *, erase: bool = False, pause: Pause | None = None) -> list[Version]:
         """Forget a source: back to before its first lesson was learned, and the others' lessons since again,
         in steps as they would have been without it. With `erase` what it said is erased too.
 
@@ -283,7 +286,7 @@ class Agent:
             self.store.append(Draft(kind="exclude", source=OPERATOR, author=Author.SYSTEM, facts=facts))
         self._samplers.clear()
         self.steps.repair()
-        made = self.learn(due=True)
+        made = self.learn(due=True, pause=pause)
         if erase:
             self.store.append(
                 Draft(kind="erase", source=OPERATOR, author=Author.SYSTEM, facts={"source": source})
