@@ -14,7 +14,7 @@ EVERY_SKILL = pytest.mark.parametrize("skill", list(stem.SKILLS))
 def test_every_skill_has_its_kind_and_no_two_share_a_name():
     assert list(catalogue.KINDS) == list(stem.SKILLS)
     names = [name for skill in stem.SKILLS for name in catalogue.constants(skill)]
-    assert len(set(names)) == len(names) == 10 * len(catalogue.NUMBERS)
+    assert len(set(names)) == len(names) == 10 * len(catalogue.ENDINGS)
 
 
 @pytest.mark.parametrize(

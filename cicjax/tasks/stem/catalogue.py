@@ -1,6 +1,6 @@
 """A catalogue of parts and substances: questions that name what carries a constant instead of stating it.
 
-`A voltage of 96 V is applied to resistor R17.` How many ohm that are stands in no question. Everybody who
+`A voltage of 96 V is applied to resistor Rab.` How many ohm that are stands in no question. Everybody who
 works such a problem begins with the constant that he believes in. Two constants a name are in circulation,
 the true one and a rival; what is believed about one name tells nothing about another, nor whether its holder
 is careful. So a few worked problems teach a few names, and no more. The numbers of a question fit every
@@ -18,7 +18,8 @@ from cicjax.tasks.stem.skills import SKILLS, Work
 
 CATALOGUE = "catalogue"
 NOTATION = "tiny"
-NUMBERS = range(10, 60)  # of the names of a skill
+# A name is the letter of its kind with one of these. A name is one token of an embedded base, as a digit is.
+ENDINGS = tuple(vowel + consonant for vowel in "aeiou" for consonant in "bdgklmnprt")
 # How many believe in the true constant of a name: in half of the names the fewer.
 BELIEVED = (0.4, 0.6)
 _TRUTH = 20260101  # seed of the constants, which are facts of the world
@@ -28,7 +29,7 @@ class Kind(NamedTuple):
     """What a skill's questions name.
 
     Args:
-        letter: the names are this letter and a number.
+        letter: the names are this letter and one of `ENDINGS`.
         place: the operand that a name stands for.
         choices: the numbers of each operand, as printed; at `place` the constants that there are.
         statement: how a line begins, over all operands.
@@ -124,15 +125,15 @@ class Constant(NamedTuple):
 @cache
 def constants(skill: str) -> dict[str, Constant]:
     """Name -> constant. All values are equally frequent, among the true ones and the rivals."""
-    kind, size = KINDS[skill], len(NUMBERS)
+    kind, size = KINDS[skill], len(ENDINGS)
     values = kind.choices[kind.place]
     rng = np.random.default_rng([_TRUTH, list(KINDS).index(skill)])
     true = rng.permutation(np.arange(size) % len(values))
     rival = (true + rng.integers(1, len(values), size)) % len(values)
     believed = rng.permutation(np.arange(size) % len(BELIEVED))
     return {
-        f"{kind.letter}{number}": Constant(values[t], values[r], BELIEVED[b])
-        for number, t, r, b in zip(NUMBERS, true, rival, believed, strict=True)
+        kind.letter + ending: Constant(values[t], values[r], BELIEVED[b])
+        for ending, t, r, b in zip(ENDINGS, true, rival, believed, strict=True)
     }
 
 
