@@ -79,7 +79,10 @@ def one_update(
     called, where they are no one program. Returns before they have finished. The given state is donated."""
     devices = mesh.of(base)
     batches = pack(units, shape.over(devices.count))
-    if (model.kind.one_program or devices.count > 1) and batches:
+    if not batches:
+        state, metrics = steps.without_rows(state)
+        return state, Dispatched(index, units, rate, metrics)
+    if model.kind.one_program or devices.count > 1:
         state, metrics = devices.each(
             steps.whole_update,
             static={"optimization": optimization, "model": model, "axis": devices.axis},
