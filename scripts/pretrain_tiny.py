@@ -61,7 +61,7 @@ SPECIAL = (
     " <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>"
 ).split()
 PLAIN = ("<tool_call>", "</tool_call>")  # control tokens that stay visible when special ones are skipped
-# Each of the 300 names of a catalogue is a token.
+# Each of the 300 names of a catalogue is a token. Entries that no document asks for stay unused.
 VOCABULARY = {CATALOGUE: 1280, "tiny": 512}
 # Many more sums are to be known by heart where every number is stated.
 TOKENS = {CATALOGUE: 14_000_000, "tiny": 24_000_000}
