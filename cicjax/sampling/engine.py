@@ -9,8 +9,7 @@ same to the last bit.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,57 +24,15 @@ from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.sampling import serving
 from cicjax.sampling.decode import caches_of
 from cicjax.sampling.draw import row_keys
-from cicjax.sampling.request import Full, Handle, Piece, Request
+from cicjax.sampling.request import Full, Handle, Request
+from cicjax.sampling.rows import Row
 from cicjax.sampling.sampler import bucket
 from cicjax.sampling.slots import Slots
-from cicjax.sampling.text import Text
 from cicjax.sampling.watch import Watch
 
 QUEUE = 64
 SHARE = 0.25  # of the device's time that learning may take while somebody waits
 STAGE = "act"
-
-
-@dataclass(eq=False)
-class _Row:
-    """An answer under way: in which slot of the bank, drawn by which key, how much of its prompt is in the
-    cache, what was drawn and is held back."""
-
-    handle: Handle
-    slot: int
-    key: np.ndarray
-    text: Text
-    asked: float
-    place: int = -1
-    filled: int = 0
-    drawn: int = 0
-    token: int = 0
-    told: float = 0.0
-    held: deque[tuple[int, float, tuple]] = field(default_factory=deque)
-
-    @property
-    def request(self) -> Request:
-        return self.handle.request
-
-    @property
-    def to_fill(self) -> int:
-        """All of the prompt but its last token, which the first drawing step reads."""
-        return len(self.request.prompt_ids) - 1
-
-    @property
-    def ready(self) -> bool:
-        return self.filled >= self.to_fill
-
-    def same_prompt(self, other: "_Row") -> bool:
-        own, others = self.request, other.request
-        return (self.slot, own.source, own.prompt_ids) == (other.slot, others.source, others.prompt_ids)
-
-    def hand_on(self, count: int, text: str, reason: str | None) -> None:
-        """Give the caller the oldest `count` tokens that are held back."""
-        tokens = [self.held.popleft() for _ in range(count)]
-        if tokens or reason:
-            ids, logprobs, top = zip(*tokens, strict=True) if tokens else ((), (), ())
-            self.handle.put(Piece(text, ids, logprobs, top) if tokens else None, reason)
 
 
 class Engine:
@@ -112,10 +69,10 @@ class Engine:
         self._bank = banks.empty(model.config, model.lora, slots=slots, dtype=dtype) if model.lora else None
         room = bucket(self.length, serving.CHUNK)
         self._caches = device.whole(caches_of(model, self._base, rows, room))
-        self._rows, self._queue = list[_Row](), deque[_Row]()
+        self._rows, self._queue, self._later = list[Row](), deque[Row](), deque[Row]()
         self._writes = deque[tuple[Tree, int]]()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._woken = False
         self._owed = 0.0  # seconds that the device owes to answers before the next slice
         self.watch = Watch()
 
@@ -129,21 +86,26 @@ class Engine:
 
     # From any thread
 
+    def check(self, request: Request) -> None:
+        """What `submit` refuses: BadInput for what cannot be answered, Full where too many wait."""
+        request.check(length=self.length, vocab_size=self._model.config.vocab_size)
+        if len(self._queue) >= QUEUE and not request.background:
+            raise Full(f"{QUEUE} requests wait already; try again")
+
     def submit(self, request: Request, *, notify: Callable[[], None] | None = None) -> Handle:
         """Let a request wait for a row. Raises Full where too many wait, BadInput for what cannot be
         answered."""
-        request.check(length=self.length, vocab_size=self._model.config.vocab_size)
+        self.check(request)
         key = row_keys(self._seed, STAGE, [request.seed], [request.sample])[0]
         handle = Handle(request, notify)
-        text = Text(self._tokenizer, request.stops)
         with self._changed:
             if self._closed:
                 raise OutOfResources("the engine is closed")
-            if len(self._queue) >= QUEUE:
-                raise Full(f"{QUEUE} requests wait already; try again")
+            self.check(request)  # others may have come in between
             slot = self._slots.enter(request.version)
-            self._queue.append(_Row(handle, slot, key, text, asked=time.monotonic()))
-            self._changed.notify_all()
+            queue = self._later if request.background else self._queue
+            queue.append(Row(handle, self._tokenizer, slot, key))
+            self.wake()
         return handle
 
     def load(self, version: int, adapter: Tree) -> None:
@@ -155,7 +117,7 @@ class Engine:
             slot = self._slots.place(version)
             if slot is not None:
                 self._writes.append((adapter, slot))
-            self._changed.notify_all()
+            self.wake()
 
     def drop(self, version: int) -> None:
         """Let nobody ask a version any more; answers under way end as they began."""
@@ -169,24 +131,27 @@ class Engine:
             return self._slots.versions
 
     def wake(self) -> None:
-        """There is something to learn: for a `learn` that had nothing."""
+        """There is something to do, for `run`: also something to learn, after a `learn` that had nothing."""
         with self._changed:
+            self._woken = True
             self._changed.notify_all()
 
     def close(self) -> None:
         """Let `run` end after the round it is in; answers under way end as cancelled."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            self.wake()
 
     def stats(self) -> dict[str, Any]:
         """What an operator asks, as JSON."""
         with self._changed:
-            busy, queue, versions = len(self._rows), len(self._queue), self._slots.versions
+            busy, later = len(self._rows), len(self._later)
+            queue, versions = len(self._queue), self._slots.versions
         return {
             "rows": self._count,
             "rows_busy": busy,
             "queue": queue,
+            "background": later + sum(row.background for row in list(self._rows)),
             "versions": list(versions),
             **self.watch.record(),
             "compilations": sum(serving.traces.values()),
@@ -212,10 +177,10 @@ class Engine:
         try:
             self.warm_up()
             while not self._closed:
+                self._woken = False
                 if not self.step():
                     with self._changed:
-                        if not (self._queue or self._closed):
-                            self._changed.wait(timeout=0.05 if self._learn else None)
+                        self._changed.wait_for(lambda: self._woken)
         except BaseException as error:
             for row in self._emptied():
                 row.handle.fail(error)
@@ -244,38 +209,50 @@ class Engine:
         for row in [row for row in self._rows if row.handle.unwanted]:
             self._leave(row)
         with self._changed:
-            free = sorted(set(range(self._count)) - {row.place for row in self._rows})
-            while self._queue and free:
-                row = self._queue.popleft()
-                if row.handle.unwanted:
+            for queue in (self._queue, self._later):
+                for row in [row for row in queue if row.handle.unwanted]:
+                    queue.remove(row)
                     self._slots.leave(row.slot)
-                    continue
-                row.place = free.pop(0)
-                self._rows.append(row)
+            free = sorted(set(range(self._count)) - {row.place for row in self._rows})
+            while self._queue and (free or self._give_back(free)):
+                self._enter(self._queue.popleft(), free)
+            while self._later and free:
+                self._enter(self._later.popleft(), free)
 
-    def _leave(self, row: _Row) -> None:
+    def _enter(self, row: Row, free: list[int]) -> None:
+        row.place = free.pop(0)
+        self._rows.append(row)
+
+    def _give_back(self, free: list[int]) -> bool:
+        """Take a row from what is done in the background, which begins anew another time."""
+        row = next((row for row in reversed(self._rows) if row.background), None)
+        if row is None:
+            return False
+        self._rows.remove(row)
+        free.append(row.place)
+        row.restart()
+        self._later.appendleft(row)
+        return True
+
+    def _leave(self, row: Row) -> None:
         with self._changed:
             self._rows.remove(row)
             self._slots.leave(row.slot)
 
-    def _prefill(self) -> bool:
+    def _prefill(self, *, background: bool = False) -> bool:
         """One chunk of the oldest prompt that is not in its cache; one that another row holds is copied."""
         for number, row in enumerate(self._rows):
-            if row.ready:
+            if row.ready or row.background != background:
                 continue
             twin = next((each for each in self._rows[:number] if each.same_prompt(row)), None)
-            if twin is not None and not twin.ready:
-                continue  # it will be there to copy
-            if twin is not None:
+            if twin is None:
+                self._fill(row.chunk(), row=row.place, start=row.filled, slot=row.slot)
+                row.filled = min(row.filled + serving.CHUNK, row.to_fill)
+                return True
+            if twin.ready:  # otherwise it will be, and is copied then
                 self._copy(twin.place, row.place)
                 row.filled = row.to_fill
                 return True
-            ids = row.request.prompt_ids[row.filled : min(row.filled + serving.CHUNK, row.to_fill)]
-            tokens = np.zeros(serving.CHUNK, np.int32)
-            tokens[: len(ids)] = ids
-            self._fill(tokens, row=row.place, start=row.filled, slot=row.slot)
-            row.filled += len(ids)
-            return True
         return False
 
     def _next_tokens(self) -> bool:
@@ -284,71 +261,45 @@ class Engine:
         if not ready:
             return False
         inputs = serving.no_inputs(self._count)
-        for row in self._rows:  # one whose prompt is still going in writes where its next chunk goes
-            inputs.position[row.place] = row.filled
-        for row in ready:
-            request, n = row.request, row.place
-            inputs.token[n] = row.token if row.drawn else request.prompt_ids[-1]
-            inputs.position[n] = row.to_fill + row.drawn
-            inputs.slot[n], inputs.keys[n], inputs.step[n] = row.slot, row.key, row.drawn
-            inputs.temperature[n], inputs.top_p[n] = request.temperature, request.top_p
+        for row in self._rows:
+            row.put_into(inputs)
         with_top = any(row.request.top_logprobs for row in ready)
         drawn = self._draw(inputs._replace(with_top=np.bool_(with_top)))
         now = time.monotonic()
+        self.watch.round(gate=any(row.background for row in ready))
         for row in ready:
-            self._deliver(row, drawn, now)
-        self.watch.round()
+            if not row.background:
+                self.watch.token(now - (row.told or row.asked), first=not row.told)
+            try:
+                ended = row.take(drawn, now)
+            except Corrupted as error:
+                row.handle.fail(error)
+                ended = True
+            if ended:
+                self._leave(row)
+        self.watch.told()
         return True
 
-    def _deliver(self, row: _Row, drawn: Any, now: float) -> None:
-        """A row's new token; what is certain now goes to whoever asked."""
-        n, request = row.place, row.request
-        token, logprob = int(drawn.token[n]), float(drawn.logprob[n])
-        if not np.isfinite(logprob):
-            row.handle.fail(Corrupted("log-probabilities are not finite: the weights are damaged"))
-            return self._leave(row)
-        self.watch.token(now - (row.told or row.asked), first=not row.told)
-        row.told = now
-        if not row.drawn:
-            row.handle.seconds_to_first = now - row.asked
-        row.token, row.drawn = token, row.drawn + 1
-        row.held.append((token, logprob, _top(drawn, n, request.top_logprobs)))
-        reason = self._ended(row)
-        count, text = row.text.push(token)
-        if row.text.stopped:
-            reason = "stop_string"
-        elif reason:
-            more, rest = row.text.end()
-            count, text = count + more, text + rest
-        row.hand_on(count, text, reason)
-        if reason:
-            self._leave(row)
-
-    def _ended(self, row: _Row) -> str | None:
-        stop_ids = row.request.stop_ids
-        if row.token in (self._tokenizer.stop_ids if stop_ids is None else stop_ids):
-            return "stop"
-        return "length" if row.drawn == row.request.max_tokens else None
-
     def _slice(self) -> bool:
-        """One slice of learning, where its share allows."""
-        anybody = bool(self._rows or self._queue)
-        if self._learn is None or (anybody and self._owed > 0):
+        """One slice of learning, or one chunk of what is asked in the background, where their share
+        allows."""
+        if (self._queue or not all(row.background for row in self._rows)) and self._owed > 0:
             return False
         began = time.monotonic()
-        if not self._learn():
+        if not self._prefill(background=True) and not (self._learn is not None and self._learn()):
             return False
         seconds = time.monotonic() - began
         self.watch.slice(seconds)
         self._owed = seconds * (1 / self._share - 1)
         return True
 
-    def _emptied(self) -> list[_Row]:
+    def _emptied(self) -> list[Row]:
         """Close it, and give the answers that were under way."""
         with self._changed:
             self._closed = True
-            rows, self._rows[:] = [*self._rows, *self._queue], []
-            self._queue.clear()
+            rows = [*self._rows, *self._queue, *self._later]
+            for each in (self._rows, self._queue, self._later):
+                each.clear()
             return rows
 
     # The device
@@ -367,10 +318,3 @@ class Engine:
 
     def _copy(self, source: int, row: int) -> None:
         self._caches = serving.copy_row(self._model, self._caches, np.int32(source), np.int32(row))
-
-
-def _top(drawn: serving.Drawn, row: int, count: int) -> tuple[tuple[int, float], ...]:
-    if not count:
-        return ()
-    pairs: Iterator[Any] = zip(drawn.top[row, :count], drawn.top_logprobs[row, :count], strict=True)
-    return tuple((int(token), float(logprob)) for token, logprob in pairs if np.isfinite(logprob))

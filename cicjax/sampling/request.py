@@ -26,7 +26,8 @@ class Request:
     before it.
 
     `seed` and `sample`, the number of one of several answers, say what is drawn, whoever else is answered.
-    Equal prompts go in once inside one `source`.
+    Equal prompts go in once inside one `source`. `background` work takes rows that nobody wants and gives
+    them back to whoever does; its prompts go in by the share of learning.
     """
 
     prompt_ids: tuple[int, ...]
@@ -40,6 +41,7 @@ class Request:
     version: int | None = BASE
     top_logprobs: int = 0
     source: str = ""
+    background: bool = False
 
     def check(self, *, length: int, vocab_size: int) -> None:
         """Raise BadInput for what a row of so many tokens, or the draw, cannot do."""
@@ -168,6 +170,11 @@ class Handle:
             self._changed.notify_all()
         if self._notify is not None:
             self._notify()
+
+    def restart(self) -> None:
+        """Forget what was put: it will be once more; for the engine."""
+        with self._changed:
+            self._waiting.clear()
 
     def fail(self, error: BaseException) -> None:
         """End it by an error; for the engine."""

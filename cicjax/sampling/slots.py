@@ -32,6 +32,7 @@ class Slots:
         for slot in self._slots:
             if slot.version == version:
                 slot.dropped = False
+                self._use(slot)
                 return None
         free = [slot for slot in self._slots if not slot.users]
         if not free:

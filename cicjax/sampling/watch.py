@@ -1,5 +1,5 @@
-"""What an engine took, for whoever watches it: seconds to first tokens and between tokens, idle and beside
-learning; slices."""
+"""What an engine took, for whoever watches it: seconds to first tokens and between tokens, by what went on
+beside; slices of learning."""
 
 from collections import deque
 from typing import Any
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 KEPT = 4096  # of the newest measurements of a kind
+BESIDE = ("nothing", "learning", "gate")
 
 
 class Watch:
@@ -16,26 +17,31 @@ class Watch:
         self._seconds = {
             (what, beside): deque[float](maxlen=KEPT)
             for what in ("first_token", "token_gap")
-            for beside in ("idle", "learning")
+            for beside in BESIDE
         }
         self._tokens = 0
         self._slices, self._longest, self._learned = 0, 0.0, 0.0
-        self._since_slice = False
+        self._beside = "nothing"
 
     def token(self, seconds: float, *, first: bool) -> None:
         """A token came `seconds` after the one before, the first one after it was asked for."""
-        self._tokens += 1
-        beside = "learning" if self._since_slice else "idle"
+        self._tokens, beside = self._tokens + 1, self._beside
         self._seconds["first_token" if first else "token_gap", beside].append(seconds)
 
     def slice(self, seconds: float) -> None:
         """A slice of learning."""
         self._slices, self._learned = self._slices + 1, self._learned + seconds
-        self._longest, self._since_slice = max(self._longest, seconds), True
+        self._longest, self._beside = max(self._longest, seconds), "learning"
 
-    def round(self) -> None:
+    def round(self, *, gate: bool) -> None:
+        """A round begins to draw; the next one has nothing of its slices. With `gate` it answers for a gate,
+        too."""
+        if gate and self._beside == "nothing":
+            self._beside = "gate"
+
+    def told(self) -> None:
         """All tokens of a round have been told of."""
-        self._since_slice = False
+        self._beside = "nothing"
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
