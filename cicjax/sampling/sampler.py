@@ -124,8 +124,9 @@ class Sampler:
         each = -(-len(owner) // self._devices.count)
         rows = self._rows_for(min(each, self._model.kind.row_buckets[-1]))
         count = min(len(prompts), rows)
+        steps = max(new, self._model.kind.room) if self._model.kind.loops_on_device else new
         need = limits.sampling_need(
-            self._model, self._base, prompts=count, length=tokens, rows=rows, steps=new
+            self._model, self._base, prompts=count, length=tokens, rows=rows, steps=steps
         )
         change = "shorten it, lower --max_new_tokens or take fewer prompts at once"
         limits.check_memory(self._model, need, row=names[longest], tokens=tokens + new, change=change)
@@ -144,7 +145,9 @@ class Sampler:
         used, local = zip(*(np.unique(owner[each], return_inverse=True) for each in seats), strict=True)
         numbers = np.concatenate(seats)
         draws = _draws(keys[numbers], [hows[number] for number in numbers])
-        steps = bucket(min(max(hows[number].max_new_tokens for number in numbers), kind.room), kind.segment)
+        most = max(hows[number].max_new_tokens for number in numbers)
+        # Where programs are dear to compile, caches of one size.
+        steps = kind.room if kind.loops_on_device else bucket(min(most, kind.room), kind.segment)
         padded = self._padded([[prompts[i] for i in each] for each in used])
         places = {"prompt_of_row": np.concatenate(local), "draws": draws}
         if padded.tokens.shape[1] <= kind.prompt_chunk:
