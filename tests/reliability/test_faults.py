@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import test_stages
 import tiny_qwen2
-from faults import Fault, Outcome, Snapshot
+from faults import Fault, Kept, Outcome, Snapshot
 
 from cicjax import cli
 from cicjax.errors import Corrupted
@@ -169,25 +169,23 @@ def of_model(toy: Path, adapter: Path):
 def strike(
     root: Path, read, count: int, *, seed: int, others: dict[str, Path], by_name: bool = True
 ) -> Outcomes:
-    """Faults one after another, each in a folder that is as it was."""
-    snapshot, outcomes = Snapshot(root), []
+    """Faults one after another, and what `read` makes of each."""
     expected = {}
-    for fault in faults.draw(root, count, seed=seed, others=others):
+
+    def judge(_: int, fault: Fault, snapshot: Snapshot) -> Outcome:
         area = fault.name.split("/")[0]
         if area not in expected:
+            snapshot.restore()
             expected[area] = read(fault.name)
             snapshot.restore()
-        try:
-            if fault.apply(root):
-                names = [fault.name]
-                if fault.kind == "swap" and fault.other is not None:
-                    names.append(fault.other.relative_to(root).as_posix())
-                read_it = partial(read, fault.name)
-                came = faults.outcome(read_it, expected[area], *names, by_name=by_name)
-                outcomes.append((fault, came))
-        finally:
-            snapshot.restore()
-    return outcomes
+            fault.apply(root)
+        names = [fault.name]
+        if fault.kind == "swap" and fault.other is not None:
+            names.append(fault.other.relative_to(root).as_posix())
+        return faults.outcome(partial(read, fault.name), expected[area], *names, by_name=by_name)
+
+    drawn = faults.draw(root, count, seed=seed, others=others)
+    return faults.strike(root, drawn, judge, Kept(f"{root.name}-{count}"))
 
 
 def judged(outcomes: Outcomes, *, least: int) -> None:
