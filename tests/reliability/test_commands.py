@@ -18,6 +18,7 @@ from test_faults import ROWS
 from cicjax import cli
 from cicjax.training import checkpoints
 
+LORA = ["--lora_r", 2, "--lora_target_modules", "q_proj", "v_proj"]  # few leaves, quickly read
 TASK = test_stages.Scripted("tiny")
 Command = list[object]
 
@@ -51,14 +52,14 @@ class World:
 
     def train(self, name: str, *more: object) -> Command:
         where = ["--model", self.root / "toy", "--output_dir", self.root / name]
-        numbers = ["--lora_r", 2, "--per_device_train_batch_size", 4, "--save_steps", 2, "--max_steps", 5]
-        return ["train", self.root / "log.jsonl", *where, *numbers, *more]
+        numbers = ["--per_device_train_batch_size", 4, "--save_steps", 2, "--max_steps", 5]
+        return ["train", self.root / "log.jsonl", *where, *LORA, *numbers, *more]
 
     def repro(self, name: str, *more: object) -> Command:
         where = ["--model", self.root / "toy", "--output_dir", self.root / name]
-        numbers = ["--scale", "smoke", "--num_test", 8, "--num_sft", 12, "--lora_r", 2, "--save_steps", 2]
+        numbers = ["--scale", "smoke", "--num_test", 8, "--num_sft", 12, "--save_steps", 2]
         methods = ["--methods", "sft", "rest", "grpo", "interventional"]
-        return ["repro", *where, *numbers, *methods, "--task", "test_commands:TASK", *more]
+        return ["repro", *where, *LORA, *numbers, *methods, "--task", "test_commands:TASK", *more]
 
     def run(self, arguments: Command, function: str = "command") -> Ended:
         return self.call(f"test_commands:{function}", *arguments)

@@ -19,11 +19,14 @@ import tiny_qwen2
 from forked import Calls
 
 from cicjax.files import seal
+from cicjax.model.config import LoRAConfig
 from cicjax.runs.folder import RunFolder
 from cicjax.training import checkpoints
 
 SETTINGS = replace(
-    test_stages.SETTINGS, methods=("sft", "rest", "grpo", "oracle", "observational", "interventional")
+    test_stages.SETTINGS,
+    methods=("sft", "rest", "grpo", "oracle", "observational", "interventional"),
+    lora=LoRAConfig(rank=2, alpha=4.0, target_modules=("q_proj", "v_proj")),
 )
 BETWEEN = (0.3, 8.0)  # seconds to a kill: from the start of the backend to several stages
 
@@ -92,7 +95,7 @@ def test_each_part_of_a_saved_state_matters(whole, tmp_path):
 
 
 def only_sft():
-    return replace(test_stages.SETTINGS, methods=("sft",))
+    return replace(SETTINGS, methods=("sft",))
 
 
 def end_of(folder: Path, toy: Path, copy: Path, part: str, tree, metadata) -> object:
