@@ -128,6 +128,27 @@ def test_a_signal_is_passed_on_and_waited_for(tmp_path):
     assert all("saved" in log.read_text() for log in logs) and not (tmp_path / "2.log").exists()
 
 
+def test_the_process_that_starts_them_opens_no_device(tmp_path):
+    """A chip that it opened it would keep from them."""
+    program = (
+        "import sys\nfrom cicjax import cli\nfrom cicjax.devices import chips\n"
+        "chips.alone = lambda: [{}, {}]\n"
+        "def run(jobs, there):\n    from jax._src import xla_bridge\n"
+        "    print(len(jobs), xla_bridge._backends)\n    sys.exit(7)\n"
+        "chips.run = run\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    for experiment in ("paper", "boxes", "dialogues"):
+        flags = ["--experiment", experiment, "--seeds", "0", "1", "--output_dir", str(tmp_path / "run")]
+        path = os.pathsep.join(sys.path)
+        done = subprocess.run(
+            [sys.executable, "-c", program, "repro", *flags],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (7, "2 {}\n"), done.stderr
+
+
 def test_seeds_side_by_side_are_the_runs_of_each_and_one_report(tmp_path, monkeypatch, capsys):
     tiny_qwen2.write(tmp_path / "toy", num_hidden_layers=1, max_position_embeddings=2048)
     shared = ["repro", "--model", str(tmp_path / "toy"), "--scale", "smoke", "--methods", "base", "sft"]

@@ -254,6 +254,21 @@ def test_alone_everything_is_a_plain_call():
         hosts.once(lambda: hosts.join(processes=0))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("items", [range(0), range(1), range(2, 9), list("abcdefghij")])
+def test_what_hosts_share_is_done_once_each_and_put_together_in_order(monkeypatch, count, items):
+    def work(first, part):
+        return [[first + place, item] for place, item in enumerate(part)]
+
+    monkeypatch.setattr(hosts, "_count", count)
+    monkeypatch.setattr(hosts, "_gathered", lambda content: [content])
+    made = []
+    for number in range(count):
+        monkeypatch.setattr(hosts, "_number", number)
+        made += hosts.share(items, work)
+    assert made == [list(each) for each in enumerate(items)]
+
+
 def test_a_run_in_a_bucket_is_refused(folder, capsys):
     for arguments in (train(folder, "gs://mine/run"), ("repro", "--output_dir", "gs://mine/run")):
         assert cli.main([*map(str, arguments)]) == 2
