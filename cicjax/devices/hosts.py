@@ -105,9 +105,20 @@ def _settle(count: int, number: int) -> None:
     _count, _number = count, number
     if several():
         signals.leave_to_others()
-        if not first():
-            sys.stdout.flush()
+        sys.stdout.flush()
+        if first():
+            _keep_standard_output()
+        else:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _keep_standard_output() -> None:
+    """Let what libraries print of hosts, as Gloo does, go to standard error: results may be JSON lines."""
+    before, own = sys.stdout, os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(  # noqa: SIM115
+        own, "w", encoding=before.encoding, errors=before.errors, buffering=1 if before.isatty() else -1
+    )
 
 
 def on_tpu() -> bool:
