@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from cicjax import errors, signals
 from cicjax.errors import BadInput, CicjaxError, OutOfResources
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 DEADLINE = 120  # seconds
 TPU_PORT = 8476  # jax's own, 8482, is not open between the hosts of a TPU slice
 # What is in messages of the collectives, the coordination service and its barriers.
