@@ -40,7 +40,7 @@ class Generate(Together):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base."""
+    """A folder of a Qwen2, Qwen3 or Llama model, or a hub id; without one, the embedded base."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
@@ -50,6 +50,8 @@ class Generate(Together):
     """Longest completion."""
     temperature: float = 0.0
     """0 is greedy."""
+    top_p: float = 1.0
+    """Share of the probability that is drawn from, the likeliest tokens first; 1 is all."""
     num_samples: int = 1
     """Completions of each prompt, a line each, numbered by `sample`."""
     stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT ...")] = ()
@@ -78,6 +80,7 @@ class Generate(Together):
             policy.tokenizer,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
+            top_p=self.top_p,
             stop_strings=self.stop,
         )
         names = [f"prompt {record['id']}" for record, _ in asked]
@@ -105,6 +108,8 @@ class Generate(Together):
         checks.check_counts(self, "max_new_tokens", "num_samples")
         checks.check_finite(self, "temperature")
         checks.check_seed(self.seed)
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"--top_p is a share of the probability, above 0 and at most 1, not {self.top_p}")
         if self.num_samples > 1 and self.temperature == 0:
             raise BadInput("--num_samples draws the same greedy completion again; say --temperature too")
 
