@@ -107,7 +107,7 @@ def gathered_logprobs(
 ) -> Float[Array, "B K"]:
     """log p of the tokens at `batch.indices`, each given the tokens before it in its own segment; 0.0 in
     padding columns."""
-    states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments)
+    states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments, batch.dropout)
     targets = jnp.take_along_axis(batch.tokens, batch.indices, axis=1)
     states = head.gather_positions(states, batch.indices)
     return head.logprobs(base, states, targets, batch.used, model.kind.head_chunk)
@@ -160,6 +160,13 @@ def update(
     metrics = UpdateMetrics(sums.loss / jnp.where(empty, 1.0, sums.weight), norm, sums.weight, applied)
     counters = (state.step + 1, state.empty_updates + empty, state.nonfinite_updates + (~finite & ~empty))
     return TrainState(adapter, optimizer, *counters), metrics
+
+
+def without_rows(state: TrainState) -> tuple[TrainState, UpdateMetrics]:
+    """What `update` gives where there is nothing to add up."""
+    zero = jnp.zeros(())
+    state = state._replace(step=state.step + 1, empty_updates=state.empty_updates + 1)
+    return state, UpdateMetrics(zero, zero, zero, jnp.zeros((), jnp.bool_))
 
 
 @partial(jax.jit, static_argnames=("optimization", "model", "axis"), donate_argnames=("state",))
