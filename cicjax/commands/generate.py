@@ -65,9 +65,10 @@ class Generate(Together):
     finish_reason, one a line."""
 
     def run(self) -> None:
+        from cicjax.devices import hosts
         from cicjax.runs.metrics import in_chunks
         from cicjax.sampling.draw import row_keys
-        from cicjax.sampling.sampler import Sampler
+        from cicjax.sampling.sampler import Completion, Sampler
         from cicjax.training.policy import decoding, load_policy
 
         self._check()
@@ -85,18 +86,21 @@ class Generate(Together):
         names = [f"prompt {record['id']}" for record, _ in asked]
         sampler.check_fit([ids for _, ids in asked], how, names=names)
         rows = [(prompt, sample) for prompt in range(len(asked)) for sample in range(self.num_samples)]
-        for _, chunk in in_chunks(rows, "generate"):
-            owners, samples = (list(numbers) for numbers in zip(*chunk, strict=True))
+
+        def drawn(_: int, part: Sequence[tuple[int, int]]) -> list[Completion]:
+            owners, samples = (list(numbers) for numbers in zip(*part, strict=True))
             first, last = owners[0], owners[-1]
-            completions = sampler.sample(
+            return sampler.sample(
                 [ids for _, ids in asked[first : last + 1]],
                 row_keys(self.seed, "generate", owners, samples),
                 how,
                 prompt_of_row=[owner - first for owner in owners],
                 decode=policy.tokenizer.decode,
             )
-            for (owner, sample), completion in zip(chunk, completions, strict=True):
-                self._print(asked[owner].record, sample, completion, policy.tokenizer)
+
+        for _, chunk in in_chunks(rows, "generate"):
+            for (owner, sample), completion in zip(chunk, hosts.share(chunk, drawn), strict=True):
+                self._print(asked[owner].record, sample, Completion(*completion), policy.tokenizer)
 
     def _check(self) -> None:
         from cicjax.runs import checks

@@ -45,6 +45,7 @@ class Score(Together):
     def run(self) -> None:
         import jax
 
+        from cicjax.devices import hosts
         from cicjax.logs import native
         from cicjax.provenance import protocol
         from cicjax.runs.metrics import in_chunks
@@ -67,7 +68,7 @@ class Score(Together):
         records: list[dict[str, Any]] = []
         with jax.default_matmul_precision("highest"):
             for _, chunk in in_chunks(rows, "score"):
-                for record in _records(policy, chunk, shape):
+                for record in hosts.share(chunk, lambda _, part: list(_records(policy, part, shape))):
                     if self.json:
                         print(json.dumps(record), flush=True)
                     else:

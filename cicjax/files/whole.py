@@ -25,7 +25,7 @@ from cicjax.files import strict
 
 # How the name of a file, and of a folder outside of runs, ends while it is being made.
 TEMPORARY, PARTIAL = ".cicjax-tmp", ".partial"
-REMEDY = "delete it and repeat the command to make it again"
+REMEDY = "delete it and repeat the command that made it"
 
 
 def private_folder(path: Path) -> Path:
