@@ -144,4 +144,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 3:
         assert sys.argv[3] in POINTS
         kill_at(sys.argv[3], int(sys.argv[4]))
+    print("alive", flush=True)
     live(Path(sys.argv[1]), sys.argv[2])

@@ -27,7 +27,6 @@ from cicjax.training.batches import shape_for
 from cicjax.training.learner import Learner
 
 ROOT = Path(__file__).resolve().parents[2]
-MOMENTS = 2.5, 7.0  # seconds from the start of a process: the first takes its imports
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,12 +62,14 @@ def told(home):
 
 
 def went_on(home, toy, *point, seconds=300.0):
-    """The exit code of a process that goes on with a life, killed at a point or after some seconds."""
+    """The exit code of a process that goes on with a life, killed at a point or so many seconds after it has
+    begun to live."""
     command = [sys.executable, str(Path(__file__).parent / "life.py"), str(home), toy, *map(str, point)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'model'}"}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout and process.stdout.readline() == "alive\n"
         try:
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -103,13 +104,13 @@ def test_killed_at_every_named_point_it_comes_to_the_same(quiet, toy, tmp_path):
 
 @pytest.mark.slow
 def test_killed_two_hundred_times_it_comes_to_the_same(quiet, toy, tmp_path):
-    """Half of the times at a named point, half at any moment of a process that has begun to live."""
+    """Half of the times at a named point, half at any moment."""
     rng, kills, lives = random.Random(0), Counter[str](), 0
     while kills.total() < 200:
         home = tmp_path / str(lives)
         while True:
             point = (rng.choice(list(life.POINTS)), rng.randint(1, 4)) if rng.random() < 0.5 else ()
-            seconds = 300.0 if point else rng.uniform(*MOMENTS)
+            seconds = 300.0 if point else rng.uniform(0.0, 5.0)
             if went_on(home, toy, *point, seconds=seconds) == 0:
                 break
             kills[point[0] if point else "any moment"] += 1
