@@ -36,12 +36,20 @@ class States:
     policy: LoadedPolicy
     settings: AgentSettings
 
+    @property
+    def all(self) -> Path:
+        """The folder of all versions."""
+        return self.folder / "versions"
+
     def of(self, number: int) -> Path:
         """The folder of a version."""
-        return self.folder / "versions" / str(number)
+        return self.all / str(number)
 
     def here(self, number: int) -> bool:
-        """Whether the state of this version is on disk."""
+        """Whether the state of this version is on disk, sealed."""
+        return (self.of(number) / FILES).exists() and self._saved(number)
+
+    def _saved(self, number: int) -> bool:
         return checkpoints.latest(self.of(number) / STATE) is not None
 
     def begin(self, adapter: qwen2.Tree) -> str:
@@ -96,7 +104,7 @@ class States:
     def _discard_other(self, number: int, plan: str) -> None:
         """Remove the state of a step of another plan, which a log that was restored from a copy may meet."""
         folder = self.of(number)
-        if self.here(number) and checkpoints.load_adapter(folder / STATE)[1].get("plan") != plan:
+        if self._saved(number) and checkpoints.load_adapter(folder / STATE)[1].get("plan") != plan:
             shutil.rmtree(folder)
 
     def _trainer(self, number: int) -> Trainer:

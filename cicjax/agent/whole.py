@@ -12,12 +12,13 @@ from typing import Any
 from cicjax.agent.continual import Agent
 from cicjax.agent.events import Event, chained
 from cicjax.agent.home import CONFIG, Home
-from cicjax.agent.learner import FILES
+from cicjax.agent.learner import FILES, STATE
 from cicjax.agent.store import DDL, GENESIS, NAME, Store
 from cicjax.agent.turns import Erased
 from cicjax.agent.versions import PLANNED, History
 from cicjax.errors import BadInput, Corrupted
 from cicjax.files.whole import file_digest, private_folder, read_json
+from cicjax.training import checkpoints
 from cicjax.training.checkpoints import MANIFEST
 
 
@@ -36,7 +37,7 @@ def _findings(folder: Path) -> Iterator[str]:
     sealed = folder / f"{NAME}.sha256"
     if sealed.exists() and sealed.read_bytes() != f"{file_digest(folder / NAME)}  {NAME}\n".encode():
         yield f"{folder / NAME}: not the bytes that were written"
-    history, config, sound = History(), "", True
+    history, config, sound, plans = History(), "", True, {0: ""}
     with Store(folder, read_only=True) as store:
         yield from _damage(store)
         previous, expected = GENESIS, 1
@@ -51,12 +52,15 @@ def _findings(folder: Path) -> Iterator[str]:
             if sound:
                 history.apply(event)
             config = event.facts["config"] if sound and event.kind == "home" else config
+            if sound and event.kind == "plan":
+                plans[event.facts["version"]] = event.digest
     if sound and file_digest(folder / CONFIG) != config:
         yield f"{folder / CONFIG}: not the bytes that were written"
     for number, version in history.versions.items():
         if version.state != PLANNED:
-            needed = number in (history.head, history.serving)
-            yield from _version(folder / "versions" / str(number), needed=needed)
+            needed = number in (0, history.head, history.serving)
+            wanted = version.digest, plans[number]
+            yield from _version(folder / "versions" / str(number), wanted, needed=needed)
 
 
 def _damage(store: Store) -> Iterator[str]:
@@ -89,21 +93,29 @@ def _readable(store: Store) -> Iterator[Event | str]:
         yield f"{store.path}: event {last + 1} cannot be read ({error})"
 
 
-def _version(folder: Path, *, needed: bool) -> Iterator[str]:
-    """What of a version's files is not as it was written; one that is not kept any more is none."""
-    if not folder.exists():
-        if needed:
-            yield f"{folder}: missing; make it again with `cicjax agent rebuild`"
+def _version(folder: Path, wanted: tuple[str, str], *, needed: bool) -> Iterator[str]:
+    """What of a version's files is not as it was written, or not the adapter and the plan of these digests;
+    one that did not stay on disk is none."""
+    if not (folder / FILES).exists():
+        if needed or folder.exists():
+            yield f"{folder}: not there as a whole; make it again with `cicjax agent rebuild`"
         return
+    sound = True
     for name, digest in read_json(folder / FILES).items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
             what = "not the bytes of which it says the digest" if path.is_file() else "missing"
             yield f"{folder / FILES} and {path}: {what}"
+            sound = False
         elif path.name == MANIFEST:
             inside = json.loads(path.read_bytes())["files"]
             wrong = [n for n, d in inside.items() if not _is(path.parent / n, d)]
             yield from (f"{path.parent / each}: not the bytes that were written" for each in wrong)
+            sound = sound and not wrong
+    if sound:
+        digest, metadata = checkpoints.recorded(folder / STATE)
+        if (digest, metadata.get("plan")) != wanted:
+            yield f"{folder}: whole, and not the version that the log has under this number"
 
 
 def _is(path: Path, digest: str) -> bool:
@@ -141,6 +153,7 @@ def rebuild(folder: Path, into: Path, *, model: str | None = None) -> Iterator[R
                 yield Rebuilt(
                     version=version.number, digest=version.digest, rebuilt=_again(agent, version.number)
                 )
+                agent.steps.prune(until=version.number)
         agent.steps.repair()
 
 

@@ -130,7 +130,8 @@ def test_without_the_digest_of_a_closed_log_the_chain_names_the_event(home, tmp_
     shutil.copytree(home, copy)
     (copy / f"{NAME}.sha256").unlink()
     sound = (copy / NAME).read_bytes()
-    for text, kind in ((b"Ozymandias", "correction"), (b'"vouches":false', "source"), (b'"asked":', "plan")):
+    named = {b"Ozymandias": "correction", b'"vouches":false': "source", b'"replay":[': "plan"}
+    for text, kind in named.items():
         at = sound.index(text) + 2
         (copy / NAME).write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
         findings = whole.verify(copy)
