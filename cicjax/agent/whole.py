@@ -17,6 +17,7 @@ from cicjax.agent.store import DDL, GENESIS, NAME, Store
 from cicjax.agent.turns import Erased
 from cicjax.agent.versions import PLANNED, History
 from cicjax.errors import BadInput, Corrupted
+from cicjax.files import numbered
 from cicjax.files.whole import file_digest, private_folder, read_json
 from cicjax.training import checkpoints
 from cicjax.training.checkpoints import MANIFEST
@@ -56,6 +57,9 @@ def _findings(folder: Path) -> Iterator[str]:
                 plans[event.facts["version"]] = event.digest
     if sound and file_digest(folder / CONFIG) != config:
         yield f"{folder / CONFIG}: not the bytes that were written"
+    for number in numbered.numbers(folder / "versions"):
+        if sound and number not in history.versions:
+            yield f"{folder / 'versions' / str(number)}: of no step in the log; events are missing at its end"
     for number, version in history.versions.items():
         if version.state != PLANNED:
             needed = number in (0, history.head, history.serving)
