@@ -251,6 +251,8 @@ class Agent:
     def _servable(self, number: int) -> None:
         if self.history.version(number).state == FORGOTTEN:
             raise BadInput(f"version {number} has learned from a source that was forgotten; choose another")
+        if not self.history.version(number).digest:
+            raise BadInput(f"nothing came of version {number}; choose another")
 
     def admit(self, lessons: Sequence[int]) -> None:
         """Let lessons that were set aside wait again."""

@@ -20,7 +20,7 @@ from cicjax.model import qwen2
 from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Row, shape_for
 from cicjax.training.finetune import check_fit
-from cicjax.training.learner import Learner, Trainer
+from cicjax.training.learner import Diverged, Learner, Trainer
 from cicjax.training.policy import LoadedPolicy
 
 STATE, FILES = "state", "files.json"
@@ -85,7 +85,7 @@ class States:
         pause: Pause | None = None,
     ) -> steps.TrainState:
         """Take the step of a plan of this digest, or read what it came to before. `pause` is called between
-        micro-batches. Raises Corrupted where the updates diverge."""
+        micro-batches. Raises Diverged where no update was finite."""
         trainer, settings = self._trainer(version.number), self.settings
         self._discard_other(version.number, plan)
         with Learner(trainer, STATE, start=start) as learner:
@@ -98,6 +98,10 @@ class States:
                 rate = steps.learning_rate_at(learner.step, None, settings.optimization)
                 learner.update(rows, rate=rate, shape=shape, loss=LOSS, pause=pause)
                 signals.check()  # half a step has no plan in its state, and is taken again
+            learner.flush()
+            skipped = int(learner.state.nonfinite_updates) - int(start.nonfinite_updates)
+            if skipped == settings.updates_per_step:
+                raise Diverged(f"{self.of(version.number)}: none of its {skipped} updates was finite")
             learner.save({"plan": plan}, final=True)
             return learner.state
 

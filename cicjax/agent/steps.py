@@ -25,6 +25,7 @@ from cicjax.tasks.named import named
 from cicjax.training import checkpoints
 from cicjax.training import steps as training
 from cicjax.training.batches import Row
+from cicjax.training.learner import Diverged
 from cicjax.training.policy import LoadedPolicy, decoding
 
 Pause = Callable[[], None]
@@ -109,7 +110,11 @@ class Steps:
 
     def _take(self, version: Version, pause: Pause | None) -> Version:
         assert version.parent is not None
-        state = self._work(version, self._state(version.parent), pause)
+        try:
+            state = self._work(version, self._state(version.parent), pause)
+        except Diverged:
+            numbered.discard(self.states.of(version.number))
+            return self._ended(version, REJECTED, "", {}, reason="none of its updates was finite")
         self._newest = version.number, state
         state_of, numbers = SERVED, dict[str, Any]()
         if (due := self._gated(version)) is not None:
@@ -118,13 +123,15 @@ class Steps:
             state_of = SERVED if decision.passed else REJECTED
         elif self._settings.gate.problems:
             state_of = KEPT
-        facts = {
-            "version": version.number,
-            "state": state_of,
-            "digest": checkpoints.fingerprint(state.adapter),
-            "gate": numbers,
-        }
-        self._store.append(Draft(kind="outcome", source="agent", author=Author.SYSTEM, facts=facts))
+        return self._ended(version, state_of, checkpoints.fingerprint(state.adapter), numbers)
+
+    def _ended(
+        self, version: Version, state: str, digest: str, numbers: dict[str, Any], *, reason: str = ""
+    ) -> Version:
+        facts = {"version": version.number, "state": state, "digest": digest, "gate": numbers}
+        self._store.append(
+            Draft(kind="outcome", source="agent", author=Author.SYSTEM, facts=facts, reason=reason)
+        )
         self.prune()
         return self._history.versions[version.number]
 

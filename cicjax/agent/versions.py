@@ -32,7 +32,7 @@ class Lesson:
 class Version:
     """A learning step and what it came to; version 0 is what the agent was made with. `depth` counts the
     steps of its lineage, `replay` holds the events that were replayed, `before` is what served when it was
-    planned."""
+    planned, `digest` is empty where nothing came of it, and `reason` says why it was rejected."""
 
     number: int
     parent: int | None
@@ -44,6 +44,7 @@ class Version:
     state: str = PLANNED
     digest: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,11 @@ class History:
         number, state = facts["version"], facts["state"]
         numbers = facts.get("gate", {})
         self.versions[number] = replace(
-            self.versions[number], state=state, digest=facts["digest"], numbers=numbers
+            self.versions[number],
+            state=state,
+            digest=facts["digest"],
+            numbers=numbers,
+            reason=event.reason or numbers.get("reason", ""),
         )
         self.head = number
         if state == SERVED:

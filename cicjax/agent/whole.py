@@ -15,7 +15,7 @@ from cicjax.agent.home import CONFIG, Home
 from cicjax.agent.learner import FILES, STATE
 from cicjax.agent.store import DDL, GENESIS, NAME, Store
 from cicjax.agent.turns import Erased
-from cicjax.agent.versions import PLANNED, History
+from cicjax.agent.versions import History
 from cicjax.errors import BadInput, Corrupted
 from cicjax.files import numbered
 from cicjax.files.whole import file_digest, private_folder, read_json
@@ -61,7 +61,7 @@ def _findings(folder: Path) -> Iterator[str]:
         if sound and number not in history.versions:
             yield f"{folder / 'versions' / str(number)}: of no step in the log; events are missing at its end"
     for number, version in history.versions.items():
-        if version.state != PLANNED:
+        if version.digest:
             needed = number in (0, history.head, history.serving)
             wanted = version.digest, plans[number]
             yield from _version(folder / "versions" / str(number), wanted, needed=needed)
@@ -153,7 +153,7 @@ def rebuild(folder: Path, into: Path, *, model: str | None = None) -> Iterator[R
             store.copy_to(into)
     with Agent.open(into, model or home.identity.model) as agent:
         for version in agent.versions():
-            if version.state != PLANNED:
+            if version.digest:
                 yield Rebuilt(
                     version=version.number, digest=version.digest, rebuilt=_again(agent, version.number)
                 )

@@ -154,6 +154,7 @@ def _table_of_versions(living: Living) -> Html:
                 version.state,
                 ", ".join(f"{count} of {source}" for source, count in by.items()) or "–",
                 *_gate_numbers(version.numbers),
+                version.reason or "–",
                 version.digest[:12],
             ]
         )
@@ -166,11 +167,11 @@ def _table_of_versions(living: Living) -> Html:
 
 def _gate_numbers(numbers: Mapping[str, Any]) -> list[Child]:
     if not numbers:
-        return ["–"] * 5
+        return ["–"] * 4
     asked = numbers["problems"]
     shares = [f"{numbers[key]}/{asked}" for key in ("right", "right_serving", "right_anchor")]
     p = min(numbers[f"{what}_p_{than}"] for what in ("right", "formed") for than in ("serving", "anchor"))
-    return [*shares, f"{p:.2g}", numbers["reason"] or "–"]
+    return [*shares, f"{p:.2g}"]
 
 
 def _table_of_sources(living: Living) -> Html:
