@@ -30,7 +30,7 @@ def verify(folder: Path) -> list[str]:
         return list(_findings(folder))
     except Corrupted as error:
         return [str(error)]
-    except (sqlite3.DatabaseError, ValueError) as error:
+    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
         return [f"{folder / NAME}: cannot be read ({error})"]
 
 
@@ -46,7 +46,7 @@ def _findings(folder: Path) -> Iterator[str]:
             if isinstance(event, str):
                 yield event
                 return
-            if event.seq != expected or chained(previous, event) != event.digest:
+            if event.seq != expected or not _follows(previous, event):
                 yield f"{store.path}: event {event.seq} ({event.kind}) is not what was written"
                 sound = False
             previous, expected = event.digest, event.seq + 1
@@ -67,6 +67,14 @@ def _findings(folder: Path) -> Iterator[str]:
             yield from _version(folder / "versions" / str(number), wanted, needed=needed)
 
 
+def _follows(previous: str, event: Event) -> bool:
+    """Whether an event is what was chained after another; one changed bit makes bytes of a text."""
+    try:
+        return chained(previous, event) == event.digest
+    except TypeError:
+        return False
+
+
 def _damage(store: Store) -> Iterator[str]:
     """What SQLite itself finds, another schema, contents that are not those of their digests."""
     for (said,) in store.execute("PRAGMA integrity_check"):
@@ -82,7 +90,8 @@ def _damage(store: Store) -> Iterator[str]:
     }
     erased = bool(store.execute("SELECT 1 FROM events WHERE kind = 'erase'"))
     for digest, body in store.execute("SELECT digest, body FROM contents"):
-        if (body is None and not erased) or (body is not None and sha256(body).hexdigest() != digest):
+        whole = erased if body is None else isinstance(body, bytes) and sha256(body).hexdigest() == digest
+        if not whole:
             seq, kind = said.get(digest, ("?", "unknown"))
             yield f"{store.path}: what event {seq} ({kind}) said is not what was written"
 
