@@ -97,7 +97,7 @@ def lines():
     time.sleep(60)
 
 def run(_):
-    with storage.new_folder("folder") as folder:
+    with storage.new_folder("folder", need=0) as folder:
         (folder / "weights").write_text("half")
         whole.write_lines("lines.jsonl", lines())
 
@@ -106,6 +106,35 @@ Mask.run = run
 sys.argv = ["cicjax", "mask", "--demo"]
 sys.exit(cli.main())
 """
+
+
+def writing(folder):
+    """PROGRAM in a process of its own, half way."""
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    return process
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_a_kill_left_the_next_command_removes_and_another_at_work_is_left_alone(tmp_path):
+    killed = writing(tmp_path)
+    killed.kill()
+    killed.wait()
+    left = set(tmp_path.iterdir())
+    assert len(left) == 2
+    for path in left:
+        os.utime(path, (0, 0))
+    one = writing(tmp_path)
+    its = set(tmp_path.iterdir())
+    assert len(its) == 2 and not its & left
+    for path in its:
+        os.utime(path, (0, 0))
+    other = writing(tmp_path)
+    assert its < set(tmp_path.iterdir())
+    for process in (one, other):
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -127,7 +127,12 @@ def test_every_verb_has_help_with_an_example_and_knows_json(verb, capsys):
 @pytest.mark.parametrize("verb", list(VERBS)[1:])
 def test_where_no_agent_lives_every_verb_says_so(verb, tmp_path, capsys):
     more = {"say": ["x"], "teach": ["x", "y"], "judge": ["x", "right"], "serve": ["1"], "admit": ["1"]}
-    more |= {"source": ["a", "--rights", "chat"], "forget": ["a"], "rebuild": ["--into", str(tmp_path / "b")]}
+    more |= {
+        "source": ["a", "--rights", "chat"],
+        "key": ["a", "--rights", "chat"],
+        "forget": ["a"],
+        "rebuild": ["--into", str(tmp_path / "b")],
+    }
     more |= {"import": [str(tmp_path / "c"), "--source", "a"]}
     asked = {"role": "user", "author": "user", "content": "?"}
     turns = [asked, {"role": "assistant", "author": "teacher", "content": "!"}]

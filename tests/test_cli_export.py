@@ -3,6 +3,7 @@ wrong."""
 
 import json
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 from cicjax import cli
 from cicjax.commands.export import Export
+from cicjax.files import whole
 from cicjax.files.whole import write_json
 from cicjax.model import huggingface, lora, peft, qwen2
 from cicjax.model.config import LoRAConfig
@@ -268,3 +270,19 @@ def test_refusals(tmp_path, run, capsys):
     (run / "interventional" / "7" / "digests.json").write_text("{}")
     refused(capsys, run / "interventional", "--model", tmp_path / "base", *out, code=5)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", ["peft", "merged"])
+def test_what_the_disk_lacks_is_said_before_anything_is_written(run, tmp_path, monkeypatch, capsys, format):
+    adapter = run / "interventional"
+    arguments = ["export", str(adapter), "--format", format, "--output_dir", str(tmp_path / "out" / "new")]
+    monkeypatch.setattr(whole, "_free", lambda path: 1000)
+    assert cli.main(arguments) == 4
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "out/new: no space" in said and "1,000 bytes free" in said
+    need = int(re.search(r"([\d,]+) bytes needed", said)[1].replace(",", ""))
+    assert not list((tmp_path / "out").iterdir())
+    monkeypatch.undo()
+    cli.main(arguments)
+    written = sum(path.stat().st_size for path in (tmp_path / "out" / "new").iterdir())
+    assert written <= need < written + 100_000

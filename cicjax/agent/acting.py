@@ -5,7 +5,7 @@ answer end can give feedback on it after any crash. An assistant's turn that com
 where the agent sampled that text after that very conversation; any other is its sender's, and context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ from cicjax.agent.events import Attempt, Draft, Event, digest_of
 from cicjax.agent.lessons import Lessons
 from cicjax.agent.store import Known, Store
 from cicjax.agent.trust import Source
+from cicjax.provenance.calls import calls_of
+from cicjax.provenance.chat import CALL
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import Author
+from cicjax.provenance.transcript import Author, ToolCall
 from cicjax.sampling.sampler import Decoding
 
 
@@ -34,9 +36,22 @@ class Begun:
         return self.event.id
 
 
-def turn_key(before: str, role: str, text: str) -> str:
+def turn_key(before: str, role: str, said: Any) -> str:
     """What a turn is looked up by: the conversation up to its end."""
-    return digest_of([before, role, text])
+    return digest_of([before, role, said])
+
+
+def spoken(text: str, calls: Sequence[ToolCall]) -> Any:
+    """What a turn says, as a client keeps it: its text, and apart from that the calls."""
+    if not calls:
+        return text
+    return [text.partition(CALL[0].name)[0], [[call.name, call.arguments] for call in calls]]
+
+
+def said_in(message: dict[str, Any]) -> Any:
+    """`spoken`, of a message as the log keeps it."""
+    calls = message.get("calls")
+    return [message["text"], [[c["name"], c["arguments"]] for c in calls]] if calls else message["text"]
 
 
 class Conversations:
@@ -54,13 +69,15 @@ class Conversations:
         decoding: Decoding,
         seed: int | None,
         idempotency: str | None = None,
+        tools: Sequence[dict[str, Any]] = (),
+        check: Callable[[Sequence[int]], None] = lambda prompt: None,
     ) -> Begun:
-        """Log the messages and that an answer begins. Raises BadInput for messages that the protocol cannot
-        hold; nothing is logged then."""
+        """Log the messages and that an answer begins. Raises BadInput for messages or tools that the protocol
+        cannot hold, and what `check` raises for their ids; nothing is logged then."""
         source.needs("chat", "ask")
-        drafts, key = list[Any](), ""
+        drafts, key = list[Any](), digest_of(list(tools)) if tools else ""
         for message in messages:
-            key = turn_key(key, message["role"], message["text"])
+            key = turn_key(key, message["role"], said_in(message))
             drafts.append(self._turn(message, source, key))
         how = asdict(decoding)
         how = how | {"stop_ids": list(decoding.stop_ids), "stop_strings": list(decoding.stop_strings)}
@@ -68,9 +85,10 @@ class Conversations:
         def started(store: Store, before: Sequence[Event]) -> Draft:
             """The event that begins an answer, which names the turns before it by their numbers."""
             parts = [event.seq for event in before]
-            self._lessons.prompt([self._lessons.turns.message(event) for event in before])
+            check(self._lessons.prompt([self._lessons.turns.message(event) for event in before], tools))
             return Draft(
                 kind="begin",
+                content={"tools": list(tools)} if tools else None,
                 source=source.name,
                 author=Author.AGENT,
                 version=version,
@@ -79,7 +97,7 @@ class Conversations:
             )
 
         *parts, event = self._store.append(*drafts, started)
-        prompt = self._lessons.prompt([self._lessons.turns.message(part) for part in parts])
+        prompt = self._lessons.prompt([self._lessons.turns.message(part) for part in parts], tools)
         # Without a seed of its own an answer is numbered by the event that begins it.
         return Begun(event=event, prompt=prompt, version=version, seed=event.seq if seed is None else seed)
 
@@ -104,6 +122,7 @@ class Conversations:
     def finish(self, begun: Begun, tokens: Sequence[int], logprobs: Sequence[float], finish: str) -> Attempt:
         """Log what was sampled, as it was delivered."""
         text = self._tokenizer.decode(tokens, skip_controls=True)
+        calls = calls_of(tokens, self._tokenizer) if begun.event.content else ()
         content = {
             "text": text,
             "tokens": [int(token) for token in tokens],
@@ -117,7 +136,7 @@ class Conversations:
                 parent=begun.event.seq,
                 role="assistant",
                 content=content,
-                key=turn_key(begun.event.facts["turn"], "assistant", text),
+                key=turn_key(begun.event.facts["turn"], "assistant", spoken(text, calls)),
                 version=begun.version,
                 finish=finish,
             )

@@ -6,7 +6,7 @@ with Agent.open(home) as agent:
     agent.learn()
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +30,7 @@ from cicjax.errors import BadInput
 from cicjax.provenance.transcript import Author, Episode
 from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Completion, Decoding, Sampler
+from cicjax.training.batches import Row
 from cicjax.training.policy import decoding as decoding_of
 
 
@@ -49,6 +50,7 @@ class Agent:
             self.store = stack.enter_context(Store(home, follow=self.history.apply))
             tokenizer = self.policy.tokenizer
             self._lessons = Lessons(self.store, tokenizer, self.settings)
+            self.turns = self._lessons.turns
             self._conversations = Conversations(self.store, self._lessons, tokenizer)
             self._observations = Observations(
                 store=self.store,
@@ -130,8 +132,11 @@ class Agent:
         version: int | None = None,
         seed: int | None = None,
         idempotency: str | None = None,
+        tools: Sequence[dict[str, Any]] = (),
+        check: Callable[[Sequence[int]], None] = lambda prompt: None,
     ) -> Begun:
-        """The first half of `act`, for whoever draws the tokens: the answer is begun, its receipt given."""
+        """The first half of `act`, for whoever draws the tokens: the answer is begun, its receipt given.
+        Nothing is begun where `check` raises for the ids to continue."""
         number = self.history.serving if version is None else self.history.version(version).number
         self._servable(number)
         return self._conversations.begin(
@@ -141,6 +146,8 @@ class Agent:
             decoding=decoding,
             seed=seed,
             idempotency=None if idempotency is None else f"key {idempotency}",
+            tools=tools,
+            check=check,
         )
 
     def finish(self, begun: Begun, tokens: Sequence[int], logprobs: Sequence[float], finish: str) -> Attempt:
@@ -177,6 +184,13 @@ class Agent:
         event = None if about is None else self._begin_of(about)
         key = None if idempotency is None else f"key {idempotency}"
         return self._receive(self._observations.draft(event, said, self.source(source), key))
+
+    def rows_about(self, begin: Event, lesson: Event | None = None) -> list[Row]:
+        """The rows that an answer became with a lesson on it; without one the answer alone, of which nothing
+        is learned."""
+        if lesson is not None:
+            return self._lessons.rows(lesson, self.history.source_at(lesson.source, lesson.seq))
+        return [self._lessons.unlearned(begin)]
 
     def demonstrate(self, episode: Episode, *, source: str, replay: bool = False) -> Receipt:
         """Log a transcript, to learn from or to replay beside lessons."""
@@ -221,10 +235,11 @@ class Agent:
 
     def learning(self, *, due: bool = False, pause: Pause | None = None) -> Iterator[Version]:
         """`learn`, one version at a time."""
-        waiting = self.history.waiting()
-        if not due and waiting and waiting[-1].seq > max(self.history.marks, default=0):
-            # Those that are there now: in the log, for whenever these steps are taken again.
-            self.store.append(Draft(kind="learn", source=OPERATOR, author=Author.SYSTEM))
+        with self.store.held():
+            waiting = self.history.waiting()
+            if not due and waiting and waiting[-1].seq > max(self.history.marks, default=0):
+                # Those that are there now: in the log, for whenever these steps are taken again.
+                self.store.append(Draft(kind="learn", source=OPERATOR, author=Author.SYSTEM))
         while (version := self.steps.next(pause)) is not None:
             yield version
             signals.check()
@@ -235,6 +250,7 @@ class Agent:
         self.steps.settle()
         version = self.history.version(number)
         self._servable(number)
+        self.steps.adapter(number)  # made again where it did not stay on disk, before anything is decided
         facts = {"version": number, "confirmed": confirm}
         self.store.append(
             Draft(kind="serve", source=OPERATOR, author=Author.SYSTEM, facts=facts, reason=reason)
@@ -264,7 +280,7 @@ class Agent:
         facts = {"lessons": list(lessons)}
         self.store.append(Draft(kind="admit", source=OPERATOR, author=Author.SYSTEM, facts=facts))
 
-    def forget(self, source: str, *, erase: bool = False) -> list[Version]:
+    def forget(self, source: str, *, erase: bool = False, pause: Pause | None = None) -> list[Version]:
         """Forget a source: back to before its first lesson was learned, and the others' lessons since again,
         in steps as they would have been without it. With `erase` what it said is erased too.
 
@@ -278,7 +294,7 @@ class Agent:
             self.store.append(Draft(kind="exclude", source=OPERATOR, author=Author.SYSTEM, facts=facts))
         self._samplers.clear()
         self.steps.repair()
-        made = self.learn(due=True)
+        made = self.learn(due=True, pause=pause)
         if erase:
             self.store.append(
                 Draft(kind="erase", source=OPERATOR, author=Author.SYSTEM, facts={"source": source})

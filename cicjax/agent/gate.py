@@ -9,16 +9,17 @@ rejects.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import UInt32
 
 from cicjax.agent.acting import turn_key
 from cicjax.agent.settings import GateSettings
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Author, Message
 from cicjax.sampling.draw import row_keys
-from cicjax.sampling.sampler import Decoding, Sampler
+from cicjax.sampling.sampler import Completion, Decode, Decoding
 from cicjax.statistics import worse_p
 from cicjax.tasks.task import Problem, Task
 
@@ -76,6 +77,21 @@ def changes(before: Sequence[bool], now: Sequence[bool]) -> tuple[int, int]:
     return sum(b < n for b, n in pairs), sum(b > n for b, n in pairs)
 
 
+class Answers(Protocol):
+    """Whoever answers as a version: a sampler, or an engine that shares the device with others."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: UInt32[np.ndarray, "R 2"],
+        decoding: Decoding,
+        *,
+        decode: Decode | None = None,
+    ) -> Sequence[Completion]:
+        """One completion a prompt."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Items:
     """The problems of a gate, as prompts, and how they are answered and graded."""
@@ -86,7 +102,7 @@ class Items:
     tokenizer: Tokenizer
     decoding: Decoding
 
-    def ask(self, sampler: Sampler) -> Outcomes:
+    def ask(self, sampler: Answers) -> Outcomes:
         """A version's greedy answers, graded."""
         count = len(self.prompts)
         keys = row_keys(0, "gate", range(count), [0] * count)
@@ -117,6 +133,11 @@ def turn_of(problem: Problem) -> str:
 def problems_of(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
     """The problems of a gate: the development split beside the paper's other splits."""
     return tuple(task.splits(seed, sft=200, agent=200, dev=count, test=0).dev)
+
+
+def practice(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
+    """Problems to be asked and taught, none of which is among the gate's."""
+    return tuple(task.splits(seed, sft=200, agent=200, dev=count, test=0).agent)
 
 
 class Chance(NamedTuple):

@@ -9,7 +9,7 @@ target: the first by gamma, the second by `context_only`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from cicjax.provenance.echo import copied
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
 from cicjax.provenance.tokenizer import Tokenizer
-from cicjax.provenance.transcript import Author, Episode, Message
+from cicjax.provenance.transcript import Author, Episode, Message, ToolCall
 from cicjax.training.batches import Row, make_row
 
 WEIGHTING = Weighting(weights.INTERVENTIONAL)
@@ -40,10 +40,10 @@ class Lessons:
         self.turns = Turns(store)
         self.format = settings.format
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids up to where the agent's answer begins. Raises BadInput for messages that the protocol cannot
-        hold."""
-        return self._encode(messages, open_turn=True).tokens.tolist()
+    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """Ids up to where the agent's answer begins. Raises BadInput for messages or tools that the protocol
+        cannot hold."""
+        return self._encode(messages, tools, open_turn=True).tokens.tolist()
 
     def rows(self, event: Event, source: Source) -> list[Row]:
         """The rows of a lesson or of a demonstration to replay."""
@@ -58,20 +58,27 @@ class Lessons:
     ) -> list[Row]:
         """The rows of a correction, in the contexts of the settings; verdicts on the attempt count up to
         event `at`."""
-        seen, masked = self.turns.seen(begin), self._masked(begin, attempt, source)
+        seen, tools = self.turns.seen(begin), self.turns.tools(begin)
+        masked = self._masked(begin, attempt, source)
         correction = Message(role="assistant", content=text, author=Author.TEACHER)
         rows, contexts = [], self._settings.contexts if attempt is not None else "none"
         if attempt is not None and contexts != "none":
             solved = self.turns.verdict_on(begin, before=at)
             tried = replace(self.turns.message(attempt), context_only=False, solved=solved)
-            rows.append(self._row([*seen, tried, correction], masked))
+            rows.append(self._row([*seen, tried, correction], tools, masked))
         if contexts != "attempt":
-            rows.append(self._row([*seen, correction], masked))
+            rows.append(self._row([*seen, correction], tools, masked))
         return rows
+
+    def unlearned(self, begin: Event) -> Row:
+        """What was asked and answered, as context."""
+        attempt = self.turns.attempt_of(begin)
+        tried = [] if attempt is None else [self.turns.message(attempt)]
+        return self._row([*self.turns.seen(begin), *tried], self.turns.tools(begin))
 
     def demonstrated(self, episode: Episode) -> Row:
         """The row of a transcript."""
-        return self._row(episode.messages)
+        return self._row(episode.messages, episode.tools)
 
     def count(self, text: str) -> int:
         """How many tokens a text has."""
@@ -88,8 +95,13 @@ class Lessons:
         ]
         return [self.turns.content(each)["tokens"] for each in attempts]
 
-    def _row(self, messages: Sequence[Message], masked: Sequence[Sequence[int]] = ()) -> Row:
-        encoded = self._encode(messages)
+    def _row(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] = (),
+        masked: Sequence[Sequence[int]] = (),
+    ) -> Row:
+        encoded = self._encode(messages, tools)
         if masked:
             (positions,) = np.nonzero(encoded.is_target & (encoded.gamma == 0))
             repeats = np.zeros(len(encoded.tokens), bool)
@@ -97,8 +109,10 @@ class Lessons:
             encoded = encoded._replace(is_target=encoded.is_target & ~repeats)
         return make_row(encoded, WEIGHTING)
 
-    def _encode(self, messages: Sequence[Message], *, open_turn: bool = False) -> Encoded:
-        episode = Episode(id="conversation", messages=tuple(messages))
+    def _encode(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, open_turn: bool = False
+    ) -> Encoded:
+        episode = Episode(id="conversation", messages=tuple(messages), tools=tuple(tools))
         render = protocol.renderer(self.format, ("teacher",), [episode], self._tokenizer, open_turn=open_turn)
         return encode(render(episode), self._tokenizer)
 
@@ -121,4 +135,10 @@ def _messages(given: Any) -> Iterator[dict[str, Any]]:
             raise BadInput(f"message {n}: a message has a role and a content, both texts")
         if record.get("role") not in trust.SPEAKERS:
             raise BadInput(f"message {n}: roles are {', '.join(trust.SPEAKERS)}")
-        yield {"role": record["role"], "text": record["content"]}
+        read: dict[str, Any] = {"role": record["role"], "text": record["content"]}
+        if record.get("tool_calls"):
+            calls: Any = record["tool_calls"]
+            read["calls"] = [asdict(ToolCall(**call)) for call in calls]
+        if record.get("tool_call_id") is not None:
+            read["call_id"] = record["tool_call_id"]
+        yield read

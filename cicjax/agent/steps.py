@@ -42,11 +42,14 @@ class Steps:
         self.states = States(home.folder, policy, self._settings)
         self._newest: tuple[int, training.TrainState] | None = None
         self._items: Items | None = None
+        # Who answers a gate's problems as a version: whoever shares the device puts somebody else here.
+        self.sampler: Callable[[int], gate.Answers] = self._sampler
         self._answers: dict[int, Outcomes] = {}
 
     def next(self, pause: Pause | None = None) -> Version | None:
         """Take the step that was planned and not ended, or the one that is due; None where there is none."""
-        planned = self._history.open_plan() or self._plan()
+        with self._store.held():
+            planned = self._history.open_plan() or self._plan()
         return None if planned is None else self._take(planned, pause)
 
     def settle(self) -> None:
@@ -210,9 +213,11 @@ class Steps:
 
     def _outcomes(self, items: Items, number: int) -> Outcomes:
         if number not in self._answers:
-            sampler = Sampler(self._policy.model, self._policy.base, self.adapter(number))
-            self._answers[number] = items.ask(sampler)
+            self._answers[number] = items.ask(self.sampler(number))
         return self._answers[number]
+
+    def _sampler(self, number: int) -> Sampler:
+        return Sampler(self._policy.model, self._policy.base, self.adapter(number))
 
 
 def said_by(store: Store, sources: set[str]) -> list[str]:

@@ -211,9 +211,15 @@ class Store:
         self.last = event
         return event
 
-    def events(self, *, last: bool = False) -> Iterator[Event]:
-        """All events in order; with `last` the newest alone."""
-        yield from self._where("1 ORDER BY seq DESC LIMIT 1" if last else "1 ORDER BY seq")
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let nothing be appended meanwhile: for whoever reads what `follow` keeps, beside a writer."""
+        with self._lock:
+            yield
+
+    def events(self, *, after: int = 0, last: bool = False) -> Iterator[Event]:
+        """Events in order, those after number `after`; with `last` the newest alone."""
+        yield from self._where(f"seq > ? ORDER BY seq {'DESC LIMIT 1' if last else ''}", after)
 
     def event(self, seq: int) -> Event:
         """The event of this number. Raises BadInput where there is none."""

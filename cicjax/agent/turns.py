@@ -8,7 +8,7 @@ from cicjax.agent.events import Event
 from cicjax.agent.store import Store
 from cicjax.errors import Corrupted
 from cicjax.logs import native
-from cicjax.provenance.transcript import NO_VERDICT, Author, Episode, Message
+from cicjax.provenance.transcript import NO_VERDICT, Author, Episode, Message, ToolCall
 
 
 class Turns:
@@ -30,9 +30,19 @@ class Turns:
                 truncated=event.finish != "stop",
                 context_only=True,
             )
+        calls = tuple(ToolCall(**call) for call in content.get("calls", ()))
         return Message(
-            role=event.role, content=content["text"], author=Author(event.author), context_only=True
+            role=event.role,
+            content=content["text"],
+            author=Author(event.author),
+            context_only=True,
+            tool_calls=calls,
+            tool_call_id=content.get("call_id"),
         )
+
+    def tools(self, begin: Event) -> tuple[dict[str, Any], ...]:
+        """The schemas of the functions that it might call."""
+        return tuple(self.content(begin)["tools"]) if begin.content else ()
 
     def seen(self, begin: Event) -> list[Message]:
         """What the agent saw when it began an answer."""
@@ -66,7 +76,12 @@ class Turns:
             messages.append(replace(self.message(attempt), context_only=False, solved=solved))
         text = self.content(event)["text"]
         correction = Message(role="assistant", content=text, author=Author.TEACHER)
-        return Episode(id=f"lesson-{event.lesson}", source=event.source, messages=(*messages, correction))
+        return Episode(
+            id=f"lesson-{event.lesson}",
+            source=event.source,
+            messages=(*messages, correction),
+            tools=self.tools(begin),
+        )
 
     def about(self, event: Event) -> Event:
         """The beginning of the answer that an event is about."""

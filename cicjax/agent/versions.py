@@ -254,6 +254,20 @@ class History:
         """A source as it was declared before event `seq`."""
         return [source for declared, source in self._declared[name] if declared < seq][-1]
 
+    def record(self, number: int) -> dict[str, Any]:
+        """A version as JSON: what it learned, of whom, and what the gate said."""
+        version = self.version(number)
+        return {
+            "version": number,
+            "digest": version.digest,
+            "serving": number == self.serving,
+            "state": version.state,
+            "parent": version.parent,
+            "lessons": [{"lesson": n, "source": self.lessons[n].source} for n in version.lessons],
+            "gate": dict(version.numbers),
+            "reason": version.reason,
+        }
+
     def status(self) -> dict[str, Any]:
         """What an operator asks first, as JSON."""
         lessons = Counter(self.state_of(number).split()[0].rstrip(":") for number in self.lessons)

@@ -218,16 +218,21 @@ def listed(folder: Path) -> dict[str, Record]:
 
 def faults(root: Path) -> Iterator[tuple[str, str]]:
     """(relative path, "missing" or what is wrong with it) of every sealed file that is not as it was
-    written."""
+    written. A writer may be at work meanwhile."""
     record = read(root)
     for name in record["files"]:
-        try:
-            content = (root / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            yield name, "missing"
-            continue
-        if fault := _fault(record, name, content):
+        known, fault = record, _fault_of(root, record, name)
+        while fault and (now := read(root)) != known:
+            known, fault = now, _fault_of(root, now, name) if name in now["files"] else ""
+        if fault:
             yield name, fault
+
+
+def _fault_of(root: Path, record: Record, name: str) -> str:
+    try:
+        return _fault(record, name, (root / name).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
 
 
 def _fault(record: Record, name: str, content: bytes) -> str:

@@ -2,13 +2,17 @@
 byte."""
 
 import errno
+import fcntl
+import glob
 import hashlib
 import itertools
 import json
 import os
 import secrets
+import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +23,8 @@ import numpy as np
 from cicjax.errors import BadInput, Corrupted, OutOfResources
 from cicjax.files import strict
 
-# How a file's name ends while it is being written; RunFolder removes those that a kill left behind.
-TEMPORARY = ".cicjax-tmp"
+# How the name of a file, and of a folder outside of runs, ends while it is being made.
+TEMPORARY, PARTIAL = ".cicjax-tmp", ".partial"
 REMEDY = "delete it and repeat the command to make it again"
 
 
@@ -42,10 +46,11 @@ def replacing(path: Path, *, mode: int) -> Iterator[BinaryIO]:
     `mode` is less what the umask takes away. Raises OutOfResources when the disk is full; the old file stays
     then, as after any other error.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = unfinished(path, TEMPORARY)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
+            hold(descriptor)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -58,6 +63,34 @@ def replacing(path: Path, *, mode: int) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink()
     sync(path.parent)
+
+
+def unfinished(path: Path, ending: str) -> Path:
+    """A name beside `path` for what will take its name."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
+
+
+def hold(descriptor: int) -> None:
+    """Show that whoever makes this unfinished file or folder is alive: the kernel forgets it with the
+    process."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what a kill left half made beside `path`, for its name: nobody holds it, for a second or
+    more."""
+    for ending in (TEMPORARY, PARTIAL):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????{ending}"):
+            with suppress(OSError):
+                if time.time() - leftover.stat().st_mtime < 1:
+                    continue  # its maker may be about to hold it
+                descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                finally:
+                    os.close(descriptor)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -100,7 +133,7 @@ def _free(path: Path) -> int | None:
 def write_lines(path: str | Path, lines: Iterable[str], *, private: bool = True) -> None:
     """Put lines of text at `path`, whole or not at all; a link is followed, `-` is standard output. A new
     file is its owner's alone where `private`, as transcripts are, else as the umask has it; one that was
-    there keeps its permissions.
+    there keeps its permissions. What a kill left of an earlier try goes.
 
     Raises BadInput where that cannot be done, OutOfResources when the disk is full.
     """
@@ -111,6 +144,7 @@ def write_lines(path: str | Path, lines: Iterable[str], *, private: bool = True)
     if target.exists() and not target.is_file():
         # renaming onto a device would replace the device
         raise BadInput(f"{path}: is no ordinary file; name one to be written")
+    sweep_beside(target)
     try:
         mode = 0o600 if private else 0o666
         with replacing(target, mode=mode) as file:

@@ -17,10 +17,11 @@ from cicjax.model.ops import product
 
 class Span(NamedTuple):
     """The slots that a query sees: first <= slot <= last. `last` is the query's own slot, the same in every
-    row; `first` is None where all rows begin in slot 0 and nothing is packed beside them."""
+    row, or where each decodes at its own pace a row's own; `first` is None where all rows begin in slot 0 and
+    nothing is packed beside them."""
 
     first: Int[Array, "B T"] | None
-    last: Int[Array, "T"]
+    last: Int[Array, "T"] | Int[Array, "B T"]
 
 
 def packed(segments: Int[Array, "B T"]) -> Span:
@@ -39,6 +40,11 @@ def alone(time: int) -> Span:
 def left_padded(start: Int[Array, "B"], slots: Int[Array, "T"]) -> Span:
     """Rows that end together: the queries at `slots` see what is there from their row's `start` on."""
     return Span(jnp.broadcast_to(start[:, None], (start.shape[0], slots.shape[0])), slots)
+
+
+def own_pace(slot: Int[Array, "B"]) -> Span:
+    """Rows that begin in slot 0 and stand in slots of their own, one query each."""
+    return Span(None, slot[:, None])
 
 
 def attention(
@@ -71,7 +77,7 @@ def _dense(
     keys: Float[Array, "B K S H"],
     values: Float[Array, "B K S H"],
     first: Int[Array, "B T"],
-    last: Int[Array, "T"],
+    last: Int[Array, "T"] | Int[Array, "B T"],
 ) -> Float[Array, "B K G T H"]:
     """By the definition. The queries of a group lie behind each other, so that each key-value head is one
     product, and the sum of the softmax divides the mixed values instead of the weights: a third of the passes
@@ -86,9 +92,9 @@ def _dense(
     return mixed.reshape(grouped.shape) / weights.sum(axis=-1, keepdims=True)
 
 
-def _seen(first: Int[Array, "B T"], last: Int[Array, "T"], size: int) -> Bool[Array, "B T S"]:
-    slots = jnp.arange(size)
-    return (slots[None, None] >= first[:, :, None]) & (slots[None] <= last[:, None])[None]
+def _seen(first: Int[Array, "B T"], last: Int[Array, "*B T"], size: int) -> Bool[Array, "B T S"]:
+    slots, last = jnp.arange(size)[None, None], last if last.ndim == 2 else last[None]
+    return (slots >= first[:, :, None]) & (slots <= last[:, :, None])
 
 
 def _causal_kernel(

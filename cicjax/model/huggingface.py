@@ -33,6 +33,7 @@ from cicjax.model.storage import (
     Fields,
     StoredTensor,
     all_finite,
+    bytes_of,
     new_folder,
     open_tensors,
     read_json,
@@ -286,8 +287,8 @@ def save_folder(
 
     The folder is there whole or not at all. Raises BadInput if there is anything of that name.
     """
-    with new_folder(folder) as beside:
-        tensors = dict(_torch_tensors(config, base))
+    tensors, files = dict(_torch_tensors(config, base)), list(files)
+    with new_folder(folder, need=bytes_of(tensors, files)) as beside:
         stored = {**config_json(config, dtype=tensors["model.norm.weight"].dtype), **(extra or {})}
         write_json(beside / CONFIG, stored)
         write_tensors(beside / WEIGHTS, tensors)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from cicjax.devices.kind import Kind
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
@@ -36,14 +36,19 @@ class LoRALinear(nnx.Module):
         self.scaling = scaling
 
     def __call__(
-        self, x: Float[Array, "*B I"], low: Float[Array, "*B R"] | None = None
+        self,
+        x: Float[Array, "*B I"],
+        low: Float[Array, "*B R"] | None = None,
+        route: Bool[Array, "B S"] | None = None,
     ) -> Float[Array, "*B O"]:
-        """`low` is x A where it is there already."""
+        """`low` is x A where it is there already. With a `route` A and B are a bank's, and each row takes
+        part in its own slot alone."""
         y = linear(x, self.kernel.get_value())
         if self.bias is not None:
             y = y + on_last_axis(self.bias[...].astype(y.dtype), y.ndim)
         if self.lora_a is not None and self.lora_b is not None:
             low = linear(x, self.lora_a[...], self.dtype) if low is None else low
+            low = low if route is None else in_own_slot(low, route)
             y = y + linear(self.scaling * low, self.lora_b[...], self.dtype)
         return y
 
@@ -65,6 +70,13 @@ def down_together(
     low = linear(x, jnp.concatenate(present, axis=-1), projections[0].dtype)
     parts = iter(jnp.split(low, np.cumsum([factor.shape[-1] for factor in present])[:-1], axis=-1))
     return [None if factor is None else next(parts) for factor in factors]
+
+
+def in_own_slot(low: Float[Array, "B T S*R"], route: Bool[Array, "B S"]) -> Float[Array, "B T S*R"]:
+    """x A of all slots of a bank, 0 but in the slot that the row reads: the product with B then adds nothing
+    of any other. A row that reads none has the bare base."""
+    parts = low.reshape(*low.shape[:-1], route.shape[1], -1)
+    return jnp.where(route[:, None, :, None], parts, 0.0).reshape(low.shape)
 
 
 def projection_shapes(config: Qwen2Config) -> dict[str, tuple[str, int, int]]:

@@ -143,11 +143,36 @@ def table_of(embedding: Array | Kernel) -> Float[Array, "V D"]:
 def write_slots(
     cache: Float[Array, "B K S H"], new: Float[Array, "B K T H"], slot: Any, kind: Kind
 ) -> Float[Array, "B K S H"]:
-    """The cache with `new`, rounded to its dtype, in the slots from `slot` on."""
+    """The cache with `new`, rounded to its dtype, in the slots from `slot` on: one number, or one a row."""
     new = new.astype(cache.dtype)
-    if not (kind.bf16_by_bits and cache.dtype == jnp.bfloat16):
+    if kind.bf16_by_bits and cache.dtype == jnp.bfloat16:
+        return _from_bits(_written(_to_bits(cache), _to_bits(new), slot))
+    return _written(cache, new, slot)
+
+
+def _written(cache: Array, new: Array, slot: Any) -> Array:
+    if jnp.ndim(slot) == 0:
         return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axis=2)
-    return _from_bits(jax.lax.dynamic_update_slice_in_dim(_to_bits(cache), _to_bits(new), slot, axis=2))
+    for row in range(cache.shape[0]):
+        cache = jax.lax.dynamic_update_slice(cache, new[row : row + 1], (row, 0, slot[row], 0))
+    return cache
+
+
+def take_row(cache: Float[Array, "B K S H"], row: Any, kind: Kind) -> Float[Array, "1 K S H"]:
+    """One row of a cache."""
+    if not (kind.bf16_by_bits and cache.dtype == jnp.bfloat16):
+        return jax.lax.dynamic_slice_in_dim(cache, row, 1, axis=0)
+    return _from_bits(jax.lax.dynamic_slice_in_dim(_to_bits(cache), row, 1, axis=0))
+
+
+def put_row(
+    cache: Float[Array, "B K S H"], new: Float[Array, "1 K T H"], row: Any, slot: Any, kind: Kind
+) -> Float[Array, "B K S H"]:
+    """The cache with `new` in the slots of one row from `slot` on."""
+    at = (row, 0, slot, 0)
+    if not (kind.bf16_by_bits and cache.dtype == jnp.bfloat16):
+        return jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), at)
+    return _from_bits(jax.lax.dynamic_update_slice(_to_bits(cache), _to_bits(new.astype(cache.dtype)), at))
 
 
 def _to_bits(x: Array) -> Array:

@@ -27,6 +27,7 @@ from cicjax.model.storage import (
     CARD,
     Fields,
     StoredTensor,
+    bytes_of,
     new_folder,
     open_tensors,
     read_json,
@@ -81,7 +82,7 @@ def write_peft(
             f"{folder}: the adapter changes nothing (every product A B is zero: "
             "it was never trained); give a trained one"
         )
-    with new_folder(folder) as beside:
+    with new_folder(folder, need=bytes_of(tensors)) as beside:
         write_json(beside / CONFIG, _config_json(lora, base_model_name_or_path=base_model_name_or_path))
         write_tensors(beside / WEIGHTS, tensors)
         (beside / CARD).write_text(card, encoding="utf-8")

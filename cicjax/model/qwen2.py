@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cicjax.devices.kind import ANY, Kind
 from cicjax.model import cost, head, layout, ops
@@ -65,8 +65,12 @@ class Cache(NamedTuple):
     values: Float[Array, "B K S H"]
 
 
+Route = Bool[Array, "B S"] | None
+
+
 class Attention(nnx.Module):
-    """Grouped-query causal attention with rotary positions."""
+    """Grouped-query causal attention with rotary positions. `route`, here and below, is the slot of a bank of
+    adapters that each row reads; None where the adapter is one."""
 
     def __init__(self, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any):
         self.config = config
@@ -76,20 +80,26 @@ class Attention(nnx.Module):
         self.o_proj = _projection("o_proj", config, lora, dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], angles: Rotation, span: Span, kind: Kind, cache: Cache | None
+        self,
+        x: Float[Array, "B T D"],
+        angles: Rotation,
+        span: Span,
+        kind: Kind,
+        cache: Cache | None,
+        route: Route = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         heads = (*x.shape[:2], -1, self.config.head_dim)
         low = down_together(x, (self.q_proj, self.k_proj, self.v_proj), kind)
-        queries = rotate(self.q_proj(x, low[0]).reshape(heads), angles)
-        keys = rotate(self.k_proj(x, low[1]).reshape(heads), angles).swapaxes(1, 2)
-        values = self.v_proj(x, low[2]).reshape(heads).swapaxes(1, 2)
+        queries = rotate(self.q_proj(x, low[0], route).reshape(heads), angles)
+        keys = rotate(self.k_proj(x, low[1], route).reshape(heads), angles).swapaxes(1, 2)
+        values = self.v_proj(x, low[2], route).reshape(heads).swapaxes(1, 2)
         keys, values = keys.astype(self.k_proj.dtype), values.astype(self.v_proj.dtype)
         if cache is not None:
-            slot = span.last[0]
+            slot = span.last[..., 0]
             keys = ops.write_slots(cache.keys, keys, slot, kind)
             values = ops.write_slots(cache.values, values, slot, kind)
         mixed = attention(queries, keys, values, span, kind)
-        return self.o_proj(mixed.reshape(*x.shape[:2], -1)), Cache(keys, values)
+        return self.o_proj(mixed.reshape(*x.shape[:2], -1), None, route), Cache(keys, values)
 
 
 class MLP(nnx.Module):
@@ -100,10 +110,10 @@ class MLP(nnx.Module):
         self.up_proj = _projection("up_proj", config, lora, dtype)
         self.down_proj = _projection("down_proj", config, lora, dtype)
 
-    def __call__(self, x: Float[Array, "B T D"], kind: Kind) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], kind: Kind, route: Route = None) -> Float[Array, "B T D"]:
         dtype, low = self.gate_proj.dtype, down_together(x, (self.gate_proj, self.up_proj), kind)
-        gate, up = self.gate_proj(x, low[0]).astype(dtype), self.up_proj(x, low[1]).astype(dtype)
-        return self.down_proj(ops.swiglu(gate, up))
+        gate, up = self.gate_proj(x, low[0], route), self.up_proj(x, low[1], route)
+        return self.down_proj(ops.swiglu(gate.astype(dtype), up.astype(dtype)), None, route)
 
 
 class Block(nnx.Module):
@@ -116,11 +126,17 @@ class Block(nnx.Module):
         self.mlp = MLP(config, lora, dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], angles: Rotation, span: Span, kind: Kind, cache: Cache | None = None
+        self,
+        x: Float[Array, "B T D"],
+        angles: Rotation,
+        span: Span,
+        kind: Kind,
+        cache: Cache | None = None,
+        route: Route = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        mixed, cache = self.self_attn(self.input_layernorm(x), angles, span, kind, cache)
+        mixed, cache = self.self_attn(self.input_layernorm(x), angles, span, kind, cache, route)
         x = x + mixed
-        return x + self.mlp(self.post_attention_layernorm(x), kind), cache
+        return x + self.mlp(self.post_attention_layernorm(x), kind, route), cache
 
 
 def _projection(name: str, config: Qwen2Config, lora: LoRAConfig | None, dtype: Any) -> LoRALinear:
@@ -168,10 +184,11 @@ def run_block(
     angles: Rotation,
     span: Span,
     cache: Cache | None = None,
+    route: Route = None,
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """One layer on x, which with a `cache` also holds what earlier slots left there. Gives the layer's keys
     and values besides. Jitted, so that a loop over layers traces it once."""
-    return model.block(base_layer, adapter_layer)(x, angles, span, model.kind, cache)
+    return model.block(base_layer, adapter_layer)(x, angles, span, model.kind, cache, route)
 
 
 def hidden(

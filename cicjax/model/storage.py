@@ -7,7 +7,6 @@ and `peft`.
 
 import json
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,9 +20,10 @@ from safetensors.numpy import save_file
 
 from cicjax.errors import BadInput, OutOfResources, shorten
 from cicjax.files import strict
-from cicjax.files.whole import permit, sync
+from cicjax.files.whole import PARTIAL, check_space, hold, permit, sweep_beside, sync, unfinished
 
 MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 1 << 20, 1 << 25
+_SMALL_FILES = 65_536  # configuration, card, and what file systems round up
 CARD = "README.md"
 
 
@@ -144,17 +144,23 @@ def refuse_existing(folder: str | Path) -> None:
 
 
 @contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill. It gets its name when the block ends: whole and on disk, or not at all.
+def new_folder(folder: str | Path, *, need: int) -> Iterator[Path]:
+    """A folder to fill. It gets its name when the block ends: whole and on disk, or not at all. What a kill
+    left of an earlier try goes first.
 
-    Raises BadInput if there is anything of that name, OutOfResources where safetensors cannot write.
+    Raises BadInput if there is anything of that name, OutOfResources where the disk has not `need` bytes to
+    give, or safetensors cannot write.
     """
     refuse_existing(folder)
     target = Path(os.path.abspath(folder))
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    sweep_beside(target)
+    check_space(target, need)
+    beside = unfinished(target, PARTIAL)
+    beside.mkdir()
+    descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        beside.mkdir()
+        hold(descriptor)
         yield beside
         # A rename may outlive a power cut that the bytes do not, so they go to the disk first.
         for path in [*beside.iterdir(), beside]:
@@ -167,7 +173,14 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
             f"{folder}: the weights could not be written ({error}); free some space"
         ) from None
     finally:
+        os.close(descriptor)
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def bytes_of(tensors: Mapping[str, np.ndarray], files: Iterable[Path] = ()) -> int:
+    """About as many bytes as a folder with these tensors, and copies of these files, takes."""
+    sizes = [each.nbytes for each in tensors.values()] + [file.stat().st_size for file in files]
+    return sum(sizes) + _SMALL_FILES
 
 
 def all_finite(array: np.ndarray) -> bool:

@@ -118,6 +118,17 @@ class Tokenizer:
             pieces[-1] += utf8.decode(b"", final=True)
         return pieces
 
+    def spelling(self) -> "Spelling":
+        """`decode` with `skip_controls`, id by id as they come."""
+        return Spelling(self)
+
+    def bytes_of(self, i: int) -> bytes | str:
+        """What an id stands for: bytes of text; a control token's name; nothing where `skip_controls` leaves
+        it out."""
+        if i in self._special:
+            return b""
+        return self._names.get(i) or self._token_bytes(i)
+
     def control(self, name: str) -> int:
         """Id of a control token. `<|endoftext|>` names the end of text whatever this vocabulary calls it.
         Raises BadInput if absent."""
@@ -160,6 +171,30 @@ class Tokenizer:
         if all(char in self._bytes_of_char for char in token):
             return bytes(self._bytes_of_char[char] for char in token)
         return token.encode()
+
+
+class Spelling:
+    """The text of ids, pushed one by one; `pending` says that the last of them ended inside a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, i: int) -> str:
+        """The text that one more id brings."""
+        stands_for = self._tokenizer.bytes_of(i)
+        if isinstance(stands_for, bytes):
+            return self._utf8.decode(stands_for)
+        return self._utf8.decode(b"", final=True) + stands_for
+
+    def end(self) -> str:
+        """The text of what is left."""
+        return self._utf8.decode(b"", final=True)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a character is not whole yet."""
+        return bool(self._utf8.getstate()[0])
 
 
 def load(source: Any) -> Tokenizer:

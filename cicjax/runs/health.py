@@ -12,19 +12,21 @@ import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cicjax.errors import BadInput, Corrupted, Locked, OutOfResources
 from cicjax.files import seal, strict
-from cicjax.files.whole import TEMPORARY, file_digest
+from cicjax.files.numbered import MANIFEST
+from cicjax.files.whole import PARTIAL, TEMPORARY, file_digest
 from cicjax.runs import environment, folder, metrics
 
 PACKAGES = (*environment.PACKAGES, "safetensors", "transformers", "huggingface-hub")
 OLDEST_SQLITE = (3, 37, 0)  # strict tables
 LITTLE_MEMORY, LITTLE_DISK = 1 << 30, 1 << 28
-LEFTOVERS = (".saving-*", ".removing-*", f".*{TEMPORARY}", ".*.partial")
+LEFTOVERS = (".saving-*", ".removing-*", f".*{TEMPORARY}", f".*{PARTIAL}")
 Version = tuple[int, ...]
 
 
@@ -171,7 +173,9 @@ def run(path: Path) -> Iterator[Finding]:
     yield from _checked("environment", lambda: _environment(path))
     yield from _steps(path)
     yield from _sealed(path)
-    yield from _leftovers(path)
+    if folder.holder(path) is None:  # else it is at work on them
+        yield from _leftovers(path)
+    yield from _permissions(path)
 
 
 def _checked(check: str, look: Any) -> Iterator[Finding]:
@@ -225,15 +229,25 @@ def _environment(path: Path) -> Finding:
 def _steps(path: Path) -> Iterator[Finding]:
     """A line a stage; one for each step that is not as it was written."""
     stages: dict[Path, list[int]] = {}
-    for manifest in sorted(path.rglob("digests.json")):
+    for manifest in sorted(_below(path, MANIFEST)):
         if not manifest.parent.name.isdigit():
             continue
-        for name in _damaged(manifest):
+        damaged = list(_damaged(manifest))
+        if damaged and not manifest.parent.exists():
+            continue  # a writer has let go of it meanwhile
+        for name in damaged:
             told = f"{manifest.parent}: {name} is not as it was written; the same command goes on before it"
             yield Finding("steps", told, Corrupted.exit_code)
         stages.setdefault(manifest.parents[1], []).append(int(manifest.parent.name))
     for stage, steps in stages.items():
         yield Finding("steps", f"{stage.relative_to(path)}: {', '.join(map(str, sorted(steps)))}")
+
+
+def _below(path: Path, *patterns: str) -> Iterator[Path]:
+    """What has such a name, in a folder where a writer may make and remove folders meanwhile."""
+    for where, folders, files in os.walk(path):
+        names = (*folders, *files)
+        yield from (Path(where, name) for name in names if any(fnmatch(name, each) for each in patterns))
 
 
 def _damaged(manifest: Path) -> Iterator[str]:
@@ -271,13 +285,16 @@ def _metrics(path: Path) -> Finding:
 
 
 def _leftovers(path: Path) -> Iterator[Finding]:
-    left = [found for pattern in LEFTOVERS for found in path.rglob(pattern)]
+    left = list(_below(path, *LEFTOVERS))
     if left:
         told = f"{len(left)} left by a kill, such as {left[0].relative_to(path)}"
         yield Finding("leftovers", f"{told}; the same command removes them", note=True)
-    aside = sorted(path.rglob("*.damaged"))
+    aside = sorted(_below(path, "*.damaged"))
     if aside:
         yield Finding("leftovers", f"{aside[0].relative_to(path)} was damaged and set aside", note=True)
+
+
+def _permissions(path: Path) -> Iterator[Finding]:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         told = "others may read this folder, which holds transcripts; chmod 700 it where that is not meant"
         yield Finding("permissions", told, note=True)

@@ -46,6 +46,8 @@ class MetricsLog:
         ]
         if len(kept) < len(rows) or len(whole) < len(content) or not path.exists():
             seal.write_bytes(path, json_lines(kept).encode())
+        # Lines may follow from here on: for a reader beside, and for who goes on after a kill.
+        seal.extend(path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, update: int, values: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from cicjax.devices.mesh import Devices
 from cicjax.model import head, ops, qwen2
-from cicjax.model.attention import left_padded
+from cicjax.model.attention import Span, left_padded
 from cicjax.model.config import Tree
 from cicjax.sampling.draw import choose
 
@@ -63,14 +63,18 @@ def prefill(
     """Run each prompt once, hand its keys and values to its rows with room for `steps` more, and draw every
     row's first token."""
     slots = jnp.arange(prompts.tokens.shape[1])
-    last, caches = _through(model, base, adapter, prompts.tokens, prompts.start, slots, None)
+    last, caches = _left_padded(model, base, adapter, prompts.tokens, prompts.start, slots, None)
     return _open(model, base, last, caches, prompts.start, prompt_of_row, draws, steps)
 
 
 def empty_caches(model: qwen2.Model, base: Tree, prompts: Prompts) -> tuple[qwen2.Cache, ...]:
     """Caches with room for these prompts, for `prefill_chunk`."""
+    return caches_of(model, base, *prompts.tokens.shape)
+
+
+def caches_of(model: qwen2.Model, base: Tree, count: int, slots: int) -> tuple[qwen2.Cache, ...]:
+    """Empty caches of so many rows."""
     config, dtype = model.config, ops.table_of(base["embed_tokens"]["embedding"]).dtype
-    count, slots = prompts.tokens.shape
     shape = (count, config.num_key_value_heads, slots, config.head_dim)
     return tuple(
         qwen2.Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_hidden_layers)
@@ -88,7 +92,7 @@ def prefill_chunk(
     slot: Int[Array, ""],
 ) -> tuple[Float[Array, "P D"], tuple[qwen2.Cache, ...]]:
     """The prompts' tokens from `slot` on, into their caches; also the states of the last of them."""
-    return _through(model, base, adapter, tokens, start, slot + jnp.arange(tokens.shape[1]), caches)
+    return _left_padded(model, base, adapter, tokens, start, slot + jnp.arange(tokens.shape[1]), caches)
 
 
 @partial(jax.jit, static_argnames=("model", "steps"))
@@ -107,18 +111,30 @@ def open_rows(
     return _open(model, base, last, caches, start, prompt_of_row, draws, steps)
 
 
-def _through(model, base, adapter, tokens, start, slots, caches) -> tuple[Array, tuple[qwen2.Cache, ...]]:
-    """The normed states of the last of `tokens`, which stand in `slots`, and the caches with them in it; the
-    tokens alone where there are none."""
-    # Behind a barrier the angles are computed once, and not anew inside every fusion that reads them.
+def _left_padded(model, base, adapter, tokens, start, slots, caches) -> tuple[Array, tuple[qwen2.Cache, ...]]:
     positions = jnp.maximum(slots[None] - start[:, None], 0)
+    return through(model, base, adapter, tokens, positions, left_padded(start, slots), caches)
+
+
+def through(
+    model: qwen2.Model,
+    base: Tree,
+    adapter: Tree | None,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    span: Span,
+    caches: tuple[qwen2.Cache, ...] | None,
+    route: qwen2.Route = None,
+) -> tuple[Float[Array, "B D"], tuple[qwen2.Cache, ...]]:
+    """The normed states of the last of `tokens`, and the caches with them in it; the tokens alone where there
+    are none. With a `route` the adapter is a bank's."""
+    # Behind a barrier the angles are computed once, and not anew inside every fusion that reads them.
     angles = jax.lax.optimization_barrier(qwen2.rotation(positions, model.config))
-    span = left_padded(start, slots)
     x, filled = ops.embed(base["embed_tokens"]["embedding"], tokens, model.kind), []
     count = len(base["layers"])
     adapters = (None,) * count if adapter is None else adapter["layers"]
     for layer, factors, cache in zip(base["layers"], adapters, caches or (None,) * count, strict=True):
-        x, cache = qwen2.run_block(model, layer, factors, x, angles, span, cache)
+        x, cache = qwen2.run_block(model, layer, factors, x, angles, span, cache, route)
         filled.append(cache)
     return ops.rms_norm(x[:, -1], base["norm"]["scale"], model.config.rms_norm_eps), tuple(filled)
 
@@ -174,7 +190,8 @@ def decode_step(
 ) -> Rows:
     """Draw token `step` of every row."""
     slot = rows.caches[0].keys.shape[2] - rows.tokens.shape[1] + step - 1
-    last, caches = _through(model, base, adapter, rows.token[:, None], rows.start, slot[None], rows.caches)
+    tokens, start = rows.token[:, None], rows.start
+    last, caches = _left_padded(model, base, adapter, tokens, start, slot[None], rows.caches)
     draws = rows.draws
     token, logprob = choose(head.next_scores(base, last), draws.keys, step, draws.temperature, draws.top_p)
     return rows._replace(

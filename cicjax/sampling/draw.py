@@ -27,20 +27,20 @@ def row_keys(
     return np.asarray(jax.random.key_data(keys))
 
 
-def uniforms(keys: UInt32[Array, "B 2"], step: Int[Array, ""]) -> Float[Array, "B"]:
-    """The number in [0, 1) of each row at `step`."""
+def uniforms(keys: UInt32[Array, "B 2"], step: Int[Array, ""] | Int[Array, "B"]) -> Float[Array, "B"]:
+    """The number in [0, 1) of each row at `step`, one for all or each its own."""
 
-    def one(data: UInt32[Array, "2"]) -> Float[Array, ""]:
+    def one(data: UInt32[Array, "2"], step: Int[Array, ""]) -> Float[Array, ""]:
         key: Key[Array, ""] = jax.random.wrap_key_data(data, impl=GENERATOR)
         return jax.random.uniform(jax.random.fold_in(key, step))
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one, in_axes=(0, 0 if jnp.ndim(step) else None))(keys, step)
 
 
 def choose(
     scores: Float[Array, "V B"],
     keys: UInt32[Array, "B 2"],
-    step: Int[Array, ""],
+    step: Int[Array, ""] | Int[Array, "B"],
     temperature: Float[Array, "B"] | float,
     top_p: Float[Array, "B"] | float = 1.0,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
@@ -50,6 +50,14 @@ def choose(
     draws from the most probable tokens that hold so much of the probability, ties included. `scores` is
     (V, B), as E @ states.T gives it: reductions over V are twice as fast this way on a CPU.
     """
+    scores, greedy = drawn_from(scores, temperature, top_p)
+    return pick(scores, uniforms(keys, step), greedy)
+
+
+def drawn_from(
+    scores: Float[Array, "V B"], temperature: Float[Array, "B"] | float, top_p: Float[Array, "B"] | float
+) -> tuple[Float[Array, "V B"], Bool[Array, "B"]]:
+    """The scores of the distribution that each row draws from, and which rows are greedy."""
     temperature, top_p = (
         jnp.broadcast_to(jnp.asarray(each, jnp.float32), scores.shape[1:]) for each in (temperature, top_p)
     )
@@ -62,7 +70,21 @@ def choose(
         lambda: jnp.where(narrow, lowest_of_nucleus(scaled, top_p), -jnp.inf),
         lambda: jnp.full(narrow.shape, -jnp.inf),
     )
-    return pick(jnp.where(scaled >= lowest[None], scaled, -jnp.inf), uniforms(keys, step), greedy)
+    return jnp.where(scaled >= lowest[None], scaled, -jnp.inf), greedy
+
+
+def most_probable(scores: Float[Array, "V B"], count: int) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
+    """The `count` highest scores of each row, best first, and their tokens. They are in the `count` blocks
+    with the highest tops: two short sorts in place of one over V."""
+    size, batch = scores.shape
+    padded = jnp.pad(scores, ((0, -size % BLOCK), (0, 0)), constant_values=-jnp.inf)
+    blocks = padded.reshape(-1, BLOCK, batch)
+    _, best = jax.lax.top_k(blocks.max(axis=1).T, min(count, blocks.shape[0]))
+    inside = best[:, :, None] * BLOCK + jnp.arange(BLOCK)[None, None]
+    tokens = inside.reshape(batch, -1)
+    entries = jnp.take_along_axis(padded.T, tokens, axis=1)
+    highest, places = jax.lax.top_k(entries, count)
+    return jnp.take_along_axis(tokens, places, axis=1).astype(jnp.int32), highest
 
 
 def lowest_of_nucleus(scores: Float[Array, "V B"], top_p: Float[Array, "B"]) -> Float[Array, "B"]:

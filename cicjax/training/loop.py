@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from cicjax.devices import mesh
@@ -100,6 +101,7 @@ def one_update(
     for batch in batches:
         sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
         if pause is not None:
+            jax.block_until_ready(sums)
             pause()
     state, metrics = steps.update(optimization, state, sums, np.float32(rate))
     return state, Dispatched(index, units, rate, metrics)

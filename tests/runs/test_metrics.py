@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from cicjax.errors import Corrupted
+from cicjax.files import seal
 from cicjax.runs import metrics
+from cicjax.runs.folder import RunFolder
 from cicjax.runs.metrics import MetricsLog, bar, in_chunks, read_metrics
 
 
@@ -71,6 +74,21 @@ def test_a_line_cut_by_a_kill_is_dropped_and_a_damaged_one_is_not(tmp_path):
         path.write_text(damaged)
         with pytest.raises(Corrupted, match=r"metrics\.jsonl: line 1"):
             MetricsLog(path, stage="sft", resume_after=2)
+
+
+def test_lines_that_are_not_sealed_yet_are_read_beside_the_writer_and_after_a_kill(tmp_path):
+    """In a run, whose seal has never heard of these lines."""
+    with RunFolder(tmp_path / "run", {"seed": 0}) as folder:
+        path = folder.path / "metrics.jsonl"
+        with MetricsLog(path, stage="sft") as log:
+            log.write(1, {"loss": 1.0})
+            assert told(path) == [("sft", 1)] and not list(seal.faults(folder.path))
+            killed = tmp_path / "killed"
+            shutil.copytree(folder.path, killed)
+    path = killed / "metrics.jsonl"
+    with RunFolder(killed, {"seed": 0}), MetricsLog(path, stage="sft") as log:
+        log.write(1, {"loss": 2.0})
+        assert told(path) == [("sft", 1)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), np.float32("nan"), jnp.float32(np.nan)])

@@ -62,20 +62,6 @@ class OfHome:
             yield history
 
 
-def record(version: "Version", history: "History") -> dict[str, Any]:
-    lessons = {number: history.lessons[number].source for number in version.lessons}
-    return {
-        "version": version.number,
-        "digest": version.digest,
-        "serving": version.number == history.serving,
-        "state": version.state,
-        "parent": version.parent,
-        "lessons": [{"lesson": number, "source": source} for number, source in lessons.items()],
-        "gate": dict(version.numbers),
-        "reason": version.reason,
-    }
-
-
 def line(version: "Version", history: "History") -> str:
     count = len(version.lessons)
     by = sorted({history.lessons[number].source for number in version.lessons})

@@ -193,6 +193,6 @@ class Learn(OfHome):
             made = 0
             for version in agent.learning(due=self.due):
                 made += 1
-                self.say(shown.line(version, agent.history), shown.record(version, agent.history))
+                self.say(shown.line(version, agent.history), agent.history.record(version.number))
         if not made and not self.json:
             print("no lesson waits")

@@ -38,7 +38,7 @@ class Versions(OfHome):
     def run(self) -> None:
         with self.reading() as history:
             versions = [history.versions[number] for number in sorted(history.versions)]
-            records = [shown.record(version, history) for version in versions]
+            records = [history.record(version.number) for version in versions]
             lines = [shown.line(version, history) for version in versions]
         self.say("\n".join(lines), records)
 
@@ -62,7 +62,7 @@ class Serve(OfHome):
     def run(self) -> None:
         with self.living() as agent:
             version = agent.serve(self.version, reason=self.reason, confirm=self.confirm)
-            self.say(shown.line(version, agent.history), shown.record(version, agent.history))
+            self.say(shown.line(version, agent.history), agent.history.record(version.number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Rollback(OfHome):
     def run(self) -> None:
         with self.living() as agent:
             version = agent.rollback()
-            self.say(shown.line(version, agent.history), shown.record(version, agent.history))
+            self.say(shown.line(version, agent.history), agent.history.record(version.number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +155,31 @@ class Prune(OfHome):
         gone = f"{'would remove' if self.dry_run else 'removed'} {len(removed)}"
         there = f"{len(facts['on_disk'])} on disk, {facts['disk_bytes'] / 1e6:.1f} MB in all"
         self.say(f"{gone} versions; {there}, {facts['disk_free'] / 1e9:.1f} GB free", facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key(OfHome):
+    """Make a key for `cicjax serve`, and say what its source may. It is printed once, and kept as a digest.
+
+    --json: one object of source, rights, key.
+
+    Example: cicjax agent key runs/mine alice --rights chat judge
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """The source that the key speaks for."""
+    rights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RIGHT ...")]
+    """chat asks, judge gives verdicts, teach gives lessons, admin rolls back and forgets."""
+    vouches: bool = False
+    """What it repeats of the agent's words is learned too."""
+
+    def run(self) -> None:
+        from cicjax.agent.keys import make_key
+
+        with self.living() as agent:
+            source = agent.declare(self.name, self.rights, vouches=self.vouches)
+            key = make_key(self.home, source.name)
+        self.say(key, {"source": source.name, "rights": sorted(source.rights), "key": key})
 
 
 @dataclass(frozen=True, kw_only=True)

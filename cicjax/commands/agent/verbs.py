@@ -22,6 +22,7 @@ VERBS = {
     "admit": tend.Admit,
     "source": tend.Source,
     "prune": tend.Prune,
+    "key": tend.Key,
     "forget": tend.Forget,
     "rebuild": keep.Rebuild,
     "verify": keep.Verify,
