@@ -29,7 +29,7 @@ from cicjax.training.learner import Learner
 
 # Processes of their own, forked from one that has imported what they need and done nothing with it.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["life"])
+FORKS.set_forkserver_preload(["cicjax.agent.whole", "cicjax.tasks.stem"])
 KILLS = {"KILL_SEED": 0, "KILLS": 200}
 
 

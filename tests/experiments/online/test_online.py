@@ -63,10 +63,13 @@ def test_a_contrast_needs_an_interval_and_holms_p_to_hold():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """A run of every arm at the smallest scale."""
+    """A run of some arms at the smallest scale."""
     run = tmp_path_factory.mktemp("smoke") / "run"
-    assert main(command(run)) == 0
+    assert main(command(run, *FEW)) == 0
     return run
+
+
+FEW = ("frozen", "replay_only", "interventional", "in_context")
 
 
 def command(run, *names):
@@ -74,9 +77,9 @@ def command(run, *names):
     return ["repro", "--experiment", "online", "--scale", "smoke", "--output_dir", str(run), *few]
 
 
-def test_a_smoke_run_of_every_arm_and_its_page(smoke):
+def test_a_smoke_run_and_its_page(smoke):
     found = json.loads((smoke / "results.json").read_text())
-    assert list(found["arms"]) == [arm.name for arm in arms.ARMS]
+    assert tuple(found["arms"]) == FEW
     for row in found["arms"].values():
         asked = [row["phases"][phase]["questions"] for phase in world.PHASES]
         assert asked == [8, 8, 8] and row["curve"][-1]["events"] == 24
@@ -92,7 +95,7 @@ def test_a_smoke_run_of_every_arm_and_its_page(smoke):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_comes_to_the_same_bytes(tmp_path, capfd):
-    few, rng = ("frozen", "replay_only", "interventional", "refit"), random.Random(0)
+    few, rng = ("frozen", "replay_only", "refit"), random.Random(0)
     whole, cut, kills = tmp_path / "whole", tmp_path / "cut", 0
     assert main(command(whole, *few)) == 0
     while True:
