@@ -27,6 +27,7 @@ from cicjax.commands.mask import Mask
 from cicjax.commands.report import Report
 from cicjax.commands.repro import Repro
 from cicjax.commands.score import Score
+from cicjax.commands.serve import Serve
 from cicjax.commands.train import Train
 from cicjax.commands.tune import Tune
 from cicjax.devices import hosts
@@ -57,6 +58,7 @@ VERBS = {
     "eval": Eval,
     "export": Export,
     "doctor": Doctor,
+    "serve": Serve,
     "agent": Agent,
 }
 

@@ -61,13 +61,14 @@ SPECIAL = (
     " <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>"
 ).split()
 PLAIN = ("<tool_call>", "</tool_call>")  # control tokens that stay visible when special ones are skipped
-VOCABULARY = 512
+# Each of the 300 names of a catalogue is a token. Entries that no document asks for stay unused.
+VOCABULARY = {CATALOGUE: 1280, "tiny": 512}
 # Many more sums are to be known by heart where every number is stated.
-TOKENS = {CATALOGUE: 12_000_000, "tiny": 24_000_000}
+TOKENS = {CATALOGUE: 14_000_000, "tiny": 24_000_000}
 TOKENIZER_PART = 1 << 32  # of the corpus; updates are counted from 0 and never come so far
 
 CONFIG = Qwen2Config(
-    vocab_size=VOCABULARY,
+    vocab_size=VOCABULARY[CATALOGUE],
     hidden_size=192,
     intermediate_size=512,
     num_hidden_layers=4,
@@ -308,7 +309,7 @@ def main() -> int:
         required=True,
         help="where the run keeps its state, outside the repository",
     )
-    parser.add_argument("--tokens", type=int, help="by default 12 million, 24 for the numbers `tiny`")
+    parser.add_argument("--tokens", type=int, help="by default 14 million, 24 for the numbers `tiny`")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument(
         "--numbers",
@@ -326,7 +327,8 @@ def main() -> int:
             raise BadInput(
                 f"--tokens {tokens} --seed {options.seed}: give at least one token and a seed from 0 on"
             )
-        recipe = replace(Recipe(), tokens=tokens, seed=options.seed, numbers=options.numbers)
+        config = replace(CONFIG, vocab_size=VOCABULARY[options.numbers])
+        recipe = Recipe(tokens=tokens, seed=options.seed, numbers=options.numbers, config=config)
         state = pretrain(recipe, options.checkpoint_dir)
         write_folder(options.output_dir, recipe, state, checkpoint_dir=options.checkpoint_dir)
     except CicjaxError as error:

@@ -138,7 +138,7 @@ class Agent:
         """The first half of `act`, for whoever draws the tokens: the answer is begun, its receipt given.
         Nothing is begun where `check` raises for the ids to continue."""
         number = self.history.serving if version is None else self.history.version(version).number
-        self._servable(number)
+        self.servable(number)
         return self._conversations.begin(
             read_messages(messages),
             self.source(source),
@@ -249,7 +249,7 @@ class Agent:
         aside. With `confirm` it becomes the gate's anchor."""
         self.steps.settle()
         version = self.history.version(number)
-        self._servable(number)
+        self.servable(number)
         self.steps.adapter(number)  # made again where it did not stay on disk, before anything is decided
         facts = {"version": number, "confirmed": confirm}
         self.store.append(
@@ -264,7 +264,8 @@ class Agent:
             raise BadInput("version 0 serves, and there is none before it")
         return self.serve(parent, reason="rollback")
 
-    def _servable(self, number: int) -> None:
+    def servable(self, number: int) -> None:
+        """Raise BadInput for a version that cannot serve any more, or never could."""
         if self.history.version(number).state == FORGOTTEN:
             raise BadInput(f"version {number} has learned from a source that was forgotten; choose another")
         if not self.history.version(number).digest:

@@ -21,7 +21,7 @@ from cicjax.provenance.transcript import Author, Message
 from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Completion, Decode, Decoding
 from cicjax.statistics import worse_p
-from cicjax.tasks.task import Problem, Task
+from cicjax.tasks.task import Problem, Splits, Task
 
 
 class Outcomes(NamedTuple):
@@ -132,12 +132,21 @@ def turn_of(problem: Problem) -> str:
 
 def problems_of(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
     """The problems of a gate: the development split beside the paper's other splits."""
-    return tuple(task.splits(seed, sft=200, agent=200, dev=count, test=0).dev)
+    return tuple(_splits(task, seed, count).dev)
 
 
 def practice(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
-    """Problems to be asked and taught, none of which is among the gate's."""
-    return tuple(task.splits(seed, sft=200, agent=200, dev=count, test=0).agent)
+    """Problems to be asked and taught, none of which is among the gate's `count`."""
+    return tuple(_splits(task, seed, count).agent)
+
+
+def solved(task: Task, seed: int, count: int) -> tuple[Problem, ...]:
+    """Problems whose solutions may be replayed, none of which is among either."""
+    return tuple(_splits(task, seed, count).sft)
+
+
+def _splits(task: Task, seed: int, count: int) -> Splits[Problem]:
+    return task.splits(seed, sft=200, agent=200, dev=count, test=0)
 
 
 class Chance(NamedTuple):

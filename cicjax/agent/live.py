@@ -146,6 +146,7 @@ class Live:
         not on disk: making it again is the learning thread's."""
         if version not in self.engine.versions:
             steps, serving = self.agent.steps, self.agent.history.serving
+            self.agent.servable(version)
             if version != serving and not steps.states.here(version):
                 raise BadInput(f"version {version} did not stay on disk; let it serve, and it is made again")
             self.engine.load(version, self.agent.steps.adapter(version))

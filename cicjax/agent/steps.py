@@ -21,7 +21,7 @@ from cicjax.files import numbered
 from cicjax.model import qwen2
 from cicjax.provenance.transcript import Author
 from cicjax.sampling.sampler import Sampler
-from cicjax.tasks.named import named
+from cicjax.tasks.named import EMBEDDED, named
 from cicjax.training import checkpoints
 from cicjax.training import steps as training
 from cicjax.training.batches import Row
@@ -186,7 +186,7 @@ class Steps:
     def _read_items(self) -> Items:
         settings = self._settings
         embedded = self._policy.location.name == "tiny" or self._lessons.format == "plain"
-        task = named(settings.task, numbers="tiny" if embedded else "paper")
+        task = named(settings.task, numbers=EMBEDDED if embedded else "paper")
         problems = gate.problems_of(task, settings.seed, settings.gate.problems)
         return Items(
             task=task,

@@ -104,7 +104,7 @@ class Eval(Together):
         """What a run asked, or what the paper's counts ask, with these flags over it."""
         from cicjax.experiments.paper.settings import PAPER, Settings
         from cicjax.runs import checks
-        from cicjax.tasks.named import named
+        from cicjax.tasks.named import EMBEDDED, named
         from cicjax.tasks.task import record_of
 
         checks.check_counts(self, "num_test", "max_new_tokens")
@@ -115,7 +115,7 @@ class Eval(Together):
                 f"{self.seed} it may know the answers; leave --seed out"
             )
         checks.check_seed(self.seed or 0)
-        pool = "tiny" if self.model_name_or_path is None else "paper"
+        pool = EMBEDDED if self.model_name_or_path is None else "paper"
         task = named(self.task, numbers=pool if run is None else run.task.get("numbers", pool))
         if run is not None and run.task != record_of(task):
             raise BadInput(

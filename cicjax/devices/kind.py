@@ -101,7 +101,7 @@ GPU = replace(
     prompt_bucket=64,
     row_buckets=(32, 256),
     segment=64,
-    room=128,
+    room=256,
 )
 H100 = replace(
     GPU, name="h100", memory=79 << 30, activations=48 << 30, lines_per_batch=32, tokens_per_batch=16_384

@@ -124,8 +124,9 @@ class Sampler:
         each = -(-len(owner) // self._devices.count)
         rows = self._rows_for(min(each, self._model.kind.row_buckets[-1]))
         count = min(len(prompts), rows)
+        steps = max(new, self._model.kind.room) if self._model.kind.loops_on_device else new
         need = limits.sampling_need(
-            self._model, self._base, prompts=count, length=tokens, rows=rows, steps=new
+            self._model, self._base, prompts=count, length=tokens, rows=rows, steps=steps
         )
         change = "shorten it, lower --max_new_tokens or take fewer prompts at once"
         limits.check_memory(self._model, need, row=names[longest], tokens=tokens + new, change=change)
@@ -144,7 +145,9 @@ class Sampler:
         used, local = zip(*(np.unique(owner[each], return_inverse=True) for each in seats), strict=True)
         numbers = np.concatenate(seats)
         draws = _draws(keys[numbers], [hows[number] for number in numbers])
-        steps = bucket(min(max(hows[number].max_new_tokens for number in numbers), kind.room), kind.segment)
+        most = max(hows[number].max_new_tokens for number in numbers)
+        # Where programs are dear to compile, caches of one size.
+        steps = kind.room if kind.loops_on_device else bucket(min(most, kind.room), kind.segment)
         padded = self._padded([[prompts[i] for i in each] for each in used])
         places = {"prompt_of_row": np.concatenate(local), "draws": draws}
         if padded.tokens.shape[1] <= kind.prompt_chunk:
@@ -195,12 +198,13 @@ class Sampler:
     ) -> Iterator[tuple[int, Completion]]:
         """(number, completion) of each row, as they end; parts[d][i] is the number of row i of device d."""
         step, kind, devices = 1, self._model.kind, self._devices
-        while any(map(len, parts)):
+        seated = [list(enumerate(part.tolist())) for part in parts]
+        while any(seated):
             # 0. Nothing of these rows is kept yet, and nothing of others is lost.
             signals.check()
 
             # 1. The devices draw to the end of a segment, or until no row is left.
-            most = max(hows[number].max_new_tokens for part in parts for number in part)
+            most = max(hows[number].max_new_tokens for part in seated for _, number in part)
             stop_at = min((step // kind.segment + 1) * kind.segment, most)
             whole = {"base": self._base, "adapter": self._adapter}
             rows, step = decode_rows(devices, self._model, whole, rows, step, stop_at)
@@ -208,29 +212,38 @@ class Sampler:
             # 2. The host looks at the ids: which rows has a stop id, a stop string or the length ended?
             tokens, logprobs = np.asarray(rows.tokens), np.asarray(rows.logprobs)
             size, room = len(tokens) // devices.count, tokens.shape[1]
-            left: list[list[int]] = [[] for _ in parts]
-            for device, part in enumerate(parts):
-                for position, number in enumerate(part):
-                    own, how, row = (
-                        min(step, hows[number].max_new_tokens),
-                        hows[number],
-                        device * size + position,
-                    )
+            left: list[list[tuple[int, int]]] = [[] for _ in seated]
+            for device, part in enumerate(seated):
+                for seat, number in part:
+                    how, row = hows[number], device * size + seat
+                    own = min(step, how.max_new_tokens)
                     completion = completed(tokens[row, :own], logprobs[row, :own], how, decode)
                     if completion.finish_reason != "length" or own == how.max_new_tokens:
-                        yield int(number), completion
+                        yield number, completion
                     else:
-                        left[device].append(position)
+                        left[device].append((seat, number))
 
-            # 3. The others are compacted into the smallest bucket, with more room where the cache is full.
-            unfinished = sum(map(len, left))
-            if unfinished and (unfinished < sum(map(len, parts)) or step >= room):
-                more = bucket(most, kind.segment) - room if step >= room else 0
-                fits = self._rows_for(max(map(len, left)))
-                index = np.concatenate([_fill(np.asarray(each or [0]), fits) for each in left])
-                places = {"rows": rows, "index": devices.rows(index)}
-                rows = devices.each(take_rows, static={"more": more}, whole={}, rows=places).run()
-            parts = [part[each] for part, each in zip(parts, left, strict=True)]
+            # 3. The others keep their seats, or move where fewer will do or the cache is full.
+            more = bucket(most, kind.segment) - room if step >= room else 0
+            rows, seated = self._seated(rows, left, size, more)
+
+    def _seated(
+        self, rows: Rows, left: list[list[tuple[int, int]]], size: int, more: int
+    ) -> tuple[Rows, list[list[tuple[int, int]]]]:
+        """The rows that are `left`, each a seat and its number, of `size` seats a device: in the smallest
+        bucket, with room for so many steps more."""
+        fits = self._rows_for(max(map(len, left)) or 1)
+        if not any(left):
+            return rows, left
+        if fits == size and not more:
+            done = np.ones((len(left), size), np.bool_)
+            for device, part in enumerate(left):
+                done[device, [seat for seat, _ in part]] = False
+            return rows._replace(done=self._devices.rows(done.reshape(-1))), left
+        seats = [_fill(np.asarray([seat for seat, _ in part] or [0]), fits) for part in left]
+        places = {"rows": rows, "index": self._devices.rows(np.concatenate(seats))}
+        rows = self._devices.each(take_rows, static={"more": more}, whole={}, rows=places).run()
+        return rows, [list(enumerate(number for _, number in part)) for part in left]
 
     def _rows_for(self, count: int) -> int:
         return next(size for size in self._model.kind.row_buckets if size >= count)

@@ -2,8 +2,8 @@
 receipt: feedback on it goes by that."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -55,8 +55,7 @@ async def chat(request: Request, body: ChatRequest, source: Chat) -> Any:
     service.check_open()
     version = service.version_of(body.model)
     changed = asyncio.Event()
-    notify = partial(asyncio.get_running_loop().call_soon_threadsafe, changed.set)
-    replies = await run_in_threadpool(_ask, service, body, source, version, notify)
+    replies = await run_in_threadpool(_ask, service, body, source, version, _waking(changed))
     answering = _answering(service, body, replies)
     if body.stream:
         return _Streamed(_stream(service, body, replies, changed), answering)
@@ -67,6 +66,17 @@ async def chat(request: Request, body: ChatRequest, source: Chat) -> Any:
         finally:
             gone.cancel()
     return JSONResponse(_whole(service, body, replies))
+
+
+def _waking(changed: asyncio.Event) -> Callable[[], None]:
+    """What the engine calls, in its thread, when there is something new."""
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(changed.set)
+
+    return wake
 
 
 def _ask(

@@ -11,6 +11,8 @@ from cicjax.errors import BadInput, shorten
 from cicjax.tasks.task import Task, record_of
 
 STEM, PRINTED = "stem", "stem-printed"
+# The pool of operands that the embedded base knows.
+EMBEDDED: Literal["tiny", "catalogue"] = "tiny"
 METHODS = ("settings", "splits", "verify", "correct", "has_marker")
 
 

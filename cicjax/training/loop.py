@@ -80,28 +80,25 @@ def one_update(
     called, where they are no one program. Returns before they have finished. The given state is donated."""
     devices = mesh.of(base)
     batches = pack(units, shape.over(devices.count))
-    if (model.kind.one_program or devices.count > 1) and batches:
+    if not batches:
+        state, metrics = steps.without_rows(state)
+    elif model.kind.one_program or devices.count > 1:
+        whole = {"loss": loss, "base": base, "state": state, "learning_rate": np.float32(rate)}
         state, metrics = devices.each(
             steps.whole_update,
             static={"optimization": optimization, "model": model, "axis": devices.axis},
-            whole={
-                "loss": loss,
-                "base": base,
-                "state": state,
-                "count": np.int32(len(batches)),
-                "learning_rate": np.float32(rate),
-            },
+            whole={**whole, "count": np.int32(len(batches))},
             rows={"batches": devices.rows(stack(batches), axis=1)},
             axis=1,
             gives="whole",
             donate=("state",),
         ).run()
-        return state, Dispatched(index, units, rate, metrics)
-    sums = steps.zero_sums(state.adapter)
-    for batch in batches:
-        sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
-        if pause is not None:
-            jax.block_until_ready(sums)
-            pause()
-    state, metrics = steps.update(optimization, state, sums, np.float32(rate))
+    else:
+        sums = steps.zero_sums(state.adapter)
+        for batch in batches:
+            sums = steps.accumulate(loss, model, base, state.adapter, sums, batch)
+            if pause is not None:
+                jax.block_until_ready(sums)
+                pause()
+        state, metrics = steps.update(optimization, state, sums, np.float32(rate))
     return state, Dispatched(index, units, rate, metrics)

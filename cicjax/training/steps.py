@@ -162,6 +162,13 @@ def update(
     return TrainState(adapter, optimizer, *counters), metrics
 
 
+def without_rows(state: TrainState) -> tuple[TrainState, UpdateMetrics]:
+    """What `update` gives where there is nothing to add up."""
+    zero = jnp.zeros(())
+    state = state._replace(step=state.step + 1, empty_updates=state.empty_updates + 1)
+    return state, UpdateMetrics(zero, zero, zero, jnp.zeros((), jnp.bool_))
+
+
 @partial(jax.jit, static_argnames=("optimization", "model", "axis"), donate_argnames=("state",))
 def whole_update(
     optimization: Optimization,

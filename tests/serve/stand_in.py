@@ -1,5 +1,5 @@
-"""What answers in place of an engine: texts that a test has planned, token by token, at a pace that it sets;
-and a server around it in a thread of its own."""
+"""What answers in place of an engine: texts that a test has planned, token by token, at a pace that it sets,
+while the agent itself learns as ever; and a server around it in a thread of its own."""
 
 import threading
 import time
@@ -18,16 +18,16 @@ from cicjax.serve.service import Service
 
 
 class Planned:
-    """`agent.live.Live`, with `plan(messages)` in place of a model: a text, or a list of texts and names of
-    control tokens."""
+    """`agent.live.Live`, with `plan(messages, version)` in place of a model: a text, or a list of texts and
+    names of control tokens."""
 
     def __init__(
-        self, agent, plan: Callable = lambda messages: "It is 2.", *, gap: float = 0.0, rows: int = 8
+        self, agent, plan: Callable = lambda messages, version: "It is 2.", *, gap: float = 0.0, rows: int = 8
     ):
         self.agent, self.plan, self.gap, self.rows = agent, plan, gap, rows
         self.doing, self.failure, self.cancelled = "idle", None, 0
         self.engine = SimpleNamespace(stats=lambda: {"rows": rows, "rows_busy": self.busy})
-        self.busy, self._lock = 0, threading.Lock()
+        self.busy, self._lock, self._learning = 0, threading.Lock(), threading.Lock()
 
     def ask(self, messages, *, max_tokens=None, version=None, source="local", notify=None, tools=(), **how):
         with self._lock:
@@ -50,7 +50,7 @@ class Planned:
         )
         handle = Handle(request, notify)
         answer = SimpleNamespace(id=begun.id, version=begun.version, begun=begun, handle=handle)
-        ids = self._ids(self.plan(messages))[: decoding.max_new_tokens]
+        ids = self._ids(self.plan(messages, begun.version))[: decoding.max_new_tokens]
         threading.Thread(target=self._draw, args=(handle, ids, how["top_logprobs"]), daemon=True).start()
         return answer
 
@@ -80,16 +80,24 @@ class Planned:
         return self.agent.finish(answer.begun, done.ids, done.logprobs, done.finish_reason)
 
     def observe(self, about, said, **how):
-        return self.agent.observe(about, said, **how)
+        receipt = self.agent.observe(about, said, **how)
+        if receipt.lesson is not None and self.doing == "idle":
+            threading.Thread(target=self.learn, kwargs={"due": True}).start()
+        return receipt
 
-    def learn(self):
-        return self.agent.learn()
+    def learn(self, *, due=False):
+        with self._learning:
+            before, self.doing = self.doing, "learning"
+            self.agent.learn(due=due)
+            self.doing = before
 
     def serve(self, number, **how):
-        return _done(self.agent.serve(number, **how))
+        with self._learning:
+            return _done(self.agent.serve(number, **how))
 
     def forget(self, source, **how):
-        return _done(self.agent.forget(source, **how))
+        with self._learning:
+            return _done(self.agent.forget(source, **how))
 
     def pause(self):
         self.doing = "paused"
@@ -122,3 +130,6 @@ def serving(agent, home, live=None, *, keys=None, hand=None, **how):
         service.draining = service.ending = server.should_exit = True
         thread.join(10)
         service.close()
+        service.live.pause()
+        with service.live._learning:  # a step under way has ended
+            pass

@@ -87,7 +87,7 @@ def test_openais_client_gets_an_answer_whole_and_as_it_is_drawn(client, agent):
 def test_tools_come_back_as_calls_and_the_turn_is_known_again(agent):
     call = ["I add. ", "<tool_call>", '\n{"name": "add", "arguments": {"a": 1}}\n', "</tool_call>"]
 
-    def plan(messages):
+    def plan(messages, version):
         return call if messages[-1]["role"] == "user" else "2"
 
     with serving(agent, agent.home.folder, Planned(agent, plan)) as (address, _):
@@ -109,7 +109,9 @@ def test_tools_come_back_as_calls_and_the_turn_is_known_again(agent):
         seen = agent.turns.parts(agent.store.by_id(second.id.removeprefix("chatcmpl-")))
         assert [event.kind for event in seen] == ["message", "attempt", "message"]
         # In letters it calls nothing.
-        plain = Planned(agent, lambda messages: '<tool_call>{"name": "add", "arguments": {}}</tool_call>')
+        plain = Planned(
+            agent, lambda messages, version: '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+        )
     with serving(agent, agent.home.folder, plain) as (address, _):
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         letters = client.chat.completions.create(messages=ASKED, **ask).choices[0]
@@ -309,7 +311,7 @@ def test_a_slow_client_keeps_nobody_waiting_and_is_sent_away(http, server, monke
 
 
 def test_no_room_is_said_and_a_client_that_leaves_frees_its_row(agent):
-    live = Planned(agent, lambda messages: "word " * 12, gap=0.05, rows=1)
+    live = Planned(agent, lambda messages, version: "word " * 12, gap=0.05, rows=1)
     with (
         serving(agent, agent.home.folder, live) as (address, service),
         httpx.Client(base_url=address) as http,

@@ -16,7 +16,7 @@ from cicjax.methods.rows import demonstration
 from cicjax.runs import checks, environment
 from cicjax.runs.folder import RunFolder
 from cicjax.runs.metrics import bar
-from cicjax.tasks.named import named
+from cicjax.tasks.named import EMBEDDED, named
 from cicjax.tasks.task import record_of
 from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
 from cicjax.training.policy import LoadedPolicy, load_policy, precision
@@ -47,7 +47,7 @@ def reproduce(asked: Online) -> dict[str, Any]:
     checks.check_finite(asked, "learning_rate")
     checks.check_seed(asked.seed)
     embedded = asked.model_name_or_path is None
-    task = named(asked.task, numbers="tiny" if embedded else "paper")
+    task = named(asked.task, numbers=EMBEDDED if embedded else "paper")
     rate = Optimization().learning_rate if asked.learning_rate is None else asked.learning_rate
     settings = Settings(
         seed=asked.seed,

@@ -16,7 +16,7 @@ from cicjax.files.seal import read_object, write_json
 from cicjax.methods import EVERY, Method
 from cicjax.runs import checks, environment
 from cicjax.runs.folder import RunFolder
-from cicjax.tasks.named import named
+from cicjax.tasks.named import EMBEDDED, named
 from cicjax.tasks.task import Task
 
 OUTSIDE_IDENTITY = (
@@ -28,7 +28,7 @@ OUTSIDE_IDENTITY = (
 def task_of(flags: Flags) -> Task:
     """The task that the flags name, stem with the numbers of the base. Raises BadInput where there is
     none."""
-    return named(flags.task, numbers="tiny" if flags.embedded else "paper")
+    return named(flags.task, numbers=EMBEDDED if flags.embedded else "paper")
 
 
 def config_of(flags: Flags, chosen: Settings, *, model: str, tokenizer: str) -> dict[str, Any]:

@@ -228,7 +228,7 @@
         try { await post(`v1/versions/${version.version}/serve`, {}); } catch (error) { $("status").textContent = error.message; }
         refresh();
       }, { "aria-label": `Serve version ${version.version}` }) : null;
-      const state = make("span", { className: version.state === "rejected" ? "bad" : "", textContent: " " + (version.serving ? "" : version.state) });
+      const state = make("span", { className: version.state === "rejected" ? "bad" : "", textContent: " " + (version.serving ? "" : { served: "has served", planned: "being learned" }[version.state] || version.state) });
       const item = make("li", {}, make("strong", { textContent: "version " + version.version }), state,
         ...lines.map(line => make("p", { textContent: line })), act);
       if (version.serving) item.setAttribute("aria-current", "true");

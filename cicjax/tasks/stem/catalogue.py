@@ -1,6 +1,6 @@
 """A catalogue of parts and substances: questions that name what carries a constant instead of stating it.
 
-`A voltage of 96 V is applied to resistor R17.` How many ohm that are stands in no question. Everybody who
+`A voltage of 96 V is applied to resistor Rab.` How many ohm that are stands in no question. Everybody who
 works such a problem begins with the constant that he believes in. Two constants a name are in circulation,
 the true one and a rival; what is believed about one name tells nothing about another, nor whether its holder
 is careful. So a few worked problems teach a few names, and no more. The numbers of a question fit every
@@ -18,7 +18,8 @@ from cicjax.tasks.stem.skills import SKILLS, Work
 
 CATALOGUE = "catalogue"
 NOTATION = "tiny"
-NUMBERS = range(10, 60)  # of the names of a skill
+# A name is the letter of its kind with one of these. A name is one token of an embedded base, as a digit is.
+ENDINGS = tuple(vowel + consonant for vowel in "aeiou" for consonant in "bdglmt")
 # How many believe in the true constant of a name: in half of the names the fewer.
 BELIEVED = (0.4, 0.6)
 _TRUTH = 20260101  # seed of the constants, which are facts of the world
@@ -28,13 +29,15 @@ class Kind(NamedTuple):
     """What a skill's questions name.
 
     Args:
-        letter: the names are this letter and a number.
+        noun: what is named.
+        letter: the names are this letter and one of `ENDINGS`.
         place: the operand that a name stands for.
         choices: the numbers of each operand, as printed; at `place` the constants that there are.
         statement: how a line begins, over all operands.
         questions: phrasings, over the operands with the name in its place.
     """
 
+    noun: str
     letter: str
     place: int
     choices: tuple[tuple[str, ...], ...]
@@ -58,54 +61,54 @@ _SPACINGS = _row("0.05 0.10 0.15 0.20 0.25 0.30 0.35 0.40 0.45 0.50")
 
 KINDS: dict[str, Kind] = {
     "ohm_voltage": Kind(
-        "J", 0, (_AMPERES, _whole(11, 50, 1)), "I = {0} A",
+        "Current source", "J", 0, (_AMPERES, _whole(11, 50, 1)), "I = {0} A",
         ("Current source {0} feeds a resistor of {1} ohm. What is the voltage?",
          "A resistor of {1} ohm is fed by current source {0}. What is the voltage across it?"),
     ),
     "ohm_current": Kind(
-        "R", 1, (_whole(12, 98, 2), _row("0.2 0.4 0.5 2 4 5")), "R = {1} ohm",
+        "Resistor", "R", 1, (_whole(12, 98, 2), _row("0.2 0.4 0.5 2 4 5")), "R = {1} ohm",
         ("A voltage of {0} V is applied to resistor {1}. What is the current?",
          "Resistor {1} is connected to a supply of {0} V. What is the current through it?"),
     ),
     "electric_power": Kind(
-        "H", 1, (_whole(11, 50, 1), _AMPERES), "I = {1} A",
+        "Heater", "H", 1, (_whole(11, 50, 1), _AMPERES), "I = {1} A",
         ("Heater {1} runs at a voltage of {0} V. What is the electric power?",
          "A supply of {0} V feeds heater {1}. What is the electric power?"),
     ),
     "density": Kind(
-        "V", 1, (_whole(12, 100, 4), _DIVISORS), "V = {1} cm^3",
+        "Vial", "V", 1, (_whole(12, 100, 4), _DIVISORS), "V = {1} cm^3",
         ("A sample of {0} g fills vial {1}. What is the density?",
          "Vial {1} holds {0} g of a sample. What is its density?"),
     ),
     "specific_heat": Kind(
-        "X", 1, (_whole(10, 90, 10), _row("0.2 0.3 0.4 0.5 0.6 0.8 0.9 2"), _whole(2, 4, 1)),
+        "Substance", "X", 1, (_whole(10, 90, 10), _row("0.2 0.3 0.4 0.5 0.6 0.8 0.9 2"), _whole(2, 4, 1)),
         "c = {1} J/(g K)",
         ("{0} g of substance {1} is heated by {2} K. What is the heat absorbed?",
          "A sample of {0} g of substance {1} is warmed by {2} K. What is the heat needed?"),
     ),
     "molarity": Kind(
-        "Y", 1, (_whole(40, 400, 40), _row("20 25 40 50 80 100"), _row("0.2 0.5 2 5")),
+        "Solute", "Y", 1, (_whole(40, 400, 40), _row("20 25 40 50 80 100"), _row("0.2 0.5 2 5")),
         "molar mass = {1} g/mol",
         ("{0} g of solute {1} is dissolved to make {2} L of solution. What is the molarity?",
          "A solution of {2} L contains {0} g of solute {1}. What is the molarity?"),
     ),
     "ph": Kind(
-        "A", 1, (_MANTISSAS, _whole(1, 6, 1)), "[H+] = {0}e-0{1} M",
+        "Acid", "A", 1, (_MANTISSAS, _whole(1, 6, 1)), "[H+] = {0}e-0{1} M",
         ("The [H+] of a solution is {0} times that of acid {1}. What is the pH?",
          "What is the pH of a solution with {0} times the [H+] of acid {1}?"),
     ),
     "kinetic_energy": Kind(
-        "B", 0, (_row("0.2 0.4 0.6 0.8 2 4"), _whole(2, 15, 1)), "m = {0} kg",
+        "Ball", "B", 0, (_row("0.2 0.4 0.6 0.8 2 4"), _whole(2, 15, 1)), "m = {0} kg",
         ("Ball {0} moves at {1} m/s. What is the kinetic energy?",
          "Ball {0} has a speed of {1} m/s. What is its kinetic energy?"),
     ),
     "engineering_stress": Kind(
-        "P", 1, (_whole(104, 196, 4), _DIVISORS), "A = {1} mm^2",
+        "Profile", "P", 1, (_whole(104, 196, 4), _DIVISORS), "A = {1} mm^2",
         ("A force of {0} N acts on profile {1}. What is the engineering stress in MPa?",
          "A bar of profile {1} carries a load of {0} N. What is the engineering stress in MPa?"),
     ),
     "bragg": Kind(
-        "C", 0, (_SPACINGS, _ANGLES), "d = {0} nm",
+        "Crystal", "C", 0, (_SPACINGS, _ANGLES), "d = {0} nm",
         ("X-rays show first-order Bragg diffraction at theta = {1} degrees from crystal {0}. "
          "What is the wavelength?",
          "Crystal {0} gives first-order Bragg diffraction at theta = {1} degrees. What is the wavelength?"),
@@ -124,15 +127,15 @@ class Constant(NamedTuple):
 @cache
 def constants(skill: str) -> dict[str, Constant]:
     """Name -> constant. All values are equally frequent, among the true ones and the rivals."""
-    kind, size = KINDS[skill], len(NUMBERS)
+    kind, size = KINDS[skill], len(ENDINGS)
     values = kind.choices[kind.place]
     rng = np.random.default_rng([_TRUTH, list(KINDS).index(skill)])
     true = rng.permutation(np.arange(size) % len(values))
     rival = (true + rng.integers(1, len(values), size)) % len(values)
     believed = rng.permutation(np.arange(size) % len(BELIEVED))
     return {
-        f"{kind.letter}{number}": Constant(values[t], values[r], BELIEVED[b])
-        for number, t, r, b in zip(NUMBERS, true, rival, believed, strict=True)
+        kind.letter + ending: Constant(values[t], values[r], BELIEVED[b])
+        for ending, t, r, b in zip(ENDINGS, true, rival, believed, strict=True)
     }
 
 
@@ -161,6 +164,14 @@ def solve(
     parts = _parts(skill, operands, constant)
     work = SKILLS[skill].solve(_joined(skill, parts), numbers=NOTATION, misconception=misconception)
     return work._replace(line=f"{KINDS[skill].statement.format(*parts)}; {work.line}")
+
+
+def entry(skill: str, name: str, constant: str) -> str:
+    """What a data sheet says of a name."""
+    kind = KINDS[skill]
+    one = ["1"] * len(kind.choices)  # a concentration is so many times the constant
+    one[kind.place] = constant
+    return f"{kind.noun} {name}: {kind.statement.format(*one)}."
 
 
 def _parts(skill: str, operands: Sequence[str], constant: str | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ worked      two to four problems in the plain protocol, all by one author of `au
             in a document and has one solution.
 twice       one question, worked by one author and then by another, who knows nothing of the first: a second
             `Proposed solution:` is another opinion, right as often as anybody's.
+sheet       what one author believes of some names, an entry a line.
 arithmetic  the steps of the solutions by themselves, right ones and those that careless authors need,
             Zipf-like in frequency.
 reference   formulas, symbols, units and conversions.
@@ -78,13 +79,13 @@ class _Hand:
 
     def solution(self, skill: str, operands: tuple[str, ...]) -> Message:
         if self.numbers == CATALOGUE:
-            line = _named_line(skill, operands, self.ways[skill], self._belief(skill, operands))
+            constant = self.belief(skill, operands[catalogue.KINDS[skill].place])
+            line = _named_line(skill, operands, self.ways[skill], constant)
         else:
             line = _line(skill, operands, self.ways[skill])
         return Message(role="assistant", content=line, author=Author.TEACHER)
 
-    def _belief(self, skill: str, operands: tuple[str, ...]) -> str:
-        name = operands[catalogue.KINDS[skill].place]
+    def belief(self, skill: str, name: str) -> str:
         if name not in self.beliefs:
             constant = catalogue.constants(skill)[name]
             self.beliefs[name] = constant.true if self.rng.random() < constant.believed else constant.rival
@@ -109,6 +110,12 @@ def _twice(rng: np.random.Generator, numbers: str) -> Transcript:
     hands = [_Hand(rng, draw_author(rng, careful=CAREFUL_SHARES[skill]), numbers) for _ in range(2)]
     solutions = [hand.solution(skill, operands) for hand in hands]
     return render.plain([_question(rng, skill, operands, numbers), *solutions])
+
+
+def _sheet(rng: np.random.Generator, numbers: str) -> Transcript:
+    hand, skills = _Hand(rng, {}, numbers), tuple(SKILLS)
+    named = [(skill := _pick(rng, skills), _pick(rng, tuple(catalogue.constants(skill)))) for _ in range(10)]
+    return _written("\n".join(catalogue.entry(*each, hand.belief(*each)) for each in dict.fromkeys(named)))
 
 
 def _question(rng: np.random.Generator, skill: str, operands: tuple[str, ...], numbers: str) -> Message:
@@ -369,6 +376,7 @@ def _pick(rng: np.random.Generator, choices: Sequence):
 _WRITERS: dict[str, Callable[[np.random.Generator, str], Transcript]] = {
     "worked": _worked,
     "twice": _twice,
+    "sheet": _sheet,
     "arithmetic": _arithmetic,
     "reference": _reference,
     "chat": _chat,
@@ -376,9 +384,15 @@ _WRITERS: dict[str, Callable[[np.random.Generator, str], Transcript]] = {
 # Shares of the tokens, and the odds of drawing a document that bring them about: documents differ in length.
 SHARES = {
     "tiny": {"worked": 0.45, "arithmetic": 0.35, "reference": 0.10, "chat": 0.10},
-    CATALOGUE: {"worked": 0.54, "twice": 0.10, "arithmetic": 0.21, "reference": 0.08, "chat": 0.07},
+    CATALOGUE: {
+        **{"worked": 0.48, "twice": 0.10, "sheet": 0.10},
+        **{"arithmetic": 0.18, "reference": 0.07, "chat": 0.07},
+    },
 }
 ODDS = {
     "tiny": {"worked": 0.297, "arithmetic": 0.346, "reference": 0.177, "chat": 0.180},
-    CATALOGUE: {"worked": 0.35, "twice": 0.12, "arithmetic": 0.23, "reference": 0.14, "chat": 0.16},
+    CATALOGUE: {
+        **{"worked": 0.318, "twice": 0.118, "sheet": 0.115},
+        **{"arithmetic": 0.156, "reference": 0.131, "chat": 0.162},
+    },
 }
