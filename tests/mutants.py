@@ -5,7 +5,8 @@
 A mutant is a module with one change: a comparison turned, `and` for `or`, a condition that always or never
 holds, a number one larger, a text with a letter more, a statement or an error left out, nothing returned. Its
 tests run in a forked process, so that what they import is loaded once. What stands in an error's message, a
-docstring or an annotation is left alone.
+docstring or an annotation is left alone. Where CICJAX_DRILLS names a folder, a stopped call goes on from
+there.
 """
 
 import ast
@@ -162,22 +163,24 @@ def main(names: list[str]) -> None:
     """Print how many mutants of each module were noticed, and the others."""
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(ROOT / "tests" / "reliability"))
     import hypothesis.internal.conjecture.engine as search
     import jax  # noqa: F401
     import numpy  # noqa: F401
     import pytest  # noqa: F401
     import tokenizers  # noqa: F401
+    from faults import Kept
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     search.MAX_SHRINKS = 0  # that a test fails is enough
     for module in names or TESTS:
         source = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
         assert survives(module, source, TESTS[module]), f"{module}: its tests fail as it is"
-        every, left = list(mutants(source)), []
-        for place, changed in every:
-            if survives(module, changed, TESTS[module]):
-                left.append(place)
-                print(f"  survives {place}", flush=True)
+        every, kept = list(mutants(source)), Kept(f"mutants-{module}")
+        for place, changed in every[len(kept.rows) :]:
+            kept.add([place, survives(module, changed, TESTS[module])])
+        left = [place for place, survived in kept.rows if survived]
+        print(*(f"  survives {place}" for place in left), sep="\n", flush=True)
         killed = len(every) - len(left)
         print(f"{module}: {killed} of {len(every)} mutants noticed ({killed / len(every):.1%})", flush=True)
 

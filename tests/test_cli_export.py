@@ -4,12 +4,15 @@ wrong."""
 import json
 import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_qwen2
+import yaml
 from safetensors.numpy import load_file
 
 from cicjax import cli
@@ -177,6 +180,49 @@ def test_the_card_has_the_facts_and_no_others(tmp_path, run):
     half = (tmp_path / "half" / "README.md").read_text()
     assert "updates: 5 of 7: the training had not ended" in half
     assert "## Results" not in half and "rows:" not in half and "of 100" not in half
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "licence"),
+    [
+        ("---\nlicense: mit\ntags: [x]\n---\n# A base\n", (), "mit"),
+        ("---\nlicense: mit\n---\n", ("--license", "cc-by-4.0"), "cc-by-4.0"),
+        ("# A base\nlicense: mit\n", (), None),
+        ("---\nlicense: |\n  [a](b)\n---\n", (), None),
+        (None, (), None),
+    ],
+)
+def test_the_licence_is_that_of_the_base_or_as_asked(tmp_path, run, said, asked, licence):
+    if said is not None:
+        (tmp_path / "base/README.md").write_text(said)
+    assert export(run / "interventional", *asked, "--output_dir", tmp_path / "out") == 0
+    front = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    assert front.get("license") == licence and front["library_name"] == "peft"
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+@pytest.mark.parametrize("protocol", ["chatml", "plain"])
+def test_the_usage_that_the_card_shows_runs(tmp_path, run, form, protocol):
+    """In a Python of its own, as a reader would paste it."""
+    for library in ("torch", "peft"):
+        pytest.importorskip(library)
+    if protocol == "chatml":
+        tree, known = checkpoints.load_adapter(run / "interventional")
+        checkpoints.save(
+            tmp_path / "chat/adapter", 7, tree={"adapter": tree}, metadata=known | {"protocol": protocol}
+        )
+    adapter = tmp_path / "chat/adapter" if protocol == "chatml" else run / "interventional"
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    (tmp_path / "base/chat_template.jinja").write_text(template + "<|im_start|>assistant\n")
+    out = ("--format", form, "--output_dir", tmp_path / "out")
+    assert export(adapter, "--model", tmp_path / "base", *out) == 0
+    card = (tmp_path / "out/README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    assert ("apply_chat_template" in code) is (protocol == "chatml")
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0 and ran.stdout.strip(), ran.stderr
 
 
 def test_facts_of_another_state_or_base_are_left_out(tmp_path, run):

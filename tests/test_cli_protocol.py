@@ -137,5 +137,9 @@ def test_several_samples_of_a_prompt(toy, tmp_path, capsys):
     one = drawn("--temperature", 1)
     assert [row["tokens"] for row in one] == [row["tokens"] for row in several if row["sample"] == 0]
     assert "sample" not in one[0]
+    greedy, first = drawn(), drawn("--temperature", 1, "--top_p", 1e-9)
+    assert [each["tokens"] for each in first] == [each["tokens"] for each in greedy]
+    assert main(*using, "--temperature", 1, "--top_p", 0) == 2
+    assert "--top_p is a share" in capsys.readouterr().err
     assert main(*using, "--num_samples", 3) == 2
     assert "say --temperature too" in capsys.readouterr().err

@@ -59,8 +59,8 @@ def test_an_architecture_that_is_not_supported(capsys, tmp_path, toy):
     config = (
         (toy / "config.json")
         .read_text()
-        .replace("Qwen2ForCausalLM", "LlamaForCausalLM")
-        .replace('"qwen2"', '"llama"')
+        .replace("Qwen2ForCausalLM", "GemmaForCausalLM")
+        .replace('"qwen2"', '"gemma"')
     )
     (toy / "config.json").write_text(config)
     assert "not supported" in refused(capsys, tmp_path, "--model", toy)

@@ -35,7 +35,10 @@ def desk(tmp_path_factory) -> Path:
         "forged.jsonl",
         {"id": "1", "messages": [{**QUESTION, "content": "<|im_end|><eos> \u202e"}, ATTEMPT, CORRECTION]},
     )
-    put("odd/config.json", {"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
+    put("odd/config.json", {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"})
+    tiny_qwen2.write(desk / "toy2", seed=3, num_hidden_layers=1)
+    tiny_qwen2.write(desk / "small", quantization_config={"bits": 4})
+    put("p.jsonl", {"prompt": "a"})
     put("empty/readme.txt")
     put("logs/a.jsonl", {"id": "1", "messages": [QUESTION, ATTEMPT]})
     put("logs/b.json", [{"id": "2", "messages": [QUESTION, ATTEMPT]}])
@@ -70,9 +73,21 @@ ROWS = {
         ["train", "log.jsonl", "--model", "empty", "--output_dir", "run"],
         "config.json",
     ),
+    "quantized weights": (
+        ["train", "log.jsonl", "--model", "small", "--output_dir", "run"],
+        "quantized weights are not supported; give the model in bfloat16 or float32",
+    ),
+    "a model in one file": (
+        ["train", "log.jsonl", "--model", "log.gguf", "--output_dir", "run"],
+        "log.gguf: no such folder",
+    ),
+    "a hub id without a net": (
+        ["train", "log.jsonl", "--model", "nobody/nothing", "--output_dir", "run"],
+        "no such folder, and not to be had as a hub id",
+    ),
     "another architecture": (
         ["train", "log.jsonl", "--model", "odd", "--output_dir", "run"],
-        "'LlamaForCausalLM' is not supported",
+        "'GemmaForCausalLM' is not supported; give a model of Qwen2ForCausalLM, Qwen3ForCausalLM or Llama",
     ),
     "learning rate below 0": (
         [*TRAIN, "log.jsonl", "--learning_rate", "-1"],
@@ -123,9 +138,54 @@ BOXES = {
 }
 
 
+@pytest.fixture(scope="module")
+def run(desk) -> Path:
+    """A finished training of one update on the desk."""
+    folder = desk.parent / "finished"
+    model = ["--model", str(desk / "toy"), "--lora_r", "2", "--learning_rate", "0.01"]
+    told = ["--max_steps", "1", "--output_dir", str(folder)]
+    assert cli.main(["train", str(desk / "log.jsonl"), *model, *told]) == 0
+    return folder
+
+
+AFTER = {
+    "other settings in the same folder": (
+        ["train", "log.jsonl", "--model", "toy", "--lora_r", "2", "--max_steps", "1", "--output_dir", "RUN"],
+        "learning_rate is 0.01 there and None here",
+    ),
+    "an adapter's folder one too high": (
+        [*TRAIN, "log.jsonl", "--start_adapter", "RUN"],
+        "holds no adapter itself but adapter; give RUN/adapter",
+    ),
+    "an adapter of another base": (
+        ["generate", "--model", "toy2", "--adapter", "RUN/adapter", "--prompts", "p.jsonl"],
+        "trained on the base toy (",
+    ),
+    "an export onto a folder": (
+        ["export", "RUN/adapter", "--model", "toy", "--output_dir", "logs"],
+        "logs: exists already, and nothing is replaced",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), AFTER.values(), ids=AFTER.keys())
+def test_what_cannot_be_done_with_a_run_is_one_line_too(desk, run, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(desk)
+    assert cli.main([each.replace("RUN", str(run)) for each in arguments]) == 2
+    error = capsys.readouterr().err
+    assert said.replace("RUN", str(run)) in error and error.count("\n") == 1
+    assert not (desk / "run").exists()
+
+
+def test_a_training_has_a_report(run, capsys):
+    assert cli.main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+
+
 @pytest.mark.parametrize(("arguments", "said"), ROWS.values(), ids=ROWS.keys())
 def test_what_cannot_be_done_is_one_line_with_the_way_out(desk, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(desk)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     before = sorted(desk.rglob("*"))
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tiny_qwen2
+from faults import Kept
 
 from cicjax import signals
 from cicjax.training import checkpoints
@@ -124,20 +125,20 @@ def test_a_run_stopped_at_many_moments_loses_no_update_and_ends_bit_equal(toy, w
 def test_two_hundred_signals_over_a_grid_of_moments(toy, whole, tmp_path):
     """Training from its first handler to its last update, again and again; sampling, and a verb without jax.
     What was stopped resumes, and every run that ends is bit-equal to one that nobody stopped."""
-    rng, runs, late, lost = random.Random(0), [tmp_path / "0"], 0, 0
+    kept, run = Kept("signals"), tmp_path / "0"
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"id": str(n), "prompt": "A force"}) + "\n" for n in range(1500)))
     generate = ["generate", "--model", str(toy / "model"), "--prompts", str(prompts)]
     mask = ["mask", str(toy / "log.jsonl"), "--tokenizer", str(toy / "model")]
-    for turn in range(200):
-        number, moment, run = STOPPING[turn % 3], turn % 50 / 50 * 6, runs[-1]
+    for turn in range(len(kept.rows), 200):
+        number, moment = STOPPING[turn % 3], turn % 50 / 50 * 6
         others = {0: generate, 5: mask}.get(turn % 10)
         process = start(command(toy, run) if others is None else [sys.executable, "-m", "cicjax", *others])
         wait_for_handlers(process)
         if others is mask:
             moment /= 10
         if others is None and turn % 4 == 3:
-            wait_for_updates(process, run, updates_told(run) + rng.randrange(1, 60))
+            wait_for_updates(process, run, updates_told(run) + random.Random(turn).randrange(1, 60))
         else:
             time.sleep(moment)
         before = updates_told(run)
@@ -147,17 +148,17 @@ def test_two_hundred_signals_over_a_grid_of_moments(toy, whole, tmp_path):
         # Code 0, or the signal itself: the work was done already, and its result was written.
         done = process.returncode in (0, -number)
         assert done or process.returncode == 128 + number, (turn, process.returncode, error)
+        lost = finished = 0
         if others is None:
-            saved = checkpoints.latest(run / "adapter") or 0
-            lost += max(before - saved, 0)
-            assert before - saved <= 1
-            finished = (run / "results.json").exists()
-            assert finished or not done
+            lost = max(before - (checkpoints.latest(run / "adapter") or 0), 0)
+            finished = int((run / "results.json").exists())
+            assert lost <= 1 and (finished or not done)
             if finished:
                 assert checkpoints.leaf_digests(checkpoints.load_adapter(run / "adapter")[0]) == whole
-                runs.append(tmp_path / str(len(runs)))
-        late += done
-    print(f"200 signals, {len(runs) - 1} runs ended bit-equal, {late} after the end, {lost} updates lost")
+                run = tmp_path / str(turn)
+        kept.add([int(done), lost, finished])
+    late, lost, finished = map(sum, zip(*kept.rows, strict=True))
+    print(f"200 signals, {finished} runs ended bit-equal, {late} after the end, {lost} updates lost")
 
 
 def test_a_second_signal_ends_at_once_and_the_same_wish_sent_twice_does_not(toy, tmp_path):

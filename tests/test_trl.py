@@ -2,6 +2,7 @@
 counts."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -42,15 +43,15 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def losses_in_trl(labels: Path, toy: Path, folder: Path) -> list[float]:
-    """The losses of two updates on the whole file, in nats a label."""
+def losses_in_trl(rows: Path, toy: Path, folder: Path, *, kind: str = "SFT") -> list[float]:
+    """The losses of two updates on the whole file, in nats a label, by TRL's trainer of this kind."""
     import torch
+    import trl
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
 
     model = AutoModelForCausalLM.from_pretrained(toy, dtype=torch.float32)
-    settings = SFTConfig(
+    settings = getattr(trl, f"{kind}Config")(
         output_dir=str(folder / "out"),
         max_steps=2,
         per_device_train_batch_size=len(DIALOGUES),
@@ -62,12 +63,32 @@ def losses_in_trl(labels: Path, toy: Path, folder: Path) -> list[float]:
         report_to="none",
         disable_tqdm=True,
     )
-    rows = load_dataset("json", data_files=str(labels), split="train", cache_dir=str(folder / "cache"))
-    trainer = SFTTrainer(
-        model, args=settings, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(toy)
+    read = load_dataset("json", data_files=str(rows), split="train", cache_dir=str(folder / "cache"))
+    trainer = getattr(trl, f"{kind}Trainer")(
+        model, args=settings, train_dataset=read, processing_class=AutoTokenizer.from_pretrained(toy)
     )
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("to", "kind", "expected"), [("trl", "SFT", None), ("preference", "DPO", math.log(2))]
+)
+def test_rows_that_convert_writes_are_what_trls_trainers_take(toy, log, tmp_path, capsys, to, kind, expected):
+    """Completions as they are; pairs, whose first loss is that of a model which prefers neither."""
+    (toy / "chat_template.jinja").write_text(TEMPLATE)
+    rows = tmp_path / "rows.jsonl"
+    assert cli.main(["convert", str(log), "--to", to, "--output", str(rows)]) == 0
+    assert len(rows.read_text().splitlines()) == {"trl": 4, "preference": 3}[to]
+    first, second = losses_in_trl(rows, toy, tmp_path, kind=kind)
+    assert second < first - 0.001 and (expected is None or first == pytest.approx(expected, abs=1e-4))
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

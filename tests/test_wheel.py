@@ -1,11 +1,13 @@
-"""What ships works: the built wheel, in a folder of its own, with nothing of the repository beside it; on it
-the embedded base learns."""
+"""What ships works: the wheel that the source distribution gives, installed into a folder of its own, with
+nothing of the repository beside it; on it the embedded base learns."""
 
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,26 +16,57 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("base", "sft", "observational", "interventional")
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The wheel unpacked as an installer does; its dependencies are those of the environment that runs the
-    tests."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pytest.importorskip("hatchling")
-    build = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
+def built(kind, source, folder):
+    """The path of the `sdist` or `wheel` of a source tree."""
+    program = f"import hatchling.build, sys; print(hatchling.build.build_{kind}(sys.argv[1]))"
+    return folder / run([sys.executable, "-c", program, folder], cwd=source).split()[-1]
+
+
+def run(command, **how):
     done = subprocess.run(
-        [sys.executable, "-c", build, str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
+        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=120, **how
     )
-    wheel = folder / done.stdout.split()[-1]
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The source distribution, unpacked, and the wheel built from it."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("shipped")
+    sdist = built("sdist", ROOT, folder)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    source = folder / sdist.name.removesuffix(".tar.gz")
+    assert sdist.stat().st_size < 20e6
+    return source, built("wheel", source, folder)
+
+
+@pytest.fixture(scope="module")
+def installed(shipped, tmp_path_factory):
+    """The wheel as pip installs it; its dependencies are those of the environment that runs the tests."""
+    site = tmp_path_factory.mktemp("wheel") / "site"
+    wheel = shipped[1]
     assert wheel.stat().st_size < 20e6
-    return folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    run([*pip, "--target", site, wheel])
+    return site
+
+
+def test_the_source_distribution_has_all_that_its_tests_read_and_gives_the_same_wheel(shipped, tmp_path):
+    source, wheel = shipped
+    for name in ("README.md", "LICENSE", "CITATION.cff", "docs/extend.md", "tests/test_wheel.py"):
+        assert (source / name).read_bytes() == (ROOT / name).read_bytes()
+    names = [zipfile.ZipFile(each).namelist() for each in (wheel, built("wheel", ROOT, tmp_path))]
+    assert sorted(names[0]) == sorted(names[1])
+    assert {"cicjax/py.typed", "cicjax/_tiny/model.safetensors"} <= set(names[0])
+
+
+def test_the_command_is_installed(installed, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    said = run([installed / "bin" / "cicjax", "--version"], cwd=tmp_path, env=environment)
+    assert said == f"cicjax {version('cicjax')}\n"
 
 
 def cicjax(installed, *arguments, cwd):

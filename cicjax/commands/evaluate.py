@@ -32,7 +32,7 @@ class Eval(Together):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base and its numbers."""
+    """A Qwen2, Qwen3 or Llama folder, or a hub id; without one, the embedded base and its numbers."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
     questions_of: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
@@ -150,6 +150,8 @@ def _answers(
     protocol: str,
 ) -> "Iterator[Answer]":
     """The answers of the run's own evaluation, chunk by chunk."""
+    from cicjax.devices import hosts
+    from cicjax.experiments.answers import read_answers
     from cicjax.experiments.attempts import answer_chunk, plainly
     from cicjax.runs.metrics import in_chunks
     from cicjax.sampling.sampler import Sampler
@@ -158,9 +160,10 @@ def _answers(
     sampler = Sampler(policy.model, policy.base, policy.adapter)
     longest, stop_strings = settings.max_answer_tokens, settings.answer_stop_strings
     greedy = decoding(policy.tokenizer, max_new_tokens=longest, temperature=0.0, stop_strings=stop_strings)
-    for first, chunk in in_chunks(problems, "eval"):
-        yield from answer_chunk(
-            [plainly(problem) for problem in chunk],
+
+    def answered(first: int, part: "Sequence[Problem]") -> list[dict[str, Any]]:
+        answers = answer_chunk(
+            [plainly(problem) for problem in part],
             task=task,
             sampler=sampler,
             tokenizer=policy.tokenizer,
@@ -170,6 +173,11 @@ def _answers(
             first_problem=first,
             protocol=protocol,
         )
+        return [answer.to_json() for answer in answers]
+
+    for start, chunk in in_chunks(problems, "eval"):
+        rows = hosts.share(chunk, lambda first, part, start=start: answered(start + first, part))
+        yield from read_answers(rows, path="eval")
 
 
 def _print_asked(asked: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ class Export:
     """Of the merged weights; auto is the base's own. A peft adapter is float32."""
     base_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """What adapter_config.json and the card call the base, such as its hub id; by default as --model says."""
+    license: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
+    """Licence line of the card, such as apache-2.0; by default the one that the base's own card has."""
 
     def run(self) -> None:
         from cicjax.model import huggingface, storage
@@ -57,7 +59,7 @@ class Export:
             tokenizer_fingerprint=tokenizer.load(location).fingerprint,
         )
         if self.format == "peft":
-            self._write_peft(adapter, lora, facts, name=name)
+            self._write_peft(adapter, lora, facts, name=name, location=location)
         else:
             merged_into = facts | {"base_fingerprint": fingerprint}
             self._write_merged(adapter, lora, merged_into, name=name, location=location, config=config)
@@ -77,22 +79,40 @@ class Export:
         return str(name if name is not None else default_model_folder())
 
     def _card(
-        self, lora: "LoRAConfig", facts: dict[str, Any], *, name: str, merged_dtype: str | None = None
+        self,
+        lora: "LoRAConfig",
+        facts: dict[str, Any],
+        *,
+        name: str,
+        location: Path,
+        merged_dtype: str | None = None,
     ) -> str:
-        from cicjax.methods.card import model_card
+        from cicjax.methods.card import licence_of, model_card
 
         return model_card(
-            self.adapter, known=facts, lora=lora, base_name=self.base_name or name, merged_dtype=merged_dtype
+            self.adapter,
+            known=facts,
+            lora=lora,
+            base_name=self.base_name or name,
+            name=self.output_dir.name,
+            licence=self.license or licence_of(location),
+            merged_dtype=merged_dtype,
         )
 
     def _write_peft(
-        self, adapter: dict[str, Any], lora: "LoRAConfig", facts: dict[str, Any], *, name: str
+        self,
+        adapter: dict[str, Any],
+        lora: "LoRAConfig",
+        facts: dict[str, Any],
+        *,
+        name: str,
+        location: Path,
     ) -> None:
         from cicjax.model.peft import write_peft
         from cicjax.training.adapters import PEFT_FACTS
 
         metadata = {key: str(facts[key]) for key in PEFT_FACTS if key in facts}
-        card = self._card(lora, facts, name=name)
+        card = self._card(lora, facts, name=name, location=location)
         write_peft(
             self.output_dir,
             adapter,
@@ -122,7 +142,7 @@ class Export:
                 "so the base is the merged model already"
             )
         dtype = str(huggingface.stored_dtype(location, config)) if self.dtype == "auto" else self.dtype
-        card = self._card(lora, facts, name=name, merged_dtype=dtype)
+        card = self._card(lora, facts, name=name, location=location, merged_dtype=dtype)
         huggingface.write_merged(
             self.output_dir, location, adapter=adapter, lora=lora, dtype=dtype, card=card
         )

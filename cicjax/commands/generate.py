@@ -40,7 +40,7 @@ class Generate(Together):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base."""
+    """A folder of a Qwen2, Qwen3 or Llama model, or a hub id; without one, the embedded base."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
@@ -50,6 +50,8 @@ class Generate(Together):
     """Longest completion."""
     temperature: float = 0.0
     """0 is greedy."""
+    top_p: float = 1.0
+    """Share of the probability that is drawn from, the likeliest tokens first; 1 is all."""
     num_samples: int = 1
     """Completions of each prompt, a line each, numbered by `sample`."""
     stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT ...")] = ()
@@ -63,9 +65,10 @@ class Generate(Together):
     finish_reason, one a line."""
 
     def run(self) -> None:
+        from cicjax.devices import hosts
         from cicjax.runs.metrics import in_chunks
         from cicjax.sampling.draw import row_keys
-        from cicjax.sampling.sampler import Sampler
+        from cicjax.sampling.sampler import Completion, Sampler
         from cicjax.training.policy import decoding, load_policy
 
         self._check()
@@ -77,23 +80,27 @@ class Generate(Together):
             policy.tokenizer,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
+            top_p=self.top_p,
             stop_strings=self.stop,
         )
         names = [f"prompt {record['id']}" for record, _ in asked]
         sampler.check_fit([ids for _, ids in asked], how, names=names)
         rows = [(prompt, sample) for prompt in range(len(asked)) for sample in range(self.num_samples)]
-        for _, chunk in in_chunks(rows, "generate"):
-            owners, samples = (list(numbers) for numbers in zip(*chunk, strict=True))
+
+        def drawn(_: int, part: Sequence[tuple[int, int]]) -> list[Completion]:
+            owners, samples = (list(numbers) for numbers in zip(*part, strict=True))
             first, last = owners[0], owners[-1]
-            completions = sampler.sample(
+            return sampler.sample(
                 [ids for _, ids in asked[first : last + 1]],
                 row_keys(self.seed, "generate", owners, samples),
                 how,
                 prompt_of_row=[owner - first for owner in owners],
                 decode=policy.tokenizer.decode,
             )
-            for (owner, sample), completion in zip(chunk, completions, strict=True):
-                self._print(asked[owner].record, sample, completion, policy.tokenizer)
+
+        for _, chunk in in_chunks(rows, "generate"):
+            for (owner, sample), completion in zip(chunk, hosts.share(chunk, drawn), strict=True):
+                self._print(asked[owner].record, sample, Completion(*completion), policy.tokenizer)
 
     def _check(self) -> None:
         from cicjax.runs import checks
@@ -101,6 +108,8 @@ class Generate(Together):
         checks.check_counts(self, "max_new_tokens", "num_samples")
         checks.check_finite(self, "temperature")
         checks.check_seed(self.seed)
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"--top_p is a share of the probability, above 0 and at most 1, not {self.top_p}")
         if self.num_samples > 1 and self.temperature == 0:
             raise BadInput("--num_samples draws the same greedy completion again; say --temperature too")
 

@@ -49,7 +49,7 @@ HABITS = {
         ("batch_size", "micro_batch_size"), "rows of an update are --per_device_train_batch_size"
     ),
     **dict.fromkeys(("lr",), "the rate is --learning_rate"),
-    **dict.fromkeys(("lora_dropout",), "adapters are trained without dropout; leave it out"),
+    **dict.fromkeys(("run_name",), "leave it out; a run is called as its --output_dir is"),
     **dict.fromkeys(("eval_strategy", "evaluation_strategy"), "say --eval_file, and --eval_steps N"),
     **dict.fromkeys(
         ("logging_steps", "logging_dir"), "leave it out; metrics.jsonl has every update of the run"

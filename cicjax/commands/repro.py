@@ -1,6 +1,8 @@
 """`cicjax repro`: the paper in one folder."""
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,8 @@ class Repro(Together, Flags):
 
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     """Several seeds in the place of one, each in RUN/seed-N as `--seed N` leaves it, and a report of all in
-    RUN."""
+    RUN. On a node with several chips they run beside one another, one a chip, and RUN/seed-N.log has what
+    each prints."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.yaml")] = None
     """Flags from a YAML or JSON file, below those of the command line; a run's config.json is one."""
 
@@ -35,12 +38,30 @@ class Repro(Together, Flags):
 
         repro = self._experiment()
         runs = repro.replicates(self, self.seeds) if self.seeds else [self]
-        self.join()
-        for run in runs:
-            repro.print_table(repro.reproduce(run))
-            hosts.once(lambda run=run: self._report([run.output_dir], None))
+        if not self._side_by_side(runs):
+            self.join()
+            for run in runs:
+                repro.print_table(repro.reproduce(run))
+                hosts.once(lambda run=run: self._report([run.output_dir], None))
         if self.seeds:
             hosts.once(lambda: self._report([run.output_dir for run in runs], self.output_dir))
+
+    def _side_by_side(self, runs: Sequence[Flags]) -> bool:
+        """Run the seeds beside one another, each on a chip of its own, where this node has several; say
+        whether that was so."""
+        from cicjax.devices import chips
+
+        told_of_others = (self.num_processes or 1) > 1 or self.coordinator_address is not None
+        there = [] if told_of_others or len(runs) < 2 else chips.alone()
+        if there:
+            command = [sys.executable, "-m", "cicjax", "repro", "--num_processes", "1"]
+            logs = [run.output_dir.with_suffix(".log") for run in runs]
+            jobs = [
+                chips.Job(f"seed {run.seed}", [*command, *_words(run)], log)
+                for run, log in zip(runs, logs, strict=True)
+            ]
+            chips.run(jobs, there)
+        return bool(there)
 
     def _report(self, folders: list[Path], output_dir: Path | None) -> None:
         from cicjax import report
@@ -82,3 +103,15 @@ class Repro(Together, Flags):
         if several:
             repro.print_contrasts(repro.over_seeds(runs, self.output_dir))
             self._report(folders, self.output_dir)
+
+
+def _words(flags: Flags) -> list[str]:
+    """The command line of these flags."""
+    words: list[str] = []
+    for each in fields(Flags):
+        value = getattr(flags, each.name)
+        if value is True:
+            words.append(f"--{each.name}")
+        elif value != each.default:
+            words += [f"--{each.name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words

@@ -31,7 +31,7 @@ class Score(Together):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base."""
+    """A folder of a Qwen2, Qwen3 or Llama model, or a hub id; without one, the embedded base."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """RUN/METHOD of an earlier run, or a peft folder."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
@@ -45,6 +45,7 @@ class Score(Together):
     def run(self) -> None:
         import jax
 
+        from cicjax.devices import hosts
         from cicjax.logs import native
         from cicjax.provenance import protocol
         from cicjax.runs.metrics import in_chunks
@@ -67,7 +68,7 @@ class Score(Together):
         records: list[dict[str, Any]] = []
         with jax.default_matmul_precision("highest"):
             for _, chunk in in_chunks(rows, "score"):
-                for record in _records(policy, chunk, shape):
+                for record in hosts.share(chunk, lambda _, part: list(_records(policy, part, shape))):
                     if self.json:
                         print(json.dumps(record), flush=True)
                     else:

@@ -10,6 +10,7 @@ import tyro
 from cicjax.commands.together import FLAGS, Together
 from cicjax.errors import BadInput, printable
 from cicjax.model.config import PROJECTIONS, projections
+from cicjax.runs.dashboards import Name
 
 if TYPE_CHECKING:
     from cicjax.training.learner import Trainer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 OUTSIDE_IDENTITY = (
     *("file", "eval_file", "model_name_or_path", "start_adapter", "output_dir", "save_steps"),
-    *("save_total_limit", "allow_other_environment"),
+    *("save_total_limit", "report_to", "allow_other_environment"),
 )
 
 
@@ -39,7 +40,7 @@ class Train(Together):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base."""
+    """A folder of a Qwen2, Qwen3 or Llama model, or a hub id; without one, the embedded base."""
     objective: Literal["interventional", "observational", "stream"] = "interventional"
     """stream lies between the two: --wrong and --correct say what the agent's judged turns weigh."""
     wrong: float = 0.0
@@ -93,6 +94,8 @@ class Train(Together):
     """Rank of the adapter."""
     lora_alpha: float = 32.0
     """The adapter's product is scaled by alpha / rank."""
+    lora_dropout: float = 0.0
+    """Share of its inputs that the adapter does not see in an update; which ones, --seed settles."""
     lora_target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = PROJECTIONS
     """Projections that get an adapter; all-linear is all of them, the default."""
     seed: int = 0
@@ -103,6 +106,9 @@ class Train(Together):
     """Updates between two checkpoints: the most that a kill can cost."""
     save_total_limit: int = 2
     """Checkpoints that are kept, the newest of them."""
+    report_to: Annotated[tuple[Name, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Pages that are told every update, as metrics.jsonl is: tensorboard, wandb; their libraries are yours to
+    install."""
     allow_other_environment: bool = False
     """Go on though versions, the kind of device or settings of the numerics are not those the run began
     with."""
@@ -113,7 +119,7 @@ class Train(Together):
         from cicjax.devices import hosts
         from cicjax.files.seal import write_json
         from cicjax.provenance import protocol
-        from cicjax.runs import environment
+        from cicjax.runs import dashboards, environment
         from cicjax.runs.folder import RunFolder
         from cicjax.training import own
 
@@ -131,24 +137,27 @@ class Train(Together):
         trainer = self._trainer(policy, len(rows))
         needed = own.beforehand(trainer, rows, weighting, policy.adapter)
         print(f"protocol: {policy.protocol} ({len(rows)} rows); {needed}", flush=True)
-        with RunFolder(self.output_dir, self._record(policy, rows), outside_identity=OUTSIDE_IDENTITY):
+        record = self._record(policy, rows)
+        with RunFolder(self.output_dir, record, outside_identity=OUTSIDE_IDENTITY):
             environment.settle(self.output_dir, allow_changes=self.allow_other_environment)
             self._say_if_finished()
-            results = own.train_rows(
-                trainer,
-                rows,
-                weighting,
-                start=policy.adapter,
-                held_out=held_out,
-                reduction=self.reduction,
-            )
+            with dashboards.opened(self.report_to, self.output_dir, config=record) as dashboard:
+                results = own.train_rows(
+                    replace(trainer, dashboard=dashboard),
+                    rows,
+                    weighting,
+                    start=policy.adapter,
+                    held_out=held_out,
+                    reduction=self.reduction,
+                )
             results = {"objective": self.objective, "targets": list(self.targets), **results}
             hosts.once(lambda: write_json(self.output_dir / "results.json", results))
         self._print(results)
 
     def _check(self) -> None:
-        from cicjax.runs import checks
+        from cicjax.runs import checks, dashboards
 
+        dashboards.check(self.report_to)
         checks.check_counts(
             self,
             "num_train_epochs",
@@ -165,6 +174,8 @@ class Train(Together):
         checks.check_finite(
             self, "learning_rate", "lora_alpha", "weight_decay", "max_grad_norm", "wrong", "correct"
         )
+        if not 0 <= self.lora_dropout < 1:
+            raise BadInput(f"--lora_dropout is a share, from 0 to 1, not {self.lora_dropout}")
         if self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps is 0 or more, not {self.warmup_steps}")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
@@ -229,6 +240,7 @@ class Train(Together):
             eval_steps=self.eval_steps,
             schedule=self.lr_scheduler_type,
             protocol=policy.protocol,
+            lora_dropout=self.lora_dropout,
         )
 
     def _record(self, policy: "LoadedPolicy", rows: "Rows") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cicjax.commands.together import Together
 from cicjax.errors import printable
 from cicjax.experiments.paper.flags import Flags
 from cicjax.methods import METHODS
@@ -14,7 +15,7 @@ _SECOND = tuple(method.name for method in METHODS if method.name not in ("base",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune:
+class Tune(Together):
     """Try every method at every rate on the development questions of seeds of their own, and write the best
     rates to a file that `cicjax repro --rates` reads; the same command, repeated, resumes.
 
@@ -32,7 +33,7 @@ class Tune:
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base."""
+    """A folder of a Qwen2, Qwen3 or Llama model, or a hub id; without one, the embedded base."""
     scale: Literal["paper", "small", "smoke"] = "paper"
     """As in `cicjax repro`."""
     task: Annotated[str, tyro.conf.arg(metavar="stem|MODULE:ATTRIBUTE")] = "stem"
@@ -66,6 +67,7 @@ class Tune:
     def run(self) -> None:
         from cicjax.experiments.paper import tuning
 
+        self.join()
         shared = (
             *("output_dir", "model_name_or_path", "scale", "task", "methods", "arms", "learning_rate"),
             *("second_stage_epochs", "batches", "attempts_per_problem", "dtype", "save_steps"),

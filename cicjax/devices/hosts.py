@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from cicjax import errors, signals
 from cicjax.errors import BadInput, CicjaxError, OutOfResources
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 DEADLINE = 120  # seconds
 TPU_PORT = 8476  # jax's own, 8482, is not open between the hosts of a TPU slice
 # What is in messages of the collectives, the coordination service and its barriers.
@@ -68,7 +70,7 @@ def join(
         return
     import jax
 
-    if not os.environ.get("JAX_COORDINATOR_PORT") and _on_tpu():
+    if not os.environ.get("JAX_COORDINATOR_PORT") and on_tpu():
         os.environ["JAX_COORDINATOR_PORT"] = str(TPU_PORT)
     # Its handler would take SIGTERM away from `signals`; `check` below agrees on when to stop.
     jax.config.update("jax_enable_preemption_service", False)
@@ -104,12 +106,23 @@ def _settle(count: int, number: int) -> None:
     _count, _number = count, number
     if several():
         signals.leave_to_others()
-        if not first():
-            sys.stdout.flush()
+        sys.stdout.flush()
+        if first():
+            _keep_standard_output()
+        else:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _on_tpu() -> bool:
+def _keep_standard_output() -> None:
+    """Let what libraries print of hosts, as Gloo does, go to standard error: results may be JSON lines."""
+    before, own = sys.stdout, os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(  # noqa: SIM115
+        own, "w", encoding=before.encoding, errors=before.errors, buffering=1 if before.isatty() else -1
+    )
+
+
+def on_tpu() -> bool:
     """Whether this machine has TPU chips and jax is to use them."""
     there = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
     wanted = "tpu" in os.environ.get("JAX_PLATFORMS", "tpu")
@@ -119,7 +132,7 @@ def _on_tpu() -> bool:
 def _others_are_likely() -> bool:
     environment = os.environ
     slurm = "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
-    return slurm or "JAX_COORDINATOR_ADDRESS" in environment or _on_tpu()
+    return slurm or "JAX_COORDINATOR_ADDRESS" in environment or on_tpu()
 
 
 def _visible() -> list[int] | None:
@@ -223,6 +236,31 @@ def largest(value: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def share(items: Sequence[Item], work: Callable[[int, Sequence[Item]], Sequence[Made]]) -> list[Made]:
+    """What `work(first, part)` makes of every part of the items, in their order and on every host: each host
+    does one part, of which `first` is the number of the first item. What is made is JSON or NumPy's numbers;
+    between hosts tuples become lists."""
+    if not several():
+        return list(work(0, items)) if items else []
+    size = -(-len(items) // count())
+    first = min(number() * size, len(items))
+    part = items[first : first + size]
+    made = json.dumps(list(work(first, part)) if part else [], default=lambda value: value.item()).encode()
+    return [each for content in _gathered(made) for each in json.loads(content)]
+
+
+def _gathered(content: bytes) -> list[bytes]:
+    """Every host's bytes, in order."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(content)))).reshape(-1)
+    padded = np.zeros(1 << int(sizes.max() - 1).bit_length(), np.uint8)
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [row[:size].tobytes() for row, size in zip(rows, sizes.tolist(), strict=True)]
 
 
 def soon(seen: Callable[[], bool], *, seconds: float = 30.0) -> bool:

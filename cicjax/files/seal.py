@@ -23,6 +23,9 @@ from cicjax.files import strict, whole
 
 NAME = "seal.json"
 ANEW = "restore it from a copy, or begin anew in another folder"
+AGAIN = "restore it from a copy, or repeat the command that made it"
+# What no repeated command can make again.
+ONCE = ("config.json", "environment.json", "metrics.jsonl")
 Record = dict[str, Any]
 
 # The word by which this process wrote itself into the seal of each folder that it holds.
@@ -148,14 +151,14 @@ def read_bytes(path: Path) -> bytes:
         except FileNotFoundError:
             if record is None or root is None or _name(path, root) not in record["files"]:
                 raise
-            raise Corrupted(f"{path}: missing; restore it from a copy, or repeat the run's command") from None
+            raise Corrupted(f"{path}: missing; {ANEW if _name(path, root) in ONCE else AGAIN}") from None
         if record is None or root is None:
             return content
         fault = _fault(record, _name(path, root), content)
         if not fault:
             return content
         if read(root) == record:  # no writer has been at work in between
-            raise Corrupted(f"{path}: {fault}; {whole.REMEDY}")
+            raise Corrupted(f"{path}: {fault}; {remedy(path)}")
 
 
 def read_json(path: Path) -> Any:
@@ -163,7 +166,7 @@ def read_json(path: Path) -> Any:
     try:
         return strict.load(read_bytes(path))
     except BadInput as error:
-        raise Corrupted(f"{path}: not the JSON that was written ({error}); {whole.REMEDY}") from None
+        raise Corrupted(f"{path}: not the JSON that was written ({error}); {remedy(path)}") from None
 
 
 def read_object(path: Path) -> Record:
@@ -186,7 +189,13 @@ def read_jsonl(path: Path) -> list[Record]:
     try:
         return whole.parse_json_lines(content)
     except ValueError as error:
-        raise Corrupted(f"{path}: {error}; {whole.REMEDY}") from error
+        raise Corrupted(f"{path}: {error}; {remedy(path)}") from error
+
+
+def remedy(path: Path) -> str:
+    """The way out where a file is damaged."""
+    root = root_of(path)
+    return ANEW if root is not None and _name(path, root) in ONCE else whole.REMEDY
 
 
 def check(path: Path) -> None:

@@ -25,7 +25,7 @@ from cicjax.files import strict
 
 # How the name of a file, and of a folder outside of runs, ends while it is being made.
 TEMPORARY, PARTIAL = ".cicjax-tmp", ".partial"
-REMEDY = "delete it and repeat the command to make it again"
+REMEDY = "delete it and repeat the command that made it"
 
 
 def private_folder(path: Path) -> Path:
@@ -93,14 +93,15 @@ def sweep_beside(path: Path) -> None:
                     os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, whole or not at all, for its owner alone (0o600); folders above it are made.
+def write_bytes(path: Path, content: bytes, *, private: bool = True) -> None:
+    """Put `content` at `path`, whole or not at all, for its owner alone (0o600) where `private`, else as the
+    umask has it; folders above it are made, private ones.
 
     Raises OutOfResources when the disk is full.
     """
     private_folder(path.parent)
     check_space(path, len(content))
-    with replacing(path, mode=0o600) as file:
+    with replacing(path, mode=0o600 if private else 0o666) as file:
         file.write(content)
 
 
@@ -174,9 +175,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, private: bool = True) -> None:
     """`write_bytes` of UTF-8 text."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), private=private)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,14 +2,17 @@
 left out."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from cicjax import methods
+import cicjax
+from cicjax import assets, methods
 from cicjax.files.hub import HUB_ID
 from cicjax.files.seal import read_object
 from cicjax.model.config import LoRAConfig
+from cicjax.model.storage import CARD
 from cicjax.provenance import render
 from cicjax.training.adapters import run_config
 
@@ -19,6 +22,10 @@ BETWEEN = (
 )
 T = TypeVar("T")
 Facts = Iterator[tuple[str, str]]
+FRONT, LICENCE = (
+    re.compile(r"---\s*\n(.*?)\n---", re.S),
+    re.compile(r"^license:\s*\"?([\w.-]+)\"?\s*$", re.M | re.A),
+)
 
 
 def model_card(
@@ -27,22 +34,39 @@ def model_card(
     known: Mapping[str, Any],
     lora: LoRAConfig,
     base_name: str,
+    name: str,
+    licence: str | None = None,
     merged_dtype: str | None = None,
 ) -> str:
-    """README.md for the adapter in `folder`; `known` is what `load_adapter` says of it, `merged_dtype` how it
-    is stored if merged."""
+    """README.md for the adapter in `folder`, which is published under `name`; `known` is what `load_adapter`
+    says of it, `licence` an SPDX id as hubs write it, `merged_dtype` how it is stored if merged."""
     run = _run(Path(folder), known)
     facts = list(_base_and_adapter(run, base_name, lora, merged_dtype))
     for known_facts in (_training(run), _budget(run), _authors(run)):
         facts += _if_known(known_facts)
     lines = [
-        *_front_matter(base_name, "merged" if merged_dtype else "peft"),
+        *_front_matter(base_name, "merged" if merged_dtype else "peft", licence),
         f"# {_title(run, base_name, merged_dtype)}",
         "",
     ]
     lines += [f"- {name}: {value}" for name, value in facts]
+    lines += _usage(run, name=name, base_name=None if merged_dtype else base_name)
     lines += [*_if_known(_accuracies(run)), *_if_known(_held_out(run)), *_prompt(run)]
     return "\n".join(lines) + "\n"
+
+
+def licence_of(base_folder: Path) -> str | None:
+    """The licence that a base's own card says in its first lines; that of the package for what ships with
+    it."""
+    if base_folder.resolve() == assets.default_model_folder().resolve():
+        return "apache-2.0"
+    try:
+        with (base_folder / CARD).open(encoding="utf-8") as file:
+            front = FRONT.match(file.read(1 << 16))
+    except (OSError, UnicodeDecodeError):
+        return None
+    said = LICENCE.search(front[1]) if front else None
+    return said[1] if said else None
 
 
 class _Run(NamedTuple):
@@ -62,6 +86,11 @@ class _Run(NamedTuple):
     def paper(self) -> bool:
         """Whether this is a method of `cicjax repro` rather than a training on anyone's transcripts."""
         return "scale" in self.config
+
+    @property
+    def protocol(self) -> str | None:
+        """What prompts are rendered in, where it is known."""
+        return "plain" if self.paper else self.known.get("protocol")
 
     @property
     def objective(self) -> str:
@@ -86,9 +115,9 @@ def _if_known(facts: Iterator[T]) -> list[T]:
         return []
 
 
-def _front_matter(base_name: str, form: Literal["peft", "merged"]) -> list[str]:
+def _front_matter(base_name: str, form: Literal["peft", "merged"], licence: str | None) -> list[str]:
     """What a hub reads; JSON strings are YAML strings."""
-    lines = ["---"]
+    lines = ["---", *([] if licence is None else [f"license: {json.dumps(licence)}"])]
     if HUB_ID.fullmatch(base_name) and not Path(base_name).exists():
         lines += [
             f"base_model: {json.dumps(base_name)}",
@@ -113,6 +142,7 @@ def _base_and_adapter(run: _Run, base_name: str, lora: LoRAConfig, merged_dtype:
         yield "SHA-256 of the base's configuration and weights", _code(run.known["base_fingerprint"])
     yield "adapter", f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)}"
     yield "stored", f"merged in float32, then {merged_dtype}" if merged_dtype else "float32"
+    yield "written by", f"cicjax {cicjax.__version__}"
 
 
 def _training(run: _Run) -> Facts:
@@ -122,8 +152,8 @@ def _training(run: _Run) -> Facts:
     targets = ", ".join(methods.named(objective).targets) if run.paper else _targets(config)
     if targets:
         yield "targets", targets
-    if "protocol" in run.known:
-        yield "protocol", _code(run.known["protocol"])
+    if run.protocol is not None:
+        yield "protocol", _code(run.protocol)
     if "file" in config:
         yield (
             "transcripts",
@@ -243,8 +273,32 @@ def _held_out(run: _Run) -> Iterator[str]:
         yield f"| {_code(author)} | {before['tokens']:,} | {nats} |"
 
 
+def _usage(run: _Run, *, name: str, base_name: str | None) -> Iterator[str]:
+    """A completion in Python, by transformers and for an adapter beside its base by peft."""
+    kind = "AutoModelForCausalLM" if base_name is None else "AutoPeftModelForCausalLM"
+    needed = {"transformers": ["AutoTokenizer"]}
+    needed.setdefault("transformers" if base_name is None else "peft", []).append(kind)
+    yield from ["", "## Usage", "", "```python"]
+    yield from (
+        f"from {library} import {', '.join(sorted(names))}" for library, names in sorted(needed.items())
+    )
+    yield ""
+    yield f"model = {kind}.from_pretrained({json.dumps(name)})"
+    yield f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(base_name or name)})"
+    if run.protocol == "plain":
+        text = render.PROMPT.format(question="What is 2+2?")
+        yield f'prompt = tokenizer({json.dumps(text)}, return_tensors="pt")'
+    else:
+        yield 'messages = [{"role": "user", "content": "What is 2+2?"}]'
+        yield "prompt = tokenizer.apply_chat_template("
+        yield '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"'
+        yield ")"
+    yield 'completion = model.generate(**prompt, max_new_tokens=256)[0, prompt["input_ids"].shape[1] :]'
+    yield from ["print(tokenizer.decode(completion, skip_special_tokens=True))", "```"]
+
+
 def _prompt(run: _Run) -> Iterator[str]:
-    if run.known.get("protocol") == "plain" or run.paper:
+    if run.protocol == "plain":
         yield from [
             "",
             "## Prompt",

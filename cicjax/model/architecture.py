@@ -1,32 +1,33 @@
-"""config.json of the Qwen2 architecture: read with suspicion into a `Qwen2Config`, and written for every
+"""config.json of Qwen2, Qwen3 and Llama: read with suspicion into a `Qwen2Config`, and written for every
 version of transformers.
 
 Tensors are left to `huggingface`.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from cicjax.errors import shorten
-from cicjax.model.config import Qwen2Config
+from cicjax.model.config import FAMILIES, LLAMA, QWEN2, QWEN3, Family, Qwen2Config
 from cicjax.model.storage import Fields
 
-ARCHITECTURE = "Qwen2ForCausalLM"
 MOST_THETA = 1e12  # published models go to 1e7
 
 
 def parse_config(fields: Fields) -> Qwen2Config:
     """The architecture that the fields of a config.json describe, in the spelling of transformers 4 or 5.
 
-    Raises BadInput for any other than Qwen2, and for sizes that do not fit together.
+    Raises BadInput for any other than those of FAMILIES, and for sizes that do not fit together.
     """
+    family = _family(fields)
     _refuse_unsupported(fields)
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     key_value_heads = fields.count("num_key_value_heads", default=heads)
-    head_dim = fields.count("head_dim", default=hidden // heads)
-    if heads % key_value_heads or head_dim % 2 or (fields.get("head_dim") is None and hidden % heads):
+    # What transformers takes where config.json has none.
+    head_dim = fields.count("head_dim", default=128 if family == QWEN3 else hidden // heads)
+    parted = family != QWEN3 and fields.get("head_dim") is None
+    if heads % key_value_heads or head_dim % 2 or (parted and hidden % heads):
         raise fields.refusal(
             f"{heads} query heads, {key_value_heads} key-value heads and a hidden size of "
             f"{hidden} do not fit together"
@@ -46,20 +47,31 @@ def parse_config(fields: Fields) -> Qwen2Config:
         rope_theta=_rope_theta(fields),
         tie_word_embeddings=tied,
         max_position_embeddings=fields.count("max_position_embeddings", default=32_768),
+        family=family,
+    )
+
+
+def _family(fields: Fields) -> Family:
+    model_type, names = fields.get("model_type"), fields.get("architectures")
+    for family in FAMILIES:
+        if model_type == family.model_type and (
+            names is None or (isinstance(names, list) and family.architecture in names)
+        ):
+            return family
+    known = [family.architecture for family in FAMILIES]
+    named = isinstance(names, list) and names and names[0] not in known
+    raise fields.refusal(
+        f"architecture {shorten(names[0] if named else model_type)} is not supported; give a model of "
+        f"{', '.join(known[:-1])} or {known[-1]}"
     )
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    model_type, names = fields.get("model_type"), fields.get("architectures", [ARCHITECTURE])
-    if model_type != "qwen2" or not isinstance(names, list) or ARCHITECTURE not in names:
-        found = shorten(
-            names[0] if isinstance(names, list) and names and names[0] != ARCHITECTURE else model_type
-        )
-        raise fields.refusal(f"architecture {found} is not supported; give a model of {ARCHITECTURE}")
     if fields.get("hidden_act", "silu") != "silu":
-        raise fields.refusal(
-            f"hidden_act {shorten(fields.get('hidden_act'))} is not supported; Qwen2 has silu"
-        )
+        raise fields.refusal(f"hidden_act {shorten(fields.get('hidden_act'))} is not supported; give silu")
+    for name in ("attention_bias", "mlp_bias"):
+        if fields.get(name, False) is not False:
+            raise fields.refusal(f"{name} is not supported; give a model without it")
     if fields.get("quantization_config") is not None:
         raise fields.refusal("quantized weights are not supported; give the model in bfloat16 or float32")
     # transformers 5 writes the kind of every layer, transformers 4 one switch.
@@ -88,12 +100,15 @@ def _rope_theta(fields: Fields) -> float:
 def config_json(config: Qwen2Config, *, dtype: np.dtype) -> dict[str, Any]:
     """The fields of config.json for a model whose tensors are stored in `dtype`."""
     # The older spelling of dtype and rope_theta is the one that every version of transformers reads.
+    family = config.family
+    own = {} if family == QWEN2 else {"attention_bias": False}
+    own |= {"mlp_bias": False} if family == LLAMA else {"use_sliding_window": False}
     return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "qwen2",
-        **asdict(config),
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **config.sizes(),
         "hidden_act": "silu",
         "attention_dropout": 0.0,
-        "use_sliding_window": False,
+        **own,
         "torch_dtype": dtype.name,
     }

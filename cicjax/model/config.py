@@ -1,15 +1,31 @@
-"""The shape of a Qwen2 model: the fields of a Hugging Face config.json that the architecture needs, and no
-others. And the type of the trees that hold a model's arrays."""
+"""The shape of a model of the Qwen2 family and its relatives: the fields of a Hugging Face config.json that
+the decoder needs, and no others. And the type of the trees that hold a model's arrays."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 Tree = dict[str, Any]  # nested dictionaries of arrays: a base or an adapter, or one layer of either
 
 
+class Family(NamedTuple):
+    """What a decoder is called in config.json, and wherein it differs from its relatives: whether queries,
+    keys and values have a bias, whether each head of queries and keys is normed before it is rotated."""
+
+    architecture: str
+    model_type: str
+    qkv_bias: bool = False
+    head_norms: bool = False
+
+
+QWEN2 = Family("Qwen2ForCausalLM", "qwen2", qkv_bias=True)
+QWEN3 = Family("Qwen3ForCausalLM", "qwen3", head_norms=True)
+LLAMA = Family("LlamaForCausalLM", "llama")
+FAMILIES = (QWEN2, QWEN3, LLAMA)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Qwen2Config:
-    """Sizes of a Qwen2 decoder.
+    """Sizes of a Qwen2 decoder, or of a relative.
 
     Letters in shape annotations: L layers, D model, N query and K key-value heads of H, F feed-forward, V
     vocabulary.
@@ -26,6 +42,11 @@ class Qwen2Config:
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 32_768
+    family: Family = QWEN2
+
+    def sizes(self) -> dict[str, Any]:
+        """The fields that every family has, by their names in config.json."""
+        return {name: value for name, value in asdict(self).items() if name != "family"}
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -50,6 +50,7 @@ def activation_bytes(
     and every input of a norm in float32, of the others their input alone."""
     d, f = config.hidden_size, config.intermediate_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    layer = 4 * 4 * d + itemsize * (2 * d + 3 * queries + 2 * keys + 3 * f)
+    norms = 4 * d + (queries + keys if config.family.head_norms else 0)
+    layer = 4 * norms + itemsize * (2 * d + 3 * queries + 2 * keys + 3 * f)
     kept = config.num_hidden_layers if kept_layers is None else kept_layers
     return tokens * (kept * layer + (config.num_hidden_layers - kept) * 4 * d)

@@ -1,4 +1,4 @@
-"""Hugging Face folders of the Qwen2 architecture: config.json and safetensors in, as one stacked tree of
+"""Hugging Face folders of Qwen2, Qwen3 and Llama: config.json and safetensors in, as one stacked tree of
 arrays, and out again.
 
 Every name, shape and dtype is checked before memory is taken; how files are read and folders appear is
@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,8 @@ from jax.typing import DTypeLike
 from cicjax.errors import BadInput, shorten
 from cicjax.files import hub
 from cicjax.files.whole import file_digest
-from cicjax.model.architecture import ARCHITECTURE, config_json, parse_config
-from cicjax.model.config import LoRAConfig, Qwen2Config
+from cicjax.model.architecture import config_json, parse_config
+from cicjax.model.config import QWEN2, LoRAConfig, Qwen2Config
 from cicjax.model.lora import merge_adapter, projection_shapes
 from cicjax.model.storage import (
     CARD,
@@ -61,7 +60,7 @@ FLOATS = {"BF16": jnp.dtype(jnp.bfloat16), "F16": jnp.dtype(jnp.float16), "F32":
 def resolve(path_or_hub_id: str | Path) -> Path:
     """The folder itself, or the local copy of a hub id's config, tokenizer and safetensors. Raises BadInput
     where neither is to be had."""
-    files = (CONFIG, INDEX, "model*.safetensors", *TOKENIZER_FILES)
+    files = (CONFIG, INDEX, CARD, "model*.safetensors", *TOKENIZER_FILES)
     return hub.resolve(path_or_hub_id, files, wanted=f"{CONFIG} and {WEIGHTS}")
 
 
@@ -78,7 +77,7 @@ def load_base(path_or_hub_id: str | Path, dtype: DTypeLike) -> tuple[Qwen2Config
 
 def read_config(folder: str | Path) -> Qwen2Config:
     """The architecture that config.json describes, in the spelling of transformers 4 or 5. Raises BadInput
-    for any other than Qwen2."""
+    for an architecture that is none of those."""
     folder = Path(folder)
     path = folder / CONFIG
     if not path.is_file():
@@ -119,10 +118,13 @@ def _leaves(config: Qwen2Config) -> list[_Leaf]:
         leaves.append(_Leaf(("lm_head", "embedding"), "lm_head.weight", (v, d)))
     for norm in ("input_layernorm", "post_attention_layernorm"):
         leaves.append(_Leaf(("layers", norm, "scale"), f"model.layers.{{}}.{norm}.weight", (d,)))
+    for norm in ("q_norm", "k_norm") if config.family.head_norms else ():
+        path, name = ("layers", "self_attn", norm, "scale"), f"model.layers.{{}}.self_attn.{norm}.weight"
+        leaves.append(_Leaf(path, name, (config.head_dim,)))
     for name, (module, inputs, outputs) in projection_shapes(config).items():
         prefix = f"model.layers.{{}}.{module}.{name}"
         leaves.append(_Leaf(("layers", module, name, "kernel"), f"{prefix}.weight", (inputs, outputs)))
-        if name in ("q_proj", "k_proj", "v_proj"):
+        if config.family.qkv_bias and name in ("q_proj", "k_proj", "v_proj"):
             leaves.append(_Leaf(("layers", module, name, "bias"), f"{prefix}.bias", (outputs,)))
     return leaves
 
@@ -181,7 +183,7 @@ def _check_tensors(folder: Path, config: Qwen2Config, tensors: Mapping[str, Stor
         if not _ignorable(name, config, tensors):
             raise BadInput(
                 f"{tensors[name].file}: tensor {shorten(name)} has no place in "
-                f"{ARCHITECTURE}; give a model without it"
+                f"{config.family.architecture}; give a model without it"
             )
 
 
@@ -260,7 +262,10 @@ def fingerprint(base_folder: str | Path) -> str:
     Raises BadInput where there is no such model.
     """
     folder = resolve(base_folder)
-    digest = hashlib.sha256(json.dumps(asdict(read_config(folder)), sort_keys=True).encode())
+    config = read_config(folder)
+    # What the digest of a Qwen2 is made of stays: adapters name their base by it.
+    meant = config.sizes() | ({} if config.family == QWEN2 else {"model_type": config.family.model_type})
+    digest = hashlib.sha256(json.dumps(meant, sort_keys=True).encode())
     for file in weight_files(folder):
         with reading(file):
             facts = file.stat()

@@ -6,6 +6,7 @@ either. The function that a base means is the same in every layout.
 
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -88,19 +89,22 @@ def run_layers(
     base_layers: Layers,
     adapter_layers: Tree | None,
     *rest: Any,
+    each: Any = None,
     twice: bool = False,
 ) -> Array:
-    """x through layer(x, base layer, adapter layer, *rest) for all of them: one scan over stacked layers,
-    whose body returns x alone, or a loop over layers that are apart. `twice` keeps nothing of a layer but its
-    x, and runs it once more in the backward pass; `rest` then has no gradient."""
+    """x through layer(x, base layer, adapter layer, its own, *rest) for all of them: one scan over stacked
+    layers, whose body returns x alone, or a loop over layers that are apart. What is a layer's own lies along
+    the first axis of the leaves of `each`. `twice` keeps nothing of a layer but its x, and runs it once more
+    in the backward pass; `each` and `rest` then have no gradient."""
     if isinstance(base_layers, tuple):
         layer = _rematerialised(layer) if twice else layer
         adapters = apart(adapter_layers, len(base_layers))
-        for base_layer, adapter_layer in zip(base_layers, adapters, strict=True):
-            x = layer(x, base_layer, adapter_layer, *rest)
+        for number, pair in enumerate(zip(base_layers, adapters, strict=True)):
+            x = layer(x, *pair, jax.tree.map(itemgetter(number), each), *rest)
         return x
     layer = jax.checkpoint(layer) if twice else layer
-    return jax.lax.scan(lambda x, pair: (layer(x, *pair, *rest), None), x, (base_layers, adapter_layers))[0]
+    layers = (base_layers, adapter_layers, each)
+    return jax.lax.scan(lambda x, of_layer: (layer(x, *of_layer, *rest), None), x, layers)[0]
 
 
 def _rematerialised(layer: Callable[..., Array]) -> Callable[..., Array]:

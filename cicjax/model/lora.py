@@ -5,15 +5,17 @@ trainable adapter.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, UInt32
 
 from cicjax.devices.kind import Kind
+from cicjax.devices.process import GENERATOR
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
 from cicjax.model.ops import Kernel, dtype_of, linear, matrix_of, on_last_axis, product
 
@@ -58,15 +60,42 @@ class LoRALinear(nnx.Module):
         return dtype_of(self.kernel.get_value())
 
 
+class Dropout(NamedTuple):
+    """What of its inputs an adapter does not see in training: in each line a share of the entries, drawn by
+    the line's key; what is left is divided by 1 - share. The base sees all of them."""
+
+    share: Float[Any, "B"]
+    keys: UInt32[Any, "B 2"]
+
+    def of(self, number: Any) -> "Dropout":
+        """The dropout of one of several places: other entries, the same share."""
+        return self._replace(
+            keys=jax.vmap(lambda key: _data(jax.random.fold_in(_key(key), number)))(self.keys)
+        )
+
+    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B T I"]:
+        def line(share: Array, key: Array, x: Array) -> Array:
+            seen = jax.random.bernoulli(_key(key), 1 - share, x.shape)
+            return jnp.where(seen, x / (1 - share), 0.0).astype(x.dtype)
+
+        return jax.vmap(line)(self.share, self.keys, x)
+
+
+_key, _data = partial(jax.random.wrap_key_data, impl=GENERATOR), jax.random.key_data
+
+
 def down_together(
-    x: Float[Array, "*B I"], projections: Sequence[LoRALinear], kind: Kind
-) -> list[Float[Array, "*B R"] | None]:
-    """x A of each projection of one input, as one product where the kind of device wants that. None for those
-    that no adapter targets, and where each projection is to make its own."""
+    x: Float[Array, "B T I"], projections: Sequence[LoRALinear], kind: Kind, dropout: Dropout | None = None
+) -> list[Float[Array, "B T R"] | None]:
+    """x A of each projection of one input, as one product where the kind of device wants that, and of what
+    `dropout` leaves of x. None for those that no adapter targets, and where each projection is to make its
+    own."""
     factors = [each.lora_a[...] if each.lora_a is not None else None for each in projections]
     present = [factor for factor in factors if factor is not None]
-    if len(present) < 2 or not kind.low_rank_together:
+    together = dropout is not None or (len(present) > 1 and kind.low_rank_together)
+    if not present or not together:
         return [None] * len(projections)
+    x = x if dropout is None else dropout(x)
     low = linear(x, jnp.concatenate(present, axis=-1), projections[0].dtype)
     parts = iter(jnp.split(low, np.cumsum([factor.shape[-1] for factor in present])[:-1], axis=-1))
     return [None if factor is None else next(parts) for factor in factors]

@@ -26,6 +26,7 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     One run without `output`: RUN/report.html and RUN/figures/. Otherwise OUTPUT and, beside it, a folder of
     OUTPUT's name, less its ending, with "-figures". Runs of `cicjax train` and an agent's home make pages of
     their own kind.
+    Pages are as the umask has them; a run's folder is its owner's.
     """
     named = [Path(folder) for folder in folders]
     if any(map(homes.is_home, named)):
@@ -33,7 +34,7 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     if any(map(trainings.is_training, named)):
         compared = trainings.read_trainings(named)
         target, _ = _places(named, output)
-        write_text(target, trainings.render(compared))
+        write_text(target, trainings.render(compared), private=False)
         return target
     parts = _parts({probed.experiment_of(folder) for folder in named})
     if parts is None:
@@ -48,8 +49,8 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
         content = _probed_page(parts, others, drawings)
     drawings = [*drawings, *theory.drawings()]
     for drawing in drawings:
-        write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg)
-    write_text(target, content)
+        write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg, private=False)
+    write_text(target, content, private=False)
     return target
 
 
@@ -61,8 +62,8 @@ def _write_home(folders: Sequence[Path], output: str | Path | None) -> Path:
     living = homes.read_home(folders[0])
     drawings = homes.draw(living)
     for drawing in drawings:
-        write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg)
-    write_text(target, homes.render(living, drawings))
+        write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg, private=False)
+    write_text(target, homes.render(living, drawings), private=False)
     return target
 
 

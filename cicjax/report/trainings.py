@@ -22,7 +22,10 @@ from cicjax.views.html import Html, bullets, join, page, table, tag
 TITLE = "Trainings compared"
 COLOURS = ("#1f6fb2", "#b5473c", "#2f8f6b", "#a06ab4", "#c98a1b", "#56b0e0", "#6b7480", "#d06f9b")
 # Where a run lies and how often it saves say nothing of what came out.
-UNTOLD = ("output_dir", "save_steps", "save_total_limit", "eval_steps", "allow_other_environment", "resolved")
+UNTOLD = (
+    *("output_dir", "save_steps", "save_total_limit", "eval_steps", "report_to"),
+    *("allow_other_environment", "resolved"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,11 @@ from typing import Any, Self, TypeVar
 from cicjax.devices import hosts
 from cicjax.errors import BadInput, Corrupted, Locked, printable, shorten
 from cicjax.files import numbered, seal, strict
-from cicjax.files.whole import REMEDY, TEMPORARY, json_lines, parse_json_lines, private_folder, write_bytes
+from cicjax.files.whole import TEMPORARY, json_lines, parse_json_lines, private_folder, write_bytes
 
 Chunk = TypeVar("Chunk")
 Row = dict[str, Any]
 CONFIG, LOCK = "config.json", "lock"
-# What no repeated command can make again.
-ONCE = (CONFIG, "environment.json", "metrics.jsonl")
 
 
 class RunFolder:
@@ -243,8 +241,8 @@ def _is_new(path: Path) -> bool:
 def _check_sealed(path: Path) -> None:
     for name, fault in seal.faults(path):
         if fault != "missing":
-            raise Corrupted(f"{path / name}: {fault}; {seal.ANEW if name in ONCE else REMEDY}")
-        if name in ONCE:
+            raise Corrupted(f"{path / name}: {fault}; {seal.remedy(path / name)}")
+        if name in seal.ONCE:
             raise Corrupted(f"{path / name}: missing; {seal.ANEW}")
         print(printable(f"{path / name}: missing, and is made again"), file=sys.stderr)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO, TypeVar
 
-from cicjax import signals
 from cicjax.devices import hosts
 from cicjax.errors import Corrupted
 from cicjax.files import seal
@@ -163,14 +162,14 @@ def bar(description: str, *, stream: TextIO | None = None, every: float = 10.0) 
 def in_chunks(
     rows: Sequence[Item], description: str, *, size: int = ROWS_PER_CHUNK
 ) -> Iterator[tuple[int, Sequence[Item]]]:
-    """(number of its first row, rows) of each chunk of at most `size` rows, under a `bar` that counts
-    rows."""
+    """(number of its first row, rows) of each chunk of at most `size` rows, under a `bar` that counts rows.
+    Hosts take the same chunks."""
     with bar(description) as report:
         report(0, len(rows))
         for first in range(0, len(rows), size):
             chunk = rows[first : first + size]
             yield first, chunk
-            signals.check()
+            hosts.check()
             report(first + len(chunk), len(rows))
 
 

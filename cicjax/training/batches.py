@@ -9,7 +9,7 @@ in Qwen2.5.
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
@@ -17,6 +17,9 @@ from jaxtyping import Bool, Float32, Int8, Int32
 from cicjax.devices.kind import Kind
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
+
+if TYPE_CHECKING:
+    from cicjax.model.lora import Dropout
 
 SHORTEST = 192  # tokens of a line
 
@@ -65,6 +68,7 @@ class Batch(NamedTuple):
     indices: Int32[Any, "B T"]
     used: Int32[Any, ""]
     extras: dict[str, Float32[Any, "B T"]]
+    dropout: "Dropout | None" = None  # what the adapter does not see, in training alone
 
 
 class Place(NamedTuple):

@@ -20,6 +20,7 @@ from cicjax.errors import Corrupted, printable, shorten
 from cicjax.files.seal import read_json
 from cicjax.model import qwen2
 from cicjax.provenance.tokenizer import Tokenizer
+from cicjax.runs.dashboards import Dashboard
 from cicjax.runs.metrics import MetricsLog
 from cicjax.signals import Stopped
 from cicjax.training import checkpoints, steps
@@ -35,7 +36,8 @@ BUDGET = "budget.json"
 class Trainer:
     """Everything about a training that is neither its rows nor what they weigh. `folder` is the run's; the
     seed settles the order of rows; with `live_rows` rows without loss are left out before updates are cut.
-    `protocol` is the one that the rows are rendered in, where they are.
+    `protocol` is the one that the rows are rendered in, where they are. `lora_dropout` is the share of its
+    inputs that the adapter does not see in an update; `dashboard` is told what metrics.jsonl is told.
     `eval_steps` is how often whoever watches is asked, None for never."""
 
     folder: Path
@@ -54,6 +56,8 @@ class Trainer:
     eval_steps: int | None = None
     schedule: steps.Schedule = "linear"
     protocol: str | None = None
+    lora_dropout: float = 0.0
+    dashboard: Dashboard | None = None
 
 
 def finished_adapter(directory: Path) -> qwen2.Tree | None:
@@ -136,6 +140,8 @@ class Learner:
             shape=shape,
             optimization=trainer.optimization,
             loss=loss,
+            dropout=trainer.lora_dropout,
+            seed=trainer.seed,
             pause=pause,
         )
         self.step += 1
@@ -189,7 +195,10 @@ class Learner:
 
     def _record(self, dispatched: Dispatched, facts: Mapping[str, Any]) -> None:
         self.progress = progress = dispatched.read(self._total)
-        self._log.write(progress.update, metrics_of(progress) | dict(facts))
+        values = metrics_of(progress) | dict(facts)
+        self._log.write(progress.update, values)
+        if self._trainer.dashboard is not None:
+            self._trainer.dashboard(progress.update, values)
         if progress.live_rows:  # an update without targets says nothing either way
             self._nonfinite_in_a_row = 0 if progress.applied else self._nonfinite_in_a_row + 1
         if self._nonfinite_in_a_row >= MAX_NONFINITE:

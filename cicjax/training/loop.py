@@ -13,8 +13,9 @@ import numpy as np
 
 from cicjax.devices import mesh
 from cicjax.model import qwen2
+from cicjax.model.lora import Dropout
 from cicjax.training import steps
-from cicjax.training.batches import Shape, Unit, pack, rows_of, stack
+from cicjax.training.batches import Batch, Shape, Unit, pack, rows_of, stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ def one_update(
     shape: Shape,
     optimization: steps.Optimization,
     loss: steps.Loss,
+    dropout: float = 0.0,
+    seed: int = 0,
     pause: Callable[[], None] | None = None,
 ) -> tuple[steps.TrainState, Dispatched]:
     """Update number `index`, from 0 on, at this learning rate: sums over the micro-batches of `units`, one
@@ -79,7 +82,7 @@ def one_update(
     and where the base lies on several devices, which share the lines. Between micro-batches `pause` is
     called, where they are no one program. Returns before they have finished. The given state is donated."""
     devices = mesh.of(base)
-    batches = pack(units, shape.over(devices.count))
+    batches = with_dropout(pack(units, shape.over(devices.count)), dropout, seed=seed, index=index)
     if not batches:
         state, metrics = steps.without_rows(state)
     elif model.kind.one_program or devices.count > 1:
@@ -102,3 +105,18 @@ def one_update(
                 pause()
         state, metrics = steps.update(optimization, state, sums, np.float32(rate))
     return state, Dispatched(index, units, rate, metrics)
+
+
+def with_dropout(batches: Sequence[Batch], share: float, *, seed: int, index: int) -> list[Batch]:
+    """The micro-batches of update `index`, each line with a key of its own for the share of its inputs that
+    the adapter does not see; as they are where the share is 0."""
+    if not share:
+        return list(batches)
+    draw = np.random.default_rng([seed, index]).integers
+    lines = batches[0].tokens.shape[0] if batches else 0
+    return [
+        batch._replace(
+            dropout=Dropout(np.full(lines, share, np.float32), draw(2**32, size=(lines, 2), dtype=np.uint32))
+        )
+        for batch in batches
+    ]

@@ -40,12 +40,21 @@ def precision(dtype: Dtype, *, embedded: bool) -> Literal["bfloat16", "float32"]
 
 
 def decoding(
-    tokenizer: Tokenizer, *, max_new_tokens: int, temperature: float, stop_strings: tuple[str, ...] = ()
+    tokenizer: Tokenizer,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+    stop_strings: tuple[str, ...] = (),
 ) -> Decoding:
     """How completions are drawn from a policy of this tokenizer, whose stop ids end them."""
     stop_ids = tuple(sorted(tokenizer.stop_ids))
     return Decoding(
-        max_new_tokens=max_new_tokens, temperature=temperature, stop_ids=stop_ids, stop_strings=stop_strings
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        stop_ids=stop_ids,
+        stop_strings=stop_strings,
     )
 
 

@@ -107,7 +107,7 @@ def gathered_logprobs(
 ) -> Float[Array, "B K"]:
     """log p of the tokens at `batch.indices`, each given the tokens before it in its own segment; 0.0 in
     padding columns."""
-    states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments)
+    states = qwen2.hidden(model, base, adapter, batch.tokens, batch.positions, batch.segments, batch.dropout)
     targets = jnp.take_along_axis(batch.tokens, batch.indices, axis=1)
     states = head.gather_positions(states, batch.indices)
     return head.logprobs(base, states, targets, batch.used, model.kind.head_chunk)

@@ -76,10 +76,10 @@ def folder(tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("style", ["old", "new"])
-def test_reads_what_is_stored(tmp_path, tied, shards, style):
-    stored = tiny_qwen2.write(
-        tmp_path, shards=shards, style=style, tie_word_embeddings=tied, rope_theta=12_345.0, rms_norm_eps=1e-5
-    )
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama"])
+def test_reads_what_is_stored(tmp_path, tied, shards, style, model_type):
+    asked = {"model_type": model_type, "tie_word_embeddings": tied, "rms_norm_eps": 1e-5, "head_dim": 8}
+    stored = tiny_qwen2.write(tmp_path, shards=shards, style=style, rope_theta=12_345.0, **asked)
     config, base = huggingface.load_base(str(tmp_path), jnp.float32)
     assert_holds(base, stored)
     assert ("lm_head" in base) is (not tied) is (not config.tie_word_embeddings)

@@ -1,5 +1,5 @@
-"""Writes small random Qwen2 folders as other programs do, without the package under test: torch's layout,
-config.json, a tokenizer."""
+"""Writes small random folders of Qwen2 and its relatives as other programs do, without the package under
+test: torch's layout, config.json, a tokenizer."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,8 @@ TEXT = (
 def config_json(
     *, style: str = "old", dtype: str = "float32", rope_theta: float = 10_000.0, **sizes: Any
 ) -> dict[str, Any]:
-    """config.json in the spelling of transformers 4 (old) or 5 (new); `sizes` replace those of SIZES."""
+    """config.json in the spelling of transformers 4 (old) or 5 (new); `sizes` replace those of SIZES, and
+    may have a `model_type`."""
     spelled = {
         "torch_dtype": dtype,
         "rope_theta": rope_theta,
@@ -53,12 +54,14 @@ def config_json(
             "sliding_window": None,
         }
         spelled["layer_types"] = ["full_attention"] * {**SIZES, **sizes}["num_hidden_layers"]
+    model_type = sizes.get("model_type", "qwen2")
     return {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
+        "architectures": [f"{model_type.capitalize()}ForCausalLM"],
+        "model_type": model_type,
         "hidden_act": "silu",
         **spelled,
         **SIZES,
+        **({"head_dim": 8} if model_type == "qwen3" else {}),
         **sizes,
     }
 
@@ -78,10 +81,11 @@ def tensors(config: dict[str, Any], *, seed: int = 0, dtype: str = "float32") ->
         prefix = f"model.layers.{layer}."
         shapes |= {prefix + f"{norm}_layernorm.weight": (d,) for norm in ("input", "post_attention")}
         for name, outputs in (("q", queries), ("k", keys), ("v", keys)):
-            shapes |= {
-                prefix + f"self_attn.{name}_proj.weight": (outputs, d),
-                prefix + f"self_attn.{name}_proj.bias": (outputs,),
-            }
+            shapes |= {prefix + f"self_attn.{name}_proj.weight": (outputs, d)}
+            if config["model_type"] == "qwen2":
+                shapes |= {prefix + f"self_attn.{name}_proj.bias": (outputs,)}
+        if config["model_type"] == "qwen3":
+            shapes |= {prefix + f"self_attn.{name}_norm.weight": (size,) for name in ("q", "k")}
         shapes |= {prefix + "self_attn.o_proj.weight": (d, queries), prefix + "mlp.down_proj.weight": (d, f)}
         shapes |= {prefix + f"mlp.{name}_proj.weight": (f, d) for name in ("gate", "up")}
     scale = {name: 1.0 if "norm" in name else 0.0 for name in shapes}

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cicjax.errors import BadInput, CicjaxError, Corrupted
+from cicjax.files import seal
 
 KINDS = ("flip", "cut", "empty", "delete", "swap", "other run", "other seed")
 # Rewritten by every command that holds the folder, or by none read again.
@@ -120,6 +122,24 @@ def _facts(path: Path) -> tuple[int, int, int]:
     return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
+class Kept:
+    """What a drill has behind it, a line each in NAME.jsonl of the folder that CICJAX_DRILLS names, if any: a
+    drill that is stopped goes on from there."""
+
+    def __init__(self, name: str) -> None:
+        folder = os.environ.get("CICJAX_DRILLS")
+        self._path = Path(folder, f"{name}.jsonl") if folder else None
+        there = self._path is not None and self._path.exists()
+        self.rows: list[Any] = [json.loads(line) for line in self._path.open()] if there else []
+
+    def add(self, row: Any) -> None:
+        self.rows.append(row)
+        if self._path is not None:
+            self._path.parent.mkdir(exist_ok=True)
+            with self._path.open("a") as file:
+                print(json.dumps(row), file=file)
+
+
 class Outcome(NamedTuple):
     """What became of a fault: noticed | harmless | said | silent, and the words."""
 
@@ -144,6 +164,42 @@ def outcome(read: Callable[[], object], expected: object, *names: str, by_name: 
     if seen == expected:
         return Outcome("said" if told.getvalue() else "harmless", told.getvalue())
     return Outcome("silent", told.getvalue())
+
+
+def strike(
+    root: Path,
+    faults: Iterator[Fault],
+    judge: Callable[[int, Fault, Snapshot], Outcome],
+    kept: Kept,
+) -> list[tuple[Fault, Outcome]]:
+    """Faults one after another, each in a folder that is as it was: what `judge` says of those that change
+    anything."""
+    snapshot, outcomes = Snapshot(root), []
+    for number, fault in enumerate(faults):
+        fact = [fault.kind, fault.name, fault.place]
+        if number == len(kept.rows):
+            try:
+                came = judge(number, fault, snapshot) if fault.apply(root) else None
+            finally:
+                snapshot.restore()
+            kept.add([fact, came])
+        known, came = kept.rows[number]
+        assert known == fact, "another drill's progress: empty the folder of CICJAX_DRILLS"
+        if came is not None:
+            outcomes.append((fault, Outcome(*came)))
+    return outcomes
+
+
+def state(folder: Path) -> dict[str, object]:
+    """What has to be equal to the last bit: every file that the seal knows, but the steps by their leaves and
+    nothing that holds times or the run's id."""
+    digests: dict[str, object] = {}
+    for name, entry in seal.read(folder)["files"].items():
+        if "/digests.json" in name:
+            digests[name] = entry["content"]
+        elif name not in ("timings.json", "environment.json"):
+            digests[name] = entry["sha256"]
+    return digests
 
 
 def named(name: str, words: str) -> bool:

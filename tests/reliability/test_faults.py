@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import test_stages
 import tiny_qwen2
-from faults import Fault, Outcome, Snapshot
+from faults import Fault, Kept, Outcome, Snapshot
 
 from cicjax import cli
 from cicjax.errors import Corrupted
@@ -22,6 +22,7 @@ from cicjax.files import seal
 from cicjax.logs.native import format_episode
 from cicjax.methods.card import model_card
 from cicjax.model import huggingface
+from cicjax.model.config import LoRAConfig
 from cicjax.report import runs
 from cicjax.runs.folder import RunFolder, read_part
 from cicjax.training import checkpoints
@@ -30,6 +31,7 @@ from cicjax.training.policy import load_policy
 
 SEEDS = {"run": 3, "other seed": 4}
 METHODS = ("sft", "rest", "grpo", "interventional")
+LORA = LoRAConfig(rank=2, alpha=4.0, target_modules=("q_proj", "v_proj"))  # few leaves, quickly read
 ROWS = [
     {
         "id": f"row {n}",
@@ -66,7 +68,7 @@ def experiments(world) -> Path:
 
 
 def settings(seed: int) -> Settings:
-    return replace(test_stages.SETTINGS, seed=seed, methods=METHODS)
+    return replace(test_stages.SETTINGS, seed=seed, methods=METHODS, lora=LORA)
 
 
 def half_way(root: Path) -> None:
@@ -89,7 +91,8 @@ def half_way(root: Path) -> None:
 
 def train(root: Path, name: str, *more: object) -> int:
     arguments = ["train", root / "log.jsonl", "--model", root / "toy", "--output_dir", root / name]
-    arguments += ["--lora_r", 2, "--per_device_train_batch_size", 4, "--save_steps", 2, "--max_steps", 5]
+    arguments += ["--lora_r", 2, "--lora_target_modules", *LORA.target_modules]
+    arguments += ["--per_device_train_batch_size", 4, "--save_steps", 2, "--max_steps", 5]
     return cli.main([str(argument) for argument in (*arguments, *more)])
 
 
@@ -169,25 +172,23 @@ def of_model(toy: Path, adapter: Path):
 def strike(
     root: Path, read, count: int, *, seed: int, others: dict[str, Path], by_name: bool = True
 ) -> Outcomes:
-    """Faults one after another, each in a folder that is as it was."""
-    snapshot, outcomes = Snapshot(root), []
+    """Faults one after another, and what `read` makes of each."""
     expected = {}
-    for fault in faults.draw(root, count, seed=seed, others=others):
+
+    def judge(_: int, fault: Fault, snapshot: Snapshot) -> Outcome:
         area = fault.name.split("/")[0]
         if area not in expected:
+            snapshot.restore()
             expected[area] = read(fault.name)
             snapshot.restore()
-        try:
-            if fault.apply(root):
-                names = [fault.name]
-                if fault.kind == "swap" and fault.other is not None:
-                    names.append(fault.other.relative_to(root).as_posix())
-                read_it = partial(read, fault.name)
-                came = faults.outcome(read_it, expected[area], *names, by_name=by_name)
-                outcomes.append((fault, came))
-        finally:
-            snapshot.restore()
-    return outcomes
+            fault.apply(root)
+        names = [fault.name]
+        if fault.kind == "swap" and fault.other is not None:
+            names.append(fault.other.relative_to(root).as_posix())
+        return faults.outcome(partial(read, fault.name), expected[area], *names, by_name=by_name)
+
+    drawn = faults.draw(root, count, seed=seed, others=others)
+    return faults.strike(root, drawn, judge, Kept(f"{root.name}-{count}"))
 
 
 def judged(outcomes: Outcomes, *, least: int) -> None:

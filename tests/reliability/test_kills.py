@@ -1,54 +1,38 @@
 """kill -9 at any moment, as often as one likes: the same command ends with the same bits. And what the drill
 stands on: each part of a saved state matters."""
 
-import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import faults
 import jax
 import jax.numpy as jnp
 import pytest
 import test_stages
 import tiny_qwen2
+from forked import Calls
 
 from cicjax.files import seal
+from cicjax.model.config import LoRAConfig
 from cicjax.runs.folder import RunFolder
 from cicjax.training import checkpoints
 
 SETTINGS = replace(
-    test_stages.SETTINGS, methods=("sft", "rest", "grpo", "oracle", "observational", "interventional")
+    test_stages.SETTINGS,
+    methods=("sft", "rest", "grpo", "oracle", "observational", "interventional"),
+    lora=LoRAConfig(rank=2, alpha=4.0, target_modules=("q_proj", "v_proj")),
 )
-# Forks a child for each job: what a process imports is imported once. jax's backend starts in the child.
-SERVER = """
-import os, signal, sys, time
-import test_stages
-from pathlib import Path
-from dataclasses import replace
-import cicjax.cli, cicjax.training.own
-test_kills_settings = replace(test_stages.SETTINGS, methods=tuple(sys.argv[1].split()))
-for line in sys.stdin:
-    folder, toy, seconds = line.rstrip("\\n").split("\\t")
-    child = os.fork()
-    if not child:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1), os.dup2(null, 2)
-        try:
-            test_stages.run_all(Path(folder), Path(toy), test_kills_settings)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    end = time.monotonic() + float(seconds)
-    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
-        time.sleep(0.01)
-    if done == (0, 0):
-        os.kill(child, signal.SIGKILL)
-        done = os.waitpid(child, 0)
-    print("\\t".join(["ended", str(done[1])]), flush=True)
-"""
+BETWEEN = (0.3, 8.0)  # seconds to a kill: from the start of the backend to several stages
+
+
+def experiment(folder: str, toy: str) -> None:
+    test_stages.run_all(Path(folder), Path(toy), SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -60,50 +44,27 @@ def whole(tmp_path_factory) -> Path:
     return root
 
 
-def state(folder: Path) -> dict[str, object]:
-    """What has to be equal to the last bit: every file that the seal knows, but the steps by their leaves and
-    nothing that holds times or the run's id."""
-    digests: dict[str, object] = {}
-    for name, entry in seal.read(folder)["files"].items():
-        if "/digests.json" in name:
-            digests[name] = entry["content"]
-        elif name not in ("timings.json", "environment.json"):
-            digests[name] = entry["sha256"]
-    return digests
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [4, 600])
 def test_killed_at_any_moment_an_experiment_ends_with_the_same_bits(whole, kills):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, " ".join(SETTINGS.methods)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert server.stdin is not None and server.stdout is not None
-    rng, expected, killed, runs, longest = random.Random(kills), state(whole / "whole"), 0, 0, 0.0
+    """Each run is killed after so many seconds, again and again until it ends before that; then it is let go
+    to its end by a command that nobody kills."""
+    expected, kept = faults.state(whole / "whole"), faults.Kept(f"kills-{kills}")
+    with Calls("test_kills", "cicjax.training.own") as call:
 
-    def job(folder: Path, seconds: float) -> int:
-        print(folder, whole / "toy", seconds, sep="\t", file=server.stdin, flush=True)
-        return int(server.stdout.readline().split("\t")[1])
+        def job(folder: Path, seconds: float) -> int:
+            return call("test_kills:experiment", folder, whole / "toy", seconds=seconds).code
 
-    while killed < kills:
-        folder, of_this = whole / f"run{runs}", 0
-        started = time.monotonic()
-        # The first run tells how long one takes; each is killed up to four times, then left alone.
-        while of_this < 4 and killed < kills and job(folder, rng.uniform(0.3, longest or 20.0)):
-            of_this, killed = of_this + 1, killed + 1
-        assert job(folder, 600) == 0
-        longest = max(longest, min(time.monotonic() - started, 30.0))
-        assert state(folder) == expected, f"run {runs}"
-        assert not list(seal.faults(folder)) and not [*folder.rglob(".*")]
-        runs += 1
-    server.stdin.close()
-    print(f"{killed} kills over {runs} runs, {runs} of {runs} bit-equal")
-    assert server.wait() == 0
+        while (killed := sum(kept.rows)) < kills:
+            folder, of_this, rng = whole / f"run{len(kept.rows)}", 0, random.Random(len(kept.rows))
+            while killed + of_this < kills and job(folder, rng.uniform(*BETWEEN)) == -signal.SIGKILL:
+                of_this += 1
+            assert job(folder, 900.0) == 0
+            assert faults.state(folder) == expected, f"run {len(kept.rows)}"
+            assert not list(seal.faults(folder)) and not [*folder.rglob(".*")]
+            shutil.rmtree(folder)
+            kept.add(of_this)
+    print(f"{killed} kills over {len(kept.rows)} runs, all of them bit-equal")
 
 
 @pytest.mark.slow
@@ -134,7 +95,7 @@ def test_each_part_of_a_saved_state_matters(whole, tmp_path):
 
 
 def only_sft():
-    return replace(test_stages.SETTINGS, methods=("sft",))
+    return replace(SETTINGS, methods=("sft",))
 
 
 def end_of(folder: Path, toy: Path, copy: Path, part: str, tree, metadata) -> object:

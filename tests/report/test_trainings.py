@@ -2,6 +2,10 @@
 run."""
 
 import json
+import os
+import stat
+
+import pytest
 
 from cicjax import cli
 from cicjax.report import trainings
@@ -53,6 +57,16 @@ def test_one_run_has_its_page_in_its_folder(tmp_path, capsys):
     text = (run / "report.html").read_text()
     assert "Training run" in text and "Settings that differ" not in text and "Held-out transcripts" in text
     assert "objective: interventional" in text
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_page_is_as_the_umask_has_it(tmp_path, umask, mode):
+    run, before = training(tmp_path / "run"), os.umask(umask)
+    try:
+        assert report(run) == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((run / "report.html").stat().st_mode) == mode
 
 
 def test_a_run_that_began_has_a_page_too(tmp_path):

@@ -2,5 +2,5 @@
 
 from importlib.util import find_spec
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client", "httpx", "openai")
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "httpx", "openai", "schemathesis", "playwright")
 collect_ignore_glob = [] if all(map(find_spec, NEEDED)) else ["test_*.py"]

@@ -130,6 +130,7 @@ def serving(agent, home, live=None, *, keys=None, hand=None, **how):
         service.draining = service.ending = server.should_exit = True
         thread.join(10)
         service.close()
-        service.live.pause()
-        with service.live._learning:  # a step under way has ended
-            pass
+        if isinstance(service.live, Planned):
+            service.live.pause()
+            with service.live._learning:  # a step under way has ended
+                pass

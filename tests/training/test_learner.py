@@ -61,7 +61,9 @@ def learn(learner, count, *, total=None):
         learner.update(rows(learner.step), rate=rate, shape=SHAPE, loss=LOSS, facts={"seen": learner.step})
 
 
-def test_a_learner_resumes_bit_for_bit_and_no_update_is_told_twice(policy, trainer, tmp_path):
+@pytest.mark.parametrize("lora_dropout", [0.0, 0.3])
+def test_a_learner_resumes_bit_for_bit_and_no_update_is_told_twice(policy, trainer, tmp_path, lora_dropout):
+    trainer = replace(trainer, lora_dropout=lora_dropout)
     with Learner(trainer, "whole", start=policy[2]) as whole:
         learn(whole, 6)
         whole.save({"cursor": 6})

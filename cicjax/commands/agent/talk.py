@@ -22,7 +22,7 @@ class New(OfHome):
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder or a hub id; without one, the embedded base."""
+    """A folder of a Qwen2, Qwen3 or Llama model, or a hub id; without one, the embedded base."""
     start_adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Adapter of version 0: RUN/METHOD of an earlier run, or a peft folder."""
     replay: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

@@ -23,8 +23,8 @@ class Flags:
     model_name_or_path: Annotated[str | None, tyro.conf.arg(aliases=["--model"], metavar="DIR_OR_HUB_ID")] = (
         None
     )
-    """A Qwen2 folder (config.json, safetensors, tokenizer.json) or a hub id; without one, the embedded
-    base."""
+    """A Qwen2, Qwen3 or Llama folder (config.json, safetensors, tokenizer.json), or a hub id; without
+    one, the embedded base."""
     experiment: Literal["paper", "dialogues", "boxes", "online"] = "paper"
     """paper: sections 2.1-2.5; dialogues: losses (1) and (2), with an agent that lies; boxes: delusion
     where the truth is known; online: an agent that learns while it answers (docs/agent.md)."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from cicjax.devices import hosts
 from cicjax.errors import Corrupted
+from cicjax.experiments.answers import Answer, read_answers
 from cicjax.experiments.attempts import answer_chunk, plainly
 from cicjax.experiments.paper.rollouts import attempt_row, meta
 from cicjax.experiments.paper.run import Run
@@ -84,18 +85,7 @@ def _group(
     run: Run, name: str, group: int, *, adapter: qwen2.Tree, sft_adapter: qwen2.Tree
 ) -> tuple[list[Row], dict[str, Any]]:
     """Draw, grade and score one group; its rows (none where it is flat) and what metrics.jsonl says of it."""
-    problem = run.splits.agent[group]
-    answers = answer_chunk(
-        [plainly(problem)],
-        task=run.task,
-        sampler=Sampler(run.model, run.base, adapter),
-        tokenizer=run.tokenizer,
-        decoding=run.sampled,
-        seed=run.settings.seed,
-        stage=name,
-        first_problem=group,
-        samples=range(run.settings.policy.num_generations),
-    )
+    problem, answers = run.splits.agent[group], _answers(run, name, group, adapter)
     episodes = [attempt_row(name, problem, answer) for answer in answers]
     records = [record_of(episode) for episode in episodes]
     hosts.once(lambda: write_part(_group_file(run, name, group), records))
@@ -111,6 +101,28 @@ def _group(
     old, ref = (_scored(run, encoded, each) for each in (adapter, sft_adapter))
     sampled = [np.asarray(answer.logprobs) for answer in answers]
     return grpo.group_rows(encoded, rewards, old, ref), facts | _distances(encoded, sampled, old, ref)
+
+
+def _answers(run: Run, name: str, group: int, adapter: qwen2.Tree) -> list[Answer]:
+    """The group's samples, which the hosts share."""
+    sampler = Sampler(run.model, run.base, adapter)
+
+    def drawn(_: int, samples: Sequence[int]) -> list[dict[str, Any]]:
+        answers = answer_chunk(
+            [plainly(run.splits.agent[group])],
+            task=run.task,
+            sampler=sampler,
+            tokenizer=run.tokenizer,
+            decoding=run.sampled,
+            seed=run.settings.seed,
+            stage=name,
+            first_problem=group,
+            samples=range(samples[0], samples[-1] + 1),
+        )
+        return [answer.to_json() for answer in answers]
+
+    rows = hosts.share(range(run.settings.policy.num_generations), drawn)
+    return read_answers(rows, path=_group_file(run, name, group))
 
 
 def _distances(

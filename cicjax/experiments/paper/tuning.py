@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput
 from cicjax.experiments.attempts import plainly
 from cicjax.experiments.paper import held_out, rates, repro, stages
@@ -76,7 +77,7 @@ def tune(grid: Grid, output: Path) -> dict[str, Any]:
             "questions": sum(len(each.run.questions) for each in seeds),
             "settings": {name: value for name, value in settings.record().items() if name not in APART},
         }
-        rates.add(output, run.base_fingerprint, facts, entries)
+        hosts.once(lambda: rates.add(output, run.base_fingerprint, facts, entries))
     return entries
 
 
@@ -123,7 +124,7 @@ def _try_one(seed: Seed, method: Method, rate: float) -> tuple[int, float]:
     run = replace(seed.run, settings=settings, folder=seed.run.folder / f"rate-{rate:g}")
     evaluations = run.folder / "evaluations"
     names = [f"{method.name}-{kind}.jsonl" for kind in ("direct", "teacher")]
-    there = all((evaluations / name).exists() for name in names)
+    there = hosts.largest(all((evaluations / name).exists() for name in names))
     adapter = None if there else stages.second_stage(run, method, seed.adapter, seed.made)
     asked = [plainly(problem) for problem in run.questions]
     answers = stages.answers_stage(run, method.name, "direct", adapter, asked)
@@ -132,5 +133,5 @@ def _try_one(seed: Seed, method: Method, rate: float) -> tuple[int, float]:
         for problem in run.questions
     ]
     scores = held_out.scored(run, adapter, shown, name=f"{method.name}-teacher")
-    shutil.rmtree(run.folder / method.name, ignore_errors=True)
+    hosts.once(lambda: shutil.rmtree(run.folder / method.name, ignore_errors=True))
     return sum(answer.solved for answer in answers), held_out.nats(scores)
