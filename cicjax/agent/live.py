@@ -77,7 +77,9 @@ class Live:
         self.engine.warm_up()
         self._ready(agent.history.serving)
         agent.steps.sampler = lambda number: _Beside(self, number)
-        self._jobs, self._asked, self._closed = deque[tuple[Callable[[], Any], Future]](), False, False
+        self._jobs = deque[tuple[Callable[[], Any], Future]]()
+        self._asked = self._closed = self._over = False
+        self._due = True  # a step may have fallen due before, or a plan have been left
         self._changed = threading.Condition()
         self._doing = "idle"
         self._threads = (
@@ -168,7 +170,8 @@ class Live:
         self._look()
 
     def pause(self) -> None:
-        """Learn nothing until `resume`; a step that was begun waits where it is."""
+        """Learn nothing until `resume`; a step that was begun waits where it is, unless a person decides
+        something, for which it has to end."""
         self._slices.hold(True)
 
     def resume(self) -> None:
@@ -206,7 +209,11 @@ class Live:
     def _between(self, job: Callable[[], Any]) -> Future:
         future: Future = Future()
         with self._changed:
+            if self._over:
+                future.cancel()
+                return future
             self._jobs.append((job, future))
+        self._slices.hurry(1)
         self._look()
         return future
 
@@ -225,9 +232,16 @@ class Live:
             self._due = True
             self._changed.notify_all()
 
-    _due = True  # a step may have fallen due before, or a plan have been left
-
     def _work(self) -> None:
+        try:
+            self._work_when_due()
+        finally:
+            with self._changed:
+                self._over = True
+                for _, future in self._jobs:
+                    future.cancel()
+
+    def _work_when_due(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._due or self._closed)
@@ -248,7 +262,7 @@ class Live:
         """Jobs and steps, one after another, until there are none."""
         while True:
             self._run_jobs()
-            if self.failure is not None:
+            if self.failure is not None or self._slices.held:
                 return
             with self._changed:
                 asked, self._asked = self._asked, False
@@ -276,6 +290,8 @@ class Live:
             else:
                 self._promoted()
                 future.set_result(result)
+            finally:
+                self._slices.hurry(-1)
 
     def _promoted(self) -> None:
         """Have the version that serves now in the bank, and none that was forgotten."""
@@ -316,8 +332,6 @@ class Live:
         self.engine.close()
         for thread in self._threads:
             thread.join()
-        for _, future in self._jobs:
-            future.cancel()
 
     def __enter__(self) -> Self:
         return self

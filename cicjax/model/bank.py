@@ -65,9 +65,12 @@ def route(slot: Int[Array, "B"], slots: int) -> Bool[Array, "B S"]:
     return slot[:, None] == jnp.arange(slots)[None]
 
 
-def check_fits(config: Qwen2Config, lora: LoRAConfig, adapter: Tree) -> None:
-    """Raise BadInput for an adapter that a bank of these settings cannot hold, Corrupted for one with values
-    that are not finite: 0 times those would not be 0 in the rows that read other slots."""
+def fitting(config: Qwen2Config, lora: LoRAConfig, adapter: Tree) -> Tree:
+    """An adapter as `write` takes it, its arrays the host's.
+
+    Raises BadInput for one that a bank of these settings cannot hold, Corrupted for values that are not
+    finite: 0 times those would not be 0 in the rows that read other slots.
+    """
     wanted = {
         (module, name): ((inputs, lora.rank), (lora.rank, outputs))
         for name, (module, inputs, outputs) in projection_shapes(config).items()
@@ -80,5 +83,7 @@ def check_fits(config: Qwen2Config, lora: LoRAConfig, adapter: Tree) -> None:
     }
     if wanted != found:
         raise BadInput("an adapter of another rank, or on other projections, than the bank is for")
-    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(adapter)):
+    adapter = jax.tree.map(np.asarray, {"layers": adapter["layers"]})
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapter)):
         raise Corrupted("an adapter with values that are not finite cannot serve")
+    return adapter

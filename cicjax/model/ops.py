@@ -153,9 +153,8 @@ def write_slots(
 def _written(cache: Array, new: Array, slot: Any) -> Array:
     if jnp.ndim(slot) == 0:
         return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axis=2)
-    for row in range(cache.shape[0]):
-        cache = jax.lax.dynamic_update_slice(cache, new[row : row + 1], (row, 0, slot[row], 0))
-    return cache
+    # As one scatter: XLA on a CPU copies the cache for a slice, written in a loop over rows or for all.
+    return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=1))(cache, new, slot)
 
 
 def take_row(cache: Float[Array, "B K S H"], row: Any, kind: Kind) -> Float[Array, "1 K S H"]:

@@ -72,7 +72,7 @@ class Engine:
         self._rows, self._queue, self._later = list[Row](), deque[Row](), deque[Row]()
         self._writes = deque[tuple[Tree, int]]()
         self._changed = threading.Condition()
-        self._closed = self._woken = False
+        self._closed = self._woken = self._warm = False
         self._owed = 0.0  # seconds that the device owes to answers before the next slice
         self.watch = Watch()
 
@@ -112,7 +112,7 @@ class Engine:
         """Let a version be asked from now on: in the slot that was left alone longest. Raises Full where
         every slot answers somebody, BadInput or Corrupted for an adapter that cannot serve."""
         assert self._model.lora is not None
-        banks.check_fits(self._model.config, self._model.lora, adapter)
+        adapter = banks.fitting(self._model.config, self._model.lora, adapter)
         with self._changed:
             slot = self._slots.place(version)
             if slot is not None:
@@ -160,7 +160,9 @@ class Engine:
     # From the thread that runs it
 
     def warm_up(self) -> None:
-        """Run every program once, so that none is compiled while somebody waits."""
+        """Run every program once, before the first round, so that none is compiled while somebody waits."""
+        if self._warm:
+            return
         nobody = serving.no_inputs(self._count)
         self._draw(nobody)
         self._draw(nobody._replace(with_top=np.bool_(True)))
@@ -171,6 +173,7 @@ class Engine:
             assert lora is not None
             zeros = banks.nothing(self._model.config, lora)
             self._bank = banks.write(self._bank, zeros, np.int32(0))
+        self._warm = True
 
     def run(self) -> None:
         """Go on until it is closed."""
@@ -190,7 +193,7 @@ class Engine:
 
     def step(self) -> bool:
         """One round; whether there was anything to do."""
-        began = time.monotonic()
+        began, self._warm = time.monotonic(), True
         self._admit()
         worked = self._prefill()
         worked = self._next_tokens() or worked
@@ -315,6 +318,7 @@ class Engine:
         self._caches = serving.prefill_row(
             base=self._base, bank=self._bank, caches=self._caches, tokens=tokens, **numbers, **self._static
         )
+        jax.block_until_ready(self._caches)  # whoever measures a round measures its work
 
     def _copy(self, source: int, row: int) -> None:
         self._caches = serving.copy_row(self._model, self._caches, np.int32(source), np.int32(row))

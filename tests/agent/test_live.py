@@ -50,19 +50,16 @@ def live_on(agent, **changes):
     return Live(agent, **{"rows": 4, "length": 192} | changes)
 
 
-def settled(live):
-    """Wait until no step is due and none is under way; not by what it is doing, which a loaded machine says
-    late, nor by `serve`, which goes back where a step has ended meanwhile."""
-    agent = live.agent
-
-    def busy():
-        with agent.store.held():
-            waiting = len(agent.history.waiting())
-            return agent.history.open_plan() or waiting >= agent.settings.lessons_per_step
-
-    while live.failure is None and busy():
+def settled(live, *, left=0):
+    """Wait until nothing is learned any more."""
+    for _ in range(100 * WAIT):
+        with live.agent.store.held():
+            history = live.agent.history
+            done = len(history.waiting()) <= left and history.open_plan() is None
+        if live.failure or (done and live.doing == "idle"):
+            break
         threading.Event().wait(0.01)
-    assert live._between(lambda: True).result(WAIT)
+    assert live.failure is None and done
 
 
 def ask(live, text, **how):
@@ -145,10 +142,15 @@ def test_a_person_goes_back_and_forgets_while_it_learns(make):
             source = "mallory" if n in (1, 2) else "alice"
             attempt = ask(live, f"What is {n}?", source="alice")
             live.observe(attempt.id, Correction(f"It is {n}."), source=source)
+        live.learn()
         settled(live)
-        assert agent.history.serving == 3
-        assert live.rollback().result(WAIT).number == 2
-        assert ask(live, "What now?").version == 2
+        serving, parent = agent.history.serving, agent.versions()[-1].parent
+        assert serving >= 3 and live.rollback().result(WAIT).number == parent
+        assert ask(live, "What now?").version == parent
+        live.pause()
+        assert live.serve(serving).result(WAIT).number == serving and live.doing == "paused"
+        assert live.rollback().result(WAIT).number == parent
+        live.resume()
         assert live.forget("mallory").result(WAIT)
         assert all(agent.history.version(n).state != FORGOTTEN for n in live.engine.versions)
         assert ask(live, "And now?").version == agent.history.serving
@@ -263,6 +265,29 @@ def test_serving_outlives_a_failure_of_learning(make, monkeypatch):
         while agent.history.serving == 0:
             threading.Event().wait(0.01)
         assert live.failure is None
+
+
+def test_a_turn_that_takes_long_goes_on_beside_the_answers():
+    woken, go, done = threading.Event(), threading.Event(), []
+    slices = Slices(woken.set, limit=0.05)
+
+    def learner():
+        with slices.turn():
+            go.wait(WAIT)
+            done.append("long")
+            slices.pause()
+            done.append("short")
+
+    thread = threading.Thread(target=learner)
+    thread.start()
+    woken.wait(WAIT)
+    assert slices() and done == []  # given, and not waited for any longer
+    assert not slices() and not slices()
+    go.set()
+    while not slices():
+        pass
+    thread.join()
+    assert done == ["long", "short"] and not slices()
 
 
 def test_turns_alternate_and_end():

@@ -78,6 +78,7 @@ def test_pieces_join_to_the_whole_at_every_cut(tokenizer, data):
     cuts = st.tuples(st.integers(0, max(len(shown) - 1, 0)), st.integers(1, 4))
     stops = [shown[a : a + n] for a, n in data.draw(st.lists(cuts, max_size=2)) if shown[a : a + n]]
     stops += data.draw(st.lists(st.text("aé€\n", min_size=1, max_size=3), max_size=2))
+    stops = [stop for stop in stops if "\ufffd" not in stop]  # which also stands for what is not whole yet
     pieces, stopped = streamed(tokenizer, ids, stops)
     expected, should_stop = whole(tokenizer, ids, stops)
     assert ([i for part, _ in pieces for i in part], stopped) == (expected, should_stop)
