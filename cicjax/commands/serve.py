@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cicjax.agent.continual import Agent
 
 HOME = Path("runs/agent")
+RATE = 1e-3  # of an agent on the embedded base: one correction shows, and the gate is there
 SEEDS = 64  # worked solutions that a new agent on the embedded base has, for replay
 
 
@@ -91,12 +92,14 @@ class Serve:
     def _make(self) -> None:
         from cicjax.agent.home import Home
         from cicjax.agent.settings import AgentSettings, GateSettings
+        from cicjax.training.steps import Optimization
 
         embedded = self.model_name_or_path is None
         settings = AgentSettings(
             task="stem" if embedded else "",
             gate=GateSettings(problems=200 if embedded else 0),
             lessons_per_step=1 if embedded else 8,
+            optimization=Optimization(learning_rate=RATE if embedded else 2e-4, warmup_steps=0),
         )
         Home.make(self.home, model=self.model_name_or_path, settings=settings)
         print(f"cicjax: made {self.home}", file=sys.stderr, flush=True)
