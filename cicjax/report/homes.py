@@ -118,7 +118,7 @@ def render(living: Living, drawings: Sequence[Drawing]) -> str:
         + (f" ({low:.0%} to {high:.0%})" if judged else ""),
     ]
     told = "Whoever is judged chooses what is seen: the share of answers that were judged stands beside it."
-    parts: list[tuple[str, str, list[Child]]] = [
+    parts: list[sections.Section] = [
         ("versions", "Versions", [_table_of_versions(living)]),
         ("sources", "Sources", [_table_of_sources(living), *_refused(living)]),
     ]
