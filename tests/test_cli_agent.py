@@ -62,6 +62,8 @@ def test_a_life_by_a_program(agent, tmp_path):
     assert agent("source", "bob", "--rights", "chat", json=True)["rights"] == ["chat"]
     status = agent("status", json=True)
     assert (status["serving"], status["waiting"], status["judged"], status["right"]) == (1, 1, 1, 0)
+    pruned = agent("prune", "--newest", 1, "--every", 0, "--dry_run", json=True)
+    assert pruned["removed"] == [] and pruned["on_disk"] == [0, 1, 2] and pruned["disk_bytes"] > 10_000
     assert agent("forget", "mallory", json=True)["serving"] == 3
     assert agent("verify", json=True) == {"ok": True, "findings": []}
     rebuilt = agent("rebuild", "--into", tmp_path / "again", json=True)

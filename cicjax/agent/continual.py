@@ -8,6 +8,7 @@ with Agent.open(home) as agent:
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from cicjax.agent.events import Attempt, Draft, Event, Receipt
 from cicjax.agent.home import Home, holding
 from cicjax.agent.lessons import Lessons, read_messages
 from cicjax.agent.observing import Check, Observations, Said
+from cicjax.agent.retention import Retention, disk
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.steps import Pause, Steps
 from cicjax.agent.store import Store
@@ -136,7 +138,7 @@ class Agent:
         """The first half of `act`, for whoever draws the tokens: the answer is begun, its receipt given.
         Nothing is begun where `check` raises for the ids to continue."""
         number = self.history.serving if version is None else self.history.version(version).number
-        self._servable(number)
+        self.servable(number)
         return self._conversations.begin(
             read_messages(messages),
             self.source(source),
@@ -233,9 +235,12 @@ class Agent:
 
     def learning(self, *, due: bool = False, pause: Pause | None = None) -> Iterator[Version]:
         """`learn`, one version at a time."""
-        # Who asks for all asks for those that are there now.
-        upto = None if due or self.store.last is None else self.store.last.seq
-        while (version := self.steps.next(upto, pause)) is not None:
+        with self.store.held():
+            waiting = self.history.waiting()
+            if not due and waiting and waiting[-1].seq > max(self.history.marks, default=0):
+                # Those that are there now: in the log, for whenever these steps are taken again.
+                self.store.append(Draft(kind="learn", source=OPERATOR, author=Author.SYSTEM))
+        while (version := self.steps.next(pause)) is not None:
             yield version
             signals.check()
 
@@ -244,7 +249,8 @@ class Agent:
         aside. With `confirm` it becomes the gate's anchor."""
         self.steps.settle()
         version = self.history.version(number)
-        self._servable(number)
+        self.servable(number)
+        self.steps.adapter(number)  # made again where it did not stay on disk, before anything is decided
         facts = {"version": number, "confirmed": confirm}
         self.store.append(
             Draft(kind="serve", source=OPERATOR, author=Author.SYSTEM, facts=facts, reason=reason)
@@ -258,9 +264,12 @@ class Agent:
             raise BadInput("version 0 serves, and there is none before it")
         return self.serve(parent, reason="rollback")
 
-    def _servable(self, number: int) -> None:
+    def servable(self, number: int) -> None:
+        """Raise BadInput for a version that cannot serve any more, or never could."""
         if self.history.version(number).state == FORGOTTEN:
             raise BadInput(f"version {number} has learned from a source that was forgotten; choose another")
+        if not self.history.version(number).digest:
+            raise BadInput(f"nothing came of version {number}; choose another")
 
     def admit(self, lessons: Sequence[int]) -> None:
         """Let lessons that were set aside wait again."""
@@ -298,9 +307,17 @@ class Agent:
         """All versions, in the order in which they were made."""
         return [self.history.versions[number] for number in sorted(self.history.versions)]
 
+    def retain(self, retention: Retention) -> list[int]:
+        """Decide which versions stay on disk from now on, and give the numbers of those that were removed.
+        One that is asked for again is made again from the log."""
+        self.steps.settle()
+        if asdict(retention) != self.history.retention:
+            self.store.append(retention.draft())
+        return self.steps.prune()
+
     def status(self) -> dict[str, Any]:
         """What an operator asks first, as JSON."""
-        return self.history.status()
+        return self.history.status() | disk(self.home.folder)
 
     def close(self) -> None:
         """Close the log and let go of the home."""

@@ -23,12 +23,14 @@ KINDS = (
     "reply",  # a remark on an answer
     "demonstration",  # a transcript to learn from, or to replay
     "observation",  # what a tool or the environment says
+    "learn",  # somebody asks that all lessons that wait be learned
     "plan",  # a learning step, before it runs
     "outcome",  # what it came to
     "serve",  # a person chooses the version that serves
     "exclude",  # a source is forgotten
     "admit",  # lessons that were set aside wait again
     "erase",  # contents of a source are gone
+    "retention",  # how many versions stay on disk
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from cicjax.agent import trust
 from cicjax.agent.events import Draft
 from cicjax.agent.learner import States
+from cicjax.agent.retention import Retention
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.store import NAME, Store
 from cicjax.errors import BadInput, Corrupted, Locked
@@ -82,7 +83,13 @@ class Home:
 
     @classmethod
     def make(
-        cls, folder: Path, *, model: str | None, settings: AgentSettings, adapter: Path | None = None
+        cls,
+        folder: Path,
+        *,
+        model: str | None,
+        settings: AgentSettings,
+        adapter: Path | None = None,
+        retention: Retention | None = None,
     ) -> Self:
         """A new home on a base, from a fresh adapter or from one that was trained.
 
@@ -116,6 +123,7 @@ class Home:
                 Draft(kind="home", source=trust.OPERATOR, author=Author.SYSTEM, facts=facts),
                 trust.declaration(trust.OPERATOR, trust.RIGHTS),
                 trust.declaration(trust.SEED, ("teach",), vouches=True),
+                (retention or Retention()).draft(),
             )
         return cls(folder=folder, identity=identity)
 

@@ -20,7 +20,7 @@ from cicjax.model import qwen2
 from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Row, shape_for
 from cicjax.training.finetune import check_fit
-from cicjax.training.learner import Learner, Trainer
+from cicjax.training.learner import Diverged, Learner, Trainer
 from cicjax.training.policy import LoadedPolicy
 
 STATE, FILES = "state", "files.json"
@@ -36,12 +36,20 @@ class States:
     policy: LoadedPolicy
     settings: AgentSettings
 
+    @property
+    def all(self) -> Path:
+        """The folder of all versions."""
+        return self.folder / "versions"
+
     def of(self, number: int) -> Path:
         """The folder of a version."""
-        return self.folder / "versions" / str(number)
+        return self.all / str(number)
 
     def here(self, number: int) -> bool:
-        """Whether the state of this version is on disk."""
+        """Whether the state of this version is on disk, sealed."""
+        return (self.of(number) / FILES).exists() and self._saved(number)
+
+    def _saved(self, number: int) -> bool:
         return checkpoints.latest(self.of(number) / STATE) is not None
 
     def begin(self, adapter: qwen2.Tree) -> str:
@@ -77,7 +85,7 @@ class States:
         pause: Pause | None = None,
     ) -> steps.TrainState:
         """Take the step of a plan of this digest, or read what it came to before. `pause` is called between
-        micro-batches. Raises Corrupted where the updates diverge."""
+        micro-batches. Raises Diverged where no update was finite."""
         trainer, settings = self._trainer(version.number), self.settings
         self._discard_other(version.number, plan)
         with Learner(trainer, STATE, start=start) as learner:
@@ -90,13 +98,17 @@ class States:
                 rate = steps.learning_rate_at(learner.step, None, settings.optimization)
                 learner.update(rows, rate=rate, shape=shape, loss=LOSS, pause=pause)
                 signals.check()  # half a step has no plan in its state, and is taken again
+            learner.flush()
+            skipped = int(learner.state.nonfinite_updates) - int(start.nonfinite_updates)
+            if skipped == settings.updates_per_step:
+                raise Diverged(f"{self.of(version.number)}: none of its {skipped} updates was finite")
             learner.save({"plan": plan}, final=True)
             return learner.state
 
     def _discard_other(self, number: int, plan: str) -> None:
         """Remove the state of a step of another plan, which a log that was restored from a copy may meet."""
         folder = self.of(number)
-        if self.here(number) and checkpoints.load_adapter(folder / STATE)[1].get("plan") != plan:
+        if self._saved(number) and checkpoints.load_adapter(folder / STATE)[1].get("plan") != plan:
             shutil.rmtree(folder)
 
     def _trainer(self, number: int) -> Trainer:

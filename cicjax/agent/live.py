@@ -20,6 +20,7 @@ from cicjax.agent.observing import Said
 from cicjax.agent.slices import Closed, Slices
 from cicjax.agent.trust import OPERATOR
 from cicjax.agent.versions import FORGOTTEN, Version
+from cicjax.errors import BadInput
 from cicjax.sampling.engine import SHARE, Engine
 from cicjax.sampling.request import Full, Handle, Request
 from cicjax.sampling.sampler import Completion, Decode, Decoding
@@ -143,8 +144,13 @@ class Live:
         return self.agent.finish(answer.begun, done.ids, done.logprobs, done.finish_reason)
 
     def _ready(self, version: int) -> None:
-        """Have a version in the bank. Raises Full where every slot answers somebody."""
+        """Have a version in the bank. Raises Full where every slot answers somebody, BadInput for one that is
+        not on disk: making it again is the learning thread's."""
         if version not in self.engine.versions:
+            steps, serving = self.agent.steps, self.agent.history.serving
+            self.agent.servable(version)
+            if version != serving and not steps.states.here(version):
+                raise BadInput(f"version {version} did not stay on disk; let it serve, and it is made again")
             self.engine.load(version, self.agent.steps.adapter(version))
 
     # What is learned

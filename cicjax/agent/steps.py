@@ -4,7 +4,6 @@ No plan in the log: nothing has happened. A plan without a state: the same work,
 without an outcome: the gate asks again, and decides the same.
 """
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,11 @@ from cicjax.agent.gate import Items, Outcomes
 from cicjax.agent.home import Home
 from cicjax.agent.learner import States
 from cicjax.agent.lessons import Lessons
+from cicjax.agent.retention import surplus
 from cicjax.agent.store import Store
 from cicjax.agent.versions import FORGOTTEN, KEPT, REJECTED, SERVED, History, Version, window
+from cicjax.errors import Corrupted
+from cicjax.files import numbered
 from cicjax.model import qwen2
 from cicjax.provenance.transcript import Author
 from cicjax.sampling.sampler import Sampler
@@ -23,6 +25,7 @@ from cicjax.tasks.named import EMBEDDED, named
 from cicjax.training import checkpoints
 from cicjax.training import steps as training
 from cicjax.training.batches import Row
+from cicjax.training.learner import Diverged
 from cicjax.training.policy import LoadedPolicy, decoding
 
 Pause = Callable[[], None]
@@ -43,11 +46,10 @@ class Steps:
         self.sampler: Callable[[int], gate.Answers] = self._sampler
         self._answers: dict[int, Outcomes] = {}
 
-    def next(self, upto: int | None, pause: Pause | None = None) -> Version | None:
-        """Take the step that was planned and not ended, or that is due, or that lessons up to event `upto`
-        are enough for; None where there is none."""
+    def next(self, pause: Pause | None = None) -> Version | None:
+        """Take the step that was planned and not ended, or the one that is due; None where there is none."""
         with self._store.held():
-            planned = self._history.open_plan() or self._plan(upto)
+            planned = self._history.open_plan() or self._plan()
         return None if planned is None else self._take(planned, pause)
 
     def settle(self) -> None:
@@ -60,10 +62,9 @@ class Steps:
         return self._state(number).adapter
 
     def repair(self) -> None:
-        """Finish what a crash may have left of a source that was forgotten: its versions, what it said."""
-        for version in self._history.versions.values():
-            if version.state == FORGOTTEN and self.states.of(version.number).exists():
-                shutil.rmtree(self.states.of(version.number))
+        """Finish what a crash may have left: versions that need not stay, what a forgotten source said."""
+        numbered.sweep(self.states.all)
+        self.prune()
         if self._newest and self._history.versions[self._newest[0]].state == FORGOTTEN:
             self._newest = None
         self._answers = {
@@ -73,19 +74,20 @@ class Steps:
         if erased:
             self._store.erase(said_by(self._store, erased))
 
-    def _plan(self, upto: int | None) -> Version | None:
+    def prune(self, *, until: int | None = None) -> list[int]:
+        """Remove the versions that need not stay, and give their numbers; with `until` not those that a later
+        one than that comes from."""
+        gone = surplus(self.states.all, self._history, until=until)
+        for number in gone:
+            numbered.discard(self.states.of(number))
+        return gone
+
+    def _plan(self) -> Version | None:
         history, settings = self._history, self._settings
-        waiting = history.waiting()
-        marks = history.marks | ({upto} if upto is not None else set())
-        taught = {
-            lesson.source
-            for lesson in history.lessons.values()
-            if waiting and lesson.seq <= waiting[: settings.lessons_per_step][-1].seq
-        }
-        due = window(waiting, marks, size=settings.lessons_per_step, taught_by=len(taught - history.excluded))
-        if due is None:
+        taught = [each for each in history.lessons.values() if not history.forgotten(each)]
+        lessons = window(history.waiting(), history.marks, size=settings.lessons_per_step, taught=taught)
+        if not lessons:
             return None
-        lessons, asked = due
         parent = history.versions[history.head]
         seeds = [seq for seq, source in history.seeds.items() if source not in history.excluded]
         learned = [history.lessons[number].seq for number in history.learned()]
@@ -95,7 +97,6 @@ class Steps:
             "parent": parent.number,
             "lessons": [lesson.number for lesson in lessons],
             "replay": replay.draw(settings.seed, parent.depth + 1, seeds, learned, counts),
-            "asked": asked,
         }
         self._store.append(Draft(kind="plan", source="agent", author=Author.SYSTEM, facts=facts))
         return history.open_plan()
@@ -111,8 +112,12 @@ class Steps:
         return self._history.source_at(event.source, event.seq)
 
     def _take(self, version: Version, pause: Pause | None) -> Version:
-        state = self._work(version, pause)
-        self.states.seal(version.number)
+        assert version.parent is not None
+        try:
+            state = self._work(version, self._state(version.parent), pause)
+        except Diverged:
+            numbered.discard(self.states.of(version.number))
+            return self._ended(version, REJECTED, "", {}, reason="none of its updates was finite")
         self._newest = version.number, state
         state_of, numbers = SERVED, dict[str, Any]()
         if (due := self._gated(version)) is not None:
@@ -121,33 +126,53 @@ class Steps:
             state_of = SERVED if decision.passed else REJECTED
         elif self._settings.gate.problems:
             state_of = KEPT
-        facts = {
-            "version": version.number,
-            "state": state_of,
-            "digest": checkpoints.fingerprint(state.adapter),
-            "gate": numbers,
-        }
-        self._store.append(Draft(kind="outcome", source="agent", author=Author.SYSTEM, facts=facts))
+        return self._ended(version, state_of, checkpoints.fingerprint(state.adapter), numbers)
+
+    def _ended(
+        self, version: Version, state: str, digest: str, numbers: dict[str, Any], *, reason: str = ""
+    ) -> Version:
+        facts = {"version": version.number, "state": state, "digest": digest, "gate": numbers}
+        self._store.append(
+            Draft(kind="outcome", source="agent", author=Author.SYSTEM, facts=facts, reason=reason)
+        )
+        self.prune()
         return self._history.versions[version.number]
 
-    def _work(self, version: Version, pause: Pause | None = None) -> training.TrainState:
-        assert version.parent is not None
+    def _work(
+        self, version: Version, start: training.TrainState, pause: Pause | None = None
+    ) -> training.TrainState:
         plan = self._store.event(version.plan)
-        return self.states.step(version, plan.digest, self._state(version.parent), self.rows(version), pause)
+        state = self.states.step(version, plan.digest, start, self.rows(version), pause)
+        self.states.seal(version.number)
+        return state
 
-    def _state(self, number: int) -> training.TrainState:
-        """The state of a version; one that is not kept any more is made again from the log."""
-        if self._newest is not None and self._newest[0] == number:
-            return self._newest[1]
-        if number == 0 or self.states.here(number):
-            return self.states.load(number)
-        return self._work(self._history.version(number))
+    def _state(self, number: int, *, compare: bool = True) -> training.TrainState:
+        """The state of a version; one that did not stay on disk is made again from the nearest of its lineage
+        that is there. Raises Corrupted where it comes out otherwise, unless told not to `compare`."""
+        missing, state = list[Version](), None
+        for version in self._history.lineage(number):
+            if self._newest is not None and self._newest[0] == version.number:
+                state = self._newest[1]
+            elif version.number == 0 or self.states.here(version.number):
+                state = self.states.load(version.number)
+            if state is not None:
+                break
+            missing.append(version)
+        assert state is not None
+        for version in reversed(missing):
+            state = self._work(version, state)
+            if compare and checkpoints.fingerprint(state.adapter) != version.digest:
+                numbered.discard(self.states.of(version.number))
+                there = ", ".join(map(str, numbered.numbers(self.states.all)))
+                raise Corrupted(
+                    f"{self.states.of(version.number)}: made again it comes out otherwise; the same bits "
+                    f"take the same libraries, kind of device and number of cores; on disk are {there}"
+                )
+        return state
 
     def remade(self, number: int) -> str:
         """The digest of a version, made from the log where it is not on disk."""
-        state = self._state(number)
-        self.states.seal(number)
-        return checkpoints.fingerprint(state.adapter)
+        return checkpoints.fingerprint(self._state(number, compare=False).adapter)
 
     def _gated(self, version: Version) -> Items | None:
         """The gate's problems, where this version meets it."""

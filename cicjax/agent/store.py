@@ -23,7 +23,7 @@ from cicjax.errors import BadInput, Corrupted, OutOfResources
 from cicjax.files.whole import file_digest, write_text
 
 NAME = "log.db"
-FORMAT = 1
+FORMAT = 2
 GENESIS = "0" * 64
 
 

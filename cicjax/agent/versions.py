@@ -32,7 +32,7 @@ class Lesson:
 class Version:
     """A learning step and what it came to; version 0 is what the agent was made with. `depth` counts the
     steps of its lineage, `replay` holds the events that were replayed, `before` is what served when it was
-    planned."""
+    planned, `digest` is empty where nothing came of it, and `reason` says why it was rejected."""
 
     number: int
     parent: int | None
@@ -44,6 +44,17 @@ class Version:
     state: str = PLANNED
     digest: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What has come of a version that a person chose, or of the one that the agent was made with: the
+    versions that were planned since, those apart that were undone."""
+
+    head: int
+    serving: int
+    versions: list[int] = field(default_factory=list)
 
 
 class History:
@@ -58,9 +69,11 @@ class History:
         self.confirmed: list[int] = [0]
         self.aside: dict[int, str] = {}
         self.excluded: set[str] = set()
-        self.marks: set[int] = set()  # up to these events somebody asked that all lessons be learned
+        self.retention: Mapping[str, int] = {}
+        self.marks: set[int] = set()  # events that asked that all lessons before be learned
         self._by_seq: dict[int, Lesson] = {}
         self._rolled_back: set[int] = set()
+        self._courses = [Course(head=0, serving=0)]
         self._declared: dict[str, list[tuple[int, Source]]] = {}
         self._attempts = self._judged = self._right = 0
 
@@ -91,6 +104,9 @@ class History:
         self.sources[source.name] = source
         self._declared.setdefault(source.name, []).append((event.seq, source))
 
+    def _learn(self, event: Event) -> None:
+        self.marks.add(event.seq)
+
     def _plan(self, event: Event) -> None:
         facts, parent = event.facts, self.versions[event.facts["parent"]]
         version = Version(
@@ -103,15 +119,18 @@ class History:
             before=self.serving,
         )
         self.versions[version.number] = version
-        if facts["asked"] is not None:
-            self.marks.add(facts["asked"])
+        self._courses[-1].versions.append(version.number)
 
     def _outcome(self, event: Event) -> None:
         facts = event.facts
         number, state = facts["version"], facts["state"]
         numbers = facts.get("gate", {})
         self.versions[number] = replace(
-            self.versions[number], state=state, digest=facts["digest"], numbers=numbers
+            self.versions[number],
+            state=state,
+            digest=facts["digest"],
+            numbers=numbers,
+            reason=event.reason or numbers.get("reason", ""),
         )
         self.head = number
         if state == SERVED:
@@ -130,10 +149,14 @@ class History:
             self.aside[lesson] = f"rolled back to version {number}"
             self._rolled_back.add(lesson)
         self.head = self.serving = number
+        self._courses.append(Course(head=number, serving=number))
         for lesson in self.learned():
             self.aside.pop(lesson, None)
         if event.facts["confirmed"]:
             self.confirmed.append(number)
+
+    def _retention(self, event: Event) -> None:
+        self.retention = event.facts
 
     def _since(self, number: int) -> set[int]:
         """Lessons in the lineage of the head and not in that of this version."""
@@ -147,27 +170,44 @@ class History:
     def _exclude(self, event: Event) -> None:
         source = event.facts["source"]
         self.excluded.add(source)
-        stained = [version for version in self.versions.values() if self._contains(version, source)]
-        if not stained:
+        fallen = self._without(source)
+        # Where a person has gone back to a version without it, what was planned before is undone already.
+        undone = list[int]()
+        while not self._living(self._courses[-1].head):
+            undone += self._courses.pop().versions
+        course = self._courses[-1]
+        first = next((n for n, number in enumerate(course.versions) if number in fallen), None)
+        if first is not None:
+            version = self.versions[course.versions[first]]
+            assert version.parent is not None
+            self.head, self.serving = version.parent, version.before
+            undone += course.versions[first:]
+            del course.versions[first:]
+        elif not self._living(self.head):
+            self.head, self.serving = course.head, course.serving
+        else:
             return
-        first, numbers = min(stained, key=lambda each: each.plan), {each.number for each in stained}
-        for version in list(self.versions.values()):
-            if any(each.number in numbers for each in self.lineage(version.number)):
-                self.versions[version.number] = replace(version, state=FORGOTTEN)
-        if self.versions[self.head].plan < first.plan:
-            return  # a person has gone back before it already
-        # As it was before the source's first lesson was learned; what was learned or rejected since waits.
-        for version in self.versions.values():
-            if version.plan >= first.plan:
-                for lesson in set(version.lessons) - self._rolled_back:
-                    self.aside.pop(lesson, None)
-        assert first.parent is not None
-        self.head, self.serving = first.parent, first.before
+        # As it was before; what was learned or rejected since waits.
+        for number in undone:
+            for lesson in set(self.versions[number].lessons) - self._rolled_back:
+                self.aside.pop(lesson, None)
         for version in list(self.lineage(self.head)):
             if version.state == REJECTED:
                 self.versions[version.number] = replace(version, state=KEPT)
             for lesson in version.lessons:
                 self.aside.pop(lesson, None)
+
+    def _without(self, source: str) -> set[int]:
+        """Forget the versions that have learned from a source or come from one that has, and give them."""
+        living = [version for number, version in self.versions.items() if self._living(number)]
+        stained = {version.number for version in living if self._contains(version, source)}
+        fallen = [each for each in living if any(v.number in stained for v in self.lineage(each.number))]
+        for version in fallen:
+            self.versions[version.number] = replace(version, state=FORGOTTEN)
+        return {version.number for version in fallen}
+
+    def _living(self, number: int) -> bool:
+        return self.versions[number].state != FORGOTTEN
 
     def _contains(self, version: Version, source: str) -> bool:
         lessons = [self.lessons[number] for number in version.lessons]
@@ -225,6 +265,7 @@ class History:
             "parent": version.parent,
             "lessons": [{"lesson": n, "source": self.lessons[n].source} for n in version.lessons],
             "gate": dict(version.numbers),
+            "reason": version.reason,
         }
 
     def status(self) -> dict[str, Any]:
@@ -274,26 +315,25 @@ class History:
 
 
 def window(
-    waiting: Sequence[Lesson], marks: set[int], *, size: int, taught_by: int
-) -> tuple[list[Lesson], int | None] | None:
-    """The lessons of the step that is due, and the mark that asked for them where they are fewer than `size`;
-    None where none is due.
+    waiting: Sequence[Lesson], marks: set[int], *, size: int, taught: Sequence[Lesson]
+) -> list[Lesson]:
+    """The lessons of the step that is due; none where none is.
 
     The same whether it is asked when the step falls due or later: the first `size` that wait, or those up to
-    a mark, at most half of them of one source where there are several (`taught_by`).
+    a mark, at most half of them of one source where several have taught by then (`taught`: all lessons).
     """
     if not waiting:
-        return None
+        return []
     first = list(waiting[:size])
     reached = [mark for mark in marks if first[0].seq <= mark and (len(first) < size or mark < first[-1].seq)]
-    mark = min(reached, default=None)
-    if mark is not None:
-        first = [lesson for lesson in first if lesson.seq <= mark]
+    if reached:
+        first = [lesson for lesson in first if lesson.seq <= min(reached)]
     elif len(first) < size:
-        return None
-    share, counts, chosen = -(-len(first) // 2), dict[str, int](), []
+        return []
+    several = len({lesson.source for lesson in taught if lesson.seq <= first[-1].seq}) > 1
+    share, counts, chosen = -(-len(first) // 2), Counter[str](), list[Lesson]()
     for lesson in first:
-        counts[lesson.source] = counts.get(lesson.source, 0) + 1
-        if taught_by < 2 or counts[lesson.source] <= share:
+        counts[lesson.source] += 1
+        if not several or counts[lesson.source] <= share:
             chosen.append(lesson)
-    return chosen, mark
+    return chosen

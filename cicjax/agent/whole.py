@@ -12,12 +12,14 @@ from typing import Any
 from cicjax.agent.continual import Agent
 from cicjax.agent.events import Event, chained
 from cicjax.agent.home import CONFIG, Home
-from cicjax.agent.learner import FILES
+from cicjax.agent.learner import FILES, STATE
 from cicjax.agent.store import DDL, GENESIS, NAME, Store
 from cicjax.agent.turns import Erased
-from cicjax.agent.versions import PLANNED, History
+from cicjax.agent.versions import History
 from cicjax.errors import BadInput, Corrupted
+from cicjax.files import numbered
 from cicjax.files.whole import file_digest, private_folder, read_json
+from cicjax.training import checkpoints
 from cicjax.training.checkpoints import MANIFEST
 
 
@@ -28,7 +30,7 @@ def verify(folder: Path) -> list[str]:
         return list(_findings(folder))
     except Corrupted as error:
         return [str(error)]
-    except (sqlite3.DatabaseError, ValueError) as error:
+    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
         return [f"{folder / NAME}: cannot be read ({error})"]
 
 
@@ -36,7 +38,7 @@ def _findings(folder: Path) -> Iterator[str]:
     sealed = folder / f"{NAME}.sha256"
     if sealed.exists() and sealed.read_bytes() != f"{file_digest(folder / NAME)}  {NAME}\n".encode():
         yield f"{folder / NAME}: not the bytes that were written"
-    history, config, sound = History(), "", True
+    history, config, sound, plans = History(), "", True, {0: ""}
     with Store(folder, read_only=True) as store:
         yield from _damage(store)
         previous, expected = GENESIS, 1
@@ -44,19 +46,33 @@ def _findings(folder: Path) -> Iterator[str]:
             if isinstance(event, str):
                 yield event
                 return
-            if event.seq != expected or chained(previous, event) != event.digest:
+            if event.seq != expected or not _follows(previous, event):
                 yield f"{store.path}: event {event.seq} ({event.kind}) is not what was written"
                 sound = False
             previous, expected = event.digest, event.seq + 1
             if sound:
                 history.apply(event)
             config = event.facts["config"] if sound and event.kind == "home" else config
+            if sound and event.kind == "plan":
+                plans[event.facts["version"]] = event.digest
     if sound and file_digest(folder / CONFIG) != config:
         yield f"{folder / CONFIG}: not the bytes that were written"
+    for number in numbered.numbers(folder / "versions"):
+        if sound and number not in history.versions:
+            yield f"{folder / 'versions' / str(number)}: of no step in the log; events are missing at its end"
     for number, version in history.versions.items():
-        if version.state != PLANNED:
-            needed = number in (history.head, history.serving)
-            yield from _version(folder / "versions" / str(number), needed=needed)
+        if version.digest:
+            needed = number in (0, history.head, history.serving)
+            wanted = version.digest, plans[number]
+            yield from _version(folder / "versions" / str(number), wanted, needed=needed)
+
+
+def _follows(previous: str, event: Event) -> bool:
+    """Whether an event is what was chained after another; one changed bit makes bytes of a text."""
+    try:
+        return chained(previous, event) == event.digest
+    except TypeError:
+        return False
 
 
 def _damage(store: Store) -> Iterator[str]:
@@ -74,7 +90,8 @@ def _damage(store: Store) -> Iterator[str]:
     }
     erased = bool(store.execute("SELECT 1 FROM events WHERE kind = 'erase'"))
     for digest, body in store.execute("SELECT digest, body FROM contents"):
-        if (body is None and not erased) or (body is not None and sha256(body).hexdigest() != digest):
+        whole = erased if body is None else isinstance(body, bytes) and sha256(body).hexdigest() == digest
+        if not whole:
             seq, kind = said.get(digest, ("?", "unknown"))
             yield f"{store.path}: what event {seq} ({kind}) said is not what was written"
 
@@ -89,21 +106,29 @@ def _readable(store: Store) -> Iterator[Event | str]:
         yield f"{store.path}: event {last + 1} cannot be read ({error})"
 
 
-def _version(folder: Path, *, needed: bool) -> Iterator[str]:
-    """What of a version's files is not as it was written; one that is not kept any more is none."""
-    if not folder.exists():
-        if needed:
-            yield f"{folder}: missing; make it again with `cicjax agent rebuild`"
+def _version(folder: Path, wanted: tuple[str, str], *, needed: bool) -> Iterator[str]:
+    """What of a version's files is not as it was written, or not the adapter and the plan of these digests;
+    one that did not stay on disk is none."""
+    if not (folder / FILES).exists():
+        if needed or folder.exists():
+            yield f"{folder}: not there as a whole; make it again with `cicjax agent rebuild`"
         return
+    sound = True
     for name, digest in read_json(folder / FILES).items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
             what = "not the bytes of which it says the digest" if path.is_file() else "missing"
             yield f"{folder / FILES} and {path}: {what}"
+            sound = False
         elif path.name == MANIFEST:
             inside = json.loads(path.read_bytes())["files"]
             wrong = [n for n, d in inside.items() if not _is(path.parent / n, d)]
             yield from (f"{path.parent / each}: not the bytes that were written" for each in wrong)
+            sound = sound and not wrong
+    if sound:
+        digest, metadata = checkpoints.recorded(folder / STATE)
+        if (digest, metadata.get("plan")) != wanted:
+            yield f"{folder}: whole, and not the version that the log has under this number"
 
 
 def _is(path: Path, digest: str) -> bool:
@@ -137,10 +162,11 @@ def rebuild(folder: Path, into: Path, *, model: str | None = None) -> Iterator[R
             store.copy_to(into)
     with Agent.open(into, model or home.identity.model) as agent:
         for version in agent.versions():
-            if version.state != PLANNED:
+            if version.digest:
                 yield Rebuilt(
                     version=version.number, digest=version.digest, rebuilt=_again(agent, version.number)
                 )
+                agent.steps.prune(until=version.number)
         agent.steps.repair()
 
 

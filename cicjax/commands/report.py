@@ -12,7 +12,8 @@ from cicjax.errors import printable
 @dataclass(frozen=True)
 class Report:
     """Write a page with tables, figures and transcripts of a finished run, or of several seeds of one
-    experiment; of runs of `cicjax train` one that compares their settings, losses and held-out likelihoods.
+    experiment; of runs of `cicjax train` one that compares their settings, losses and held-out likelihoods;
+    of an agent's home one with its curves, versions, gate and sources.
 
     One run: RUN/report.html and RUN/figures. The page is one file that needs no network and no script to be
     read.
@@ -20,6 +21,8 @@ class Report:
     Example: cicjax report runs/small
 
     Example: cicjax report runs/seed0 runs/seed1 runs/seed2 --output seeds.html
+
+    Example: cicjax report runs/mine
 
     Example: cicjax report runs/rate1 runs/rate2 runs/rate3 --output rates.html
     """
@@ -29,7 +32,7 @@ class Report:
         tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
     ]
     """Folders that `cicjax repro` finished, several of them differing in their seeds alone; or folders of
-    `cicjax train`, whatever differs."""
+    `cicjax train`, whatever differs; or the folder of an agent."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="OUT.html")] = None
     """Where the page goes, its figures in a folder beside it. Needed for several runs."""
 

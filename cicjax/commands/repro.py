@@ -83,7 +83,7 @@ class Repro(Together, Flags):
         from cicjax.experiments.online import repro
 
         several = bool(self.seeds)
-        runs = []
+        runs, folders = [], list[Path]()
         for seed in self.seeds or (self.seed,):
             asked = repro.Online(
                 output_dir=self.output_dir / f"seed-{seed}" if several else self.output_dir,
@@ -94,11 +94,15 @@ class Repro(Together, Flags):
                 arms=self.arms,
                 learning_rate=self.learning_rate,
                 dtype=self.dtype,
+                allow_other_environment=self.allow_other_environment,
             )
             runs.append(repro.reproduce(asked))
+            folders.append(asked.output_dir)
             repro.print_results(runs[-1])
+            self._report(folders[-1:], None)
         if several:
             repro.print_contrasts(repro.over_seeds(runs, self.output_dir))
+            self._report(folders, self.output_dir)
 
 
 def _words(flags: Flags) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from cicjax.errors import BadInput
 from cicjax.files.whole import write_text
 from cicjax.methods import START
-from cicjax.report import boxes, dialogues, figures, probed, sections, theory, trainings
+from cicjax.report import boxes, dialogues, figures, homes, online, probed, sections, theory, trainings
 from cicjax.report.drawing import Drawing
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
 from cicjax.views.html import page
@@ -24,10 +24,13 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     written.
 
     One run without `output`: RUN/report.html and RUN/figures/. Otherwise OUTPUT and, beside it, a folder of
-    OUTPUT's name, less its ending, with "-figures". Runs of `cicjax train` make a page of their own kind.
+    OUTPUT's name, less its ending, with "-figures". Runs of `cicjax train` and an agent's home make pages of
+    their own kind.
     Pages are as the umask has them; a run's folder is its owner's.
     """
     named = [Path(folder) for folder in folders]
+    if any(map(homes.is_home, named)):
+        return _write_home(named, output)
     if any(map(trainings.is_training, named)):
         compared = trainings.read_trainings(named)
         target, _ = _places(named, output)
@@ -51,11 +54,24 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     return target
 
 
+def _write_home(folders: Sequence[Path], output: str | Path | None) -> Path:
+    """The page of an agent's home."""
+    if len(folders) > 1:
+        raise BadInput(f"{folders[0]}: an agent lives here; report it alone")
+    target, drawings_folder = _places(folders, output)
+    living = homes.read_home(folders[0])
+    drawings = homes.draw(living)
+    for drawing in drawings:
+        write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg, private=False)
+    write_text(target, homes.render(living, drawings), private=False)
+    return target
+
+
 def _parts(experiments: AbstractSet[str]) -> Any:
     """The module of an experiment that probes beliefs, None for the paper's. Raises BadInput for several."""
     if len(experiments) > 1:
         raise BadInput(f"runs of {' and '.join(sorted(experiments))}: one report is of one experiment")
-    return {"dialogues": dialogues, "boxes": boxes}.get(next(iter(experiments), "paper"))
+    return {"dialogues": dialogues, "boxes": boxes, "online": online}.get(next(iter(experiments), "paper"))
 
 
 def _places(folders: Sequence[Path], output: str | Path | None) -> tuple[Path, Path]:

@@ -136,6 +136,20 @@ def load_adapter(
     return tree["adapter"], envelope["metadata"]
 
 
+def recorded(directory: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """(fingerprint, metadata) of the newest step's adapter as its records have them; reads no array. Raises
+    BadInput where there is no step, Corrupted where a byte has changed."""
+    directory = Path(directory)
+    envelope = _verified_envelope(directory, _candidates(directory, None).pop())
+    leaves, prefix = envelope["leaves"], "adapter/"
+    adapter = {
+        name.removeprefix(prefix): record["sha256"]
+        for name, record in leaves.items()
+        if name.startswith(prefix)
+    }
+    return _digest_of(adapter), envelope["metadata"]
+
+
 def leaf_digests(tree: Tree) -> dict[str, str]:
     """SHA-256 of each leaf's dtype, shape and values, by its name such as
     "adapter/layers/mlp/up_proj/lora_a"."""

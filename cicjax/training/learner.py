@@ -71,6 +71,10 @@ def finished_adapter(directory: Path) -> qwen2.Tree | None:
         return None  # who goes on training says so, and makes the step again
 
 
+class Diverged(Corrupted):
+    """Updates were not finite, and nothing was learned."""
+
+
 class Learner:
     """`with Learner(trainer, name, start=adapter) as learner:` trains FOLDER/NAME on from its newest
     checkpoint, or from a copy of `start` where there is none: an adapter, or a state with its moments. Where
@@ -198,7 +202,7 @@ class Learner:
         if progress.live_rows:  # an update without targets says nothing either way
             self._nonfinite_in_a_row = 0 if progress.applied else self._nonfinite_in_a_row + 1
         if self._nonfinite_in_a_row >= MAX_NONFINITE:
-            raise Corrupted(
+            raise Diverged(
                 f"{self._nonfinite_in_a_row} updates in a row were not finite (update {progress.update}"
                 f"{self._of_total()}: loss {progress.loss}, gradient norm {progress.grad_norm}): "
                 "lower the learning rate; the adapter is as it was before them"
@@ -212,7 +216,7 @@ class Learner:
             return
         what = f"{self.directory}: {skipped} of {self.step} updates were not finite and were skipped"
         if self.step == skipped + int(self.state.empty_updates):
-            raise Corrupted(f"{what}, so that nothing was learned: lower the learning rate")
+            raise Diverged(f"{what}, so that nothing was learned: lower the learning rate")
         print(printable(f"warning: {what}"), file=sys.stderr)
 
     def _of_total(self) -> str:

@@ -1,9 +1,8 @@
-"""A short life of an agent, the same however often it is killed: `python life.py HOME MODEL [POINT COUNT]`
-goes on with it, and kills itself at the COUNT-th time that it comes to POINT."""
+"""A short life of an agent, the same however often it is killed: it goes on where it was cut."""
 
 import os
+import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from cicjax.agent import steps
 from cicjax.agent.continual import Agent
 from cicjax.agent.events import Correction, Verdict
 from cicjax.agent.gate import Items
+from cicjax.agent.retention import Retention
 from cicjax.agent.settings import AgentSettings, GateSettings
 from cicjax.agent.store import Store
 from cicjax.files import numbered
@@ -47,6 +47,7 @@ POINTS = {
     "state renamed": "before the gate",
     "gate": "while it asks",
     "outcome committed": "before anybody hears of it",
+    "removing": "half way through what need not stay on disk",
     "serve committed": "when somebody has gone back",
 }
 
@@ -94,6 +95,7 @@ def live(home, model, *, until=QUESTIONS):
     alone."""
     steps.Steps._read_items = fickle
     with Agent.open(home, model, SETTINGS) as agent:
+        agent.retain(Retention(newest=2, every=3))
         agent.learn(due=True)  # what a kill has left of a step
         for number in range(until):
             done = {event.idempotency for event in agent.store.events()}
@@ -137,11 +139,13 @@ def kill_at(point, count):
     wrap(training, "accumulate", before=lambda *_: "slice")
     wrap(numbered, "_make_durable", after=lambda *_: ["state written"])
     wrap(checkpoints, "save", after=lambda *_: ["state renamed"])
+    wrap(shutil, "rmtree", before=lambda folder, *_: "removing" if "removing" in str(folder) else "")
     wrap(steps.Items, "ask", before=lambda *_: "gate")
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 3:
-        assert sys.argv[3] in POINTS
-        kill_at(sys.argv[3], int(sys.argv[4]))
-    live(Path(sys.argv[1]), sys.argv[2])
+def begin(home, model, point="", count=0):
+    """Go on with a life, to be killed at the `count`-th time that it comes to a point."""
+    if point:
+        assert point in POINTS
+        kill_at(point, count)
+    live(Path(home), model)

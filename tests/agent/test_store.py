@@ -1,19 +1,21 @@
 """The log: appended to and never changed, numbered without gaps, and a byte that changed anywhere is
 named."""
 
+import os
 import random
 import shutil
 import sqlite3
 import threading
+from dataclasses import fields
 
 import pytest
 import tiny_qwen2
 
 from cicjax.agent import whole
 from cicjax.agent.continual import Agent
-from cicjax.agent.events import Correction, Draft, Verdict
+from cicjax.agent.events import Correction, Draft, Event, Verdict
 from cicjax.agent.settings import AgentSettings
-from cicjax.agent.store import NAME, Store
+from cicjax.agent.store import DDL, NAME, Store
 from cicjax.errors import BadInput
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance.transcript import Author
@@ -130,7 +132,8 @@ def test_without_the_digest_of_a_closed_log_the_chain_names_the_event(home, tmp_
     shutil.copytree(home, copy)
     (copy / f"{NAME}.sha256").unlink()
     sound = (copy / NAME).read_bytes()
-    for text, kind in ((b"Ozymandias", "correction"), (b'"vouches":false', "source"), (b'"asked":', "plan")):
+    named = {b"Ozymandias": "correction", b'"vouches":false': "source", b'"replay":[': "plan"}
+    for text, kind in named.items():
         at = sound.index(text) + 2
         (copy / NAME).write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
         findings = whole.verify(copy)
@@ -139,6 +142,95 @@ def test_without_the_digest_of_a_closed_log_the_chain_names_the_event(home, tmp_
         )
     (copy / NAME).write_bytes(sound)
     assert whole.verify(copy) == []
+
+
+def changed(value, column):
+    """Another value that the column could have."""
+    if column == "author":
+        return value % 7 + 1
+    if column == "solved":
+        return -value if value else 1
+    if column == "kind":
+        return "reply" if value == "correction" else "correction"
+    if isinstance(value, int | type(None)):
+        return (value or 0) + 1000
+    if isinstance(value, bytes):
+        return value[:-1] + bytes([value[-1] ^ 1])
+    if column == "facts":
+        return '{"a":1}' if value == "{}" else value.replace('":', 'x":', 1)
+    return value[:-1] + ("1" if value.endswith("0") else "0")
+
+
+COLUMNS = [f"events.{each.name}" for each in fields(Event)] + ["contents.digest", "contents.body"]
+
+
+@pytest.mark.parametrize("where", COLUMNS)
+def test_another_value_in_any_column_is_named_without_the_files_digest(home, tmp_path, where):
+    """Put there through SQLite itself, as whoever forges a log would: its pages are sound."""
+    table, column = where.split(".")
+    (tmp_path / NAME).write_bytes((home / NAME).read_bytes())
+    (tmp_path / "config.json").write_bytes((home / "config.json").read_bytes())
+    log = sqlite3.connect(tmp_path / NAME, isolation_level=None)
+    log.execute("DROP TRIGGER fixed")
+    key = "rowid" if table == "events" else "digest"
+    rows = log.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
+    chosen = random.Random(where).sample(rows, 3)
+    (trigger,) = [line for line in DDL.splitlines() if line.startswith("CREATE TRIGGER fixed")]
+    for row, value in chosen:
+        log.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (changed(value, column), row))
+        log.execute(trigger)
+        findings = [line for line in whole.verify(tmp_path) if "versions" not in line]
+        assert findings and all(NAME in line for line in findings[:1]), (where, value)
+        if key == "rowid" and column != "seq":
+            assert any(f"event {row} " in line or "cannot be read" in line for line in findings), findings
+        log.execute("DROP TRIGGER fixed")
+        back = row if column != "digest" or table == "events" else changed(value, column)
+        back = changed(value, column) if column == "seq" else back
+        log.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (value, back))
+    log.execute(trigger)
+    assert [line for line in whole.verify(tmp_path) if "versions" not in line] == []
+    log.close()
+
+
+def test_events_that_are_missing_at_the_end_are_noticed_by_the_versions(home, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(home, copy)
+    (copy / f"{NAME}.sha256").unlink()
+    log = sqlite3.connect(copy / NAME, isolation_level=None)
+    (last,) = log.execute("SELECT max(seq) FROM events WHERE kind = 'plan'").fetchone()
+    log.execute("DROP TRIGGER kept")
+    log.execute("DELETE FROM events WHERE seq >= ?", (last,))
+    (trigger,) = [line for line in DDL.splitlines() if line.startswith("CREATE TRIGGER kept")]
+    log.execute(trigger)
+    log.close()
+    assert any("of no step in the log" in line for line in whole.verify(copy))
+
+
+def test_every_file_of_a_version_is_spoken_for(home, tmp_path):
+    number = next(name for name in sorted(os.listdir(home / "versions")) if name != "0")
+    with Store(home, read_only=True) as store:
+        events = list(store.events())
+    plan = next(e for e in events if e.kind == "plan" and str(e.facts["version"]) == number)
+    outcome = next(e for e in events if e.kind == "outcome" and str(e.facts["version"]) == number)
+    wanted = outcome.facts["digest"], plan.digest
+    folder = tmp_path / number
+    shutil.copytree(home / "versions" / number, folder)
+    assert list(whole._version(folder, wanted, needed=True)) == []
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.stat().st_size]
+    assert len(files) > 50
+    for file in files:
+        sound = file.read_bytes()
+        at = random.Random(str(file)).randrange(len(sound))
+        file.write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
+        findings = list(whole._version(folder, wanted, needed=True))
+        assert any(file.name in line for line in findings), (file, at, findings)
+        file.write_bytes(sound)
+        file.rename(tmp_path / "away")
+        assert list(whole._version(folder, wanted, needed=True)), file
+        (tmp_path / "away").rename(file)
+    other = "0" * 64
+    for forged in ((other, plan.digest), (outcome.facts["digest"], other)):
+        assert "not the version that the log has" in next(iter(whole._version(folder, forged, needed=True)))
 
 
 def test_a_log_with_a_rollback_and_a_forgotten_source_gives_every_versions_digest(home, tmp_path):

@@ -68,6 +68,6 @@ def line(version: "Version", history: "History") -> str:
     what = "as it was made" if version.parent is None else f"{count} lessons of {', '.join(by) or 'nobody'}"
     gate = version.numbers
     said = f", right {gate['right']} of {gate['problems']} ({gate['right_anchor']} before)" if gate else ""
-    why = f": {gate['reason']}" if gate and gate["reason"] else ""
+    why = f": {version.reason}" if version.reason else ""
     mark = "*" if version.number == history.serving else " "
     return f"{mark} {version.number:3}  {version.digest[:12]}  {version.state:9} {what}{said}{why}"

@@ -43,12 +43,17 @@ class New(OfHome):
     """Problems that a version must not answer worse before it serves; 0: every version serves."""
     gate_every: int = 1
     """Steps between two gates."""
+    keep_newest: int = 16
+    """So many versions stay on disk; 0: all. `cicjax agent prune` changes it."""
+    keep_every: int = 16
+    """Beside them each step of a lineage that this divides; 0: none."""
     seed: int = 0
     """Fresh adapter, replay and samples follow from it."""
 
     def run(self) -> None:
         from cicjax.agent import home
         from cicjax.agent.continual import Agent
+        from cicjax.agent.retention import Retention
         from cicjax.agent.settings import AgentSettings, GateSettings
         from cicjax.agent.trust import SEED
         from cicjax.logs import native
@@ -69,7 +74,11 @@ class New(OfHome):
         )
         episodes = native.read_native(self.replay) if self.replay is not None else []
         home.Home.make(
-            self.home, model=self.model_name_or_path, settings=settings, adapter=self.start_adapter
+            self.home,
+            model=self.model_name_or_path,
+            settings=settings,
+            adapter=self.start_adapter,
+            retention=Retention(newest=self.keep_newest, every=self.keep_every),
         )
         if episodes:
             with Agent.open(self.home) as agent:

@@ -19,8 +19,10 @@ class Status(OfHome):
     """
 
     def run(self) -> None:
+        from cicjax.agent.retention import disk
+
         with self.reading() as history:
-            facts = history.status()
+            facts = history.status() | disk(self.home)
         self.say("\n".join(f"{name:10} {value}" for name, value in facts.items()), facts)
 
 
@@ -116,6 +118,43 @@ class Source(OfHome):
         rights = sorted(source.rights)
         facts = {"source": source.name, "rights": rights, "vouches": source.vouches}
         self.say(f"{source.name} may {', '.join(rights) or 'nothing'}", facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(OfHome):
+    """Decide which versions stay on disk, and remove the others: the newest, and of every lineage each so
+    many-th step; always version 0, the one that serves, the gate's anchor, and what a rollback goes to.
+
+    One that was removed is made again from the log when it is asked for.
+
+    --json: one object of newest, every, removed, on_disk, disk_bytes, disk_free.
+
+    Example: cicjax agent prune runs/mine --newest 4 --every 32
+    """
+
+    newest: int | None = None
+    """So many versions, the newest; 0: all. Without it, as it was."""
+    every: int | None = None
+    """Each step of a lineage that this divides; 0: none. Without it, as it was."""
+    dry_run: bool = False
+    """Say what would be removed and remove nothing."""
+
+    def run(self) -> None:
+        from cicjax.agent.retention import Retention, disk, surplus
+
+        asked = {name: getattr(self, name) for name in ("newest", "every") if getattr(self, name) is not None}
+        if self.dry_run:
+            with self.reading() as history:
+                history.retention = {**history.retention, **asked}
+                removed, policy = surplus(self.home / "versions", history), Retention(**history.retention)
+        else:
+            with self.living() as agent:
+                policy = Retention(**{**agent.history.retention, **asked})
+                removed = agent.retain(policy)
+        facts = {"newest": policy.newest, "every": policy.every, "removed": removed, **disk(self.home)}
+        gone = f"{'would remove' if self.dry_run else 'removed'} {len(removed)}"
+        there = f"{len(facts['on_disk'])} on disk, {facts['disk_bytes'] / 1e6:.1f} MB in all"
+        self.say(f"{gone} versions; {there}, {facts['disk_free'] / 1e9:.1f} GB free", facts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ VERBS = {
     "rollback": tend.Rollback,
     "admit": tend.Admit,
     "source": tend.Source,
+    "prune": tend.Prune,
     "key": tend.Key,
     "forget": tend.Forget,
     "rebuild": keep.Rebuild,

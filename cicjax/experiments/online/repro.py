@@ -13,7 +13,7 @@ from cicjax.experiments.online.settings import SCALES, Settings
 from cicjax.experiments.online.world import make_world
 from cicjax.files.seal import read_json, write_json
 from cicjax.methods.rows import demonstration
-from cicjax.runs import checks
+from cicjax.runs import checks, environment
 from cicjax.runs.folder import RunFolder
 from cicjax.runs.metrics import bar
 from cicjax.tasks.named import EMBEDDED, named
@@ -37,6 +37,7 @@ class Online:
     arms: tuple[str, ...]
     learning_rate: float | None
     dtype: Any
+    allow_other_environment: bool = False
 
 
 def reproduce(asked: Online) -> dict[str, Any]:
@@ -60,14 +61,21 @@ def reproduce(asked: Online) -> dict[str, Any]:
     policy = load_policy(asked.model_name_or_path, dtype=asked.dtype, lora=settings.lora, training=True)
     config = {"experiment": "online", "model": policy.fingerprint, "settings": settings.record()}
     with RunFolder(asked.output_dir, config):
+        environment.settle(asked.output_dir, allow_changes=asked.allow_other_environment)
         setting = Setting(
             folder=asked.output_dir, settings=settings, policy=policy, task=task, world=world, adapters={}
         )
         begin(setting, policy)
         lives = live(setting)
         found = {life["arm"]: results.summary(life) for life in lives}
-        record = {"experiment": "online", "seed": asked.seed, "known": list(world.known), "arms": found}
-        write_json(asked.output_dir / "results.json", record | {"contrasts": results.contrasts([found])})
+        record = {
+            **config,
+            "seed": asked.seed,
+            "known": list(world.known),
+            "arms": found,
+            "contrasts": results.contrasts([found]),
+        }
+        write_json(asked.output_dir / "results.json", record)
     return record
 
 

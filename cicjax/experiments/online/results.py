@@ -10,6 +10,7 @@ from cicjax.experiments.online.arms import CONTRASTS, named
 from cicjax.experiments.online.world import PHASES
 from cicjax.statistics import holm, sign_flip_p, t_interval, wilson
 
+BLOCKS = 12
 MEASURES = {
     "prequential": "first answers in the stream",
     "new": "first answers to skills that nobody had taught before",
@@ -39,8 +40,21 @@ def summary(life: Mapping[str, Any]) -> dict[str, Any]:
         "nats": float(np.mean([event["nats"] for event in events])),
         "corrected": end["corrected"],
         "phases": phases,
+        "curve": _curve(events),
         "checks": life["checks"],
     }
+
+
+def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """First answers in a dozen blocks: how many events and corrections there had been by a block's end."""
+    size, corrected, blocks = max(len(events) // BLOCKS, 1), 0, []
+    for first in range(0, len(events), size):
+        block = events[first : first + size]
+        corrected += sum(not event["solved"] for event in block)
+        solved = [event["solved"] for event in block]
+        ends = {"events": first + len(block), "corrected": corrected}
+        blocks.append(ends | _share(solved, block))
+    return blocks
 
 
 def _share(solved: Sequence[bool], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

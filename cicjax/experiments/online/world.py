@@ -25,7 +25,7 @@ class Counts:
 SCALES = {
     "paper": Counts(sft_rows=100, events=396, dev_problems=100, evaluate_every=10),
     "small": Counts(sft_rows=100, events=192, dev_problems=60, evaluate_every=8),
-    "smoke": Counts(sft_rows=32, events=48, dev_problems=20, evaluate_every=6),
+    "smoke": Counts(sft_rows=16, events=24, dev_problems=10, evaluate_every=3),
 }
 
 

@@ -1,6 +1,9 @@
 """The online experiment: its stream, what its arms learn, and a life that is resumed arm by arm."""
 
 import json
+import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -58,27 +61,55 @@ def test_a_contrast_needs_an_interval_and_holms_p_to_hold():
     assert {row["word"] for row in results.contrasts(runs[:1])} == {"undecided"}
 
 
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A run of some arms at the smallest scale."""
+    run = tmp_path_factory.mktemp("smoke") / "run"
+    assert main(command(run, *FEW)) == 0
+    return run
+
+
+FEW = ("frozen", "replay_only", "interventional", "in_context")
+
+
+def command(run, *names):
+    few = ["--arms", *names] if names else []
+    return ["repro", "--experiment", "online", "--scale", "smoke", "--output_dir", str(run), *few]
+
+
+def test_a_smoke_run_and_its_page(smoke):
+    found = json.loads((smoke / "results.json").read_text())
+    assert tuple(found["arms"]) == FEW
+    for row in found["arms"].values():
+        asked = [row["phases"][phase]["questions"] for phase in world.PHASES]
+        assert asked == [8, 8, 8] and row["curve"][-1]["events"] == 24
+        assert 0 <= row["prequential"] <= 1 and row["nats"] > 0
+    frozen, replay = found["arms"]["frozen"], found["arms"]["replay_only"]
+    assert (
+        frozen["phases"]["known"]["solved"] == replay["phases"]["known"]["solved"]
+    )  # nothing is learned yet
+    assert frozen["corrected"] == frozen["curve"][-1]["corrected"]
+    page = (smoke / "report.html").read_text()
+    assert "Replay only" in page and (smoke / "figures" / "online-corrections.svg").is_file()
+
+
 @pytest.mark.slow
-def test_a_run_is_resumed_arm_by_arm(tmp_path, capsys):
-    run = tmp_path / "run"
-    few = ["frozen", "replay_only", "interventional"]
-    command = [
-        "repro",
-        "--experiment",
-        "online",
-        "--scale",
-        "smoke",
-        "--output_dir",
-        str(run),
-        "--arms",
-        *few,
-    ]
-    assert main(command) == 0
-    whole, kept = (run / "results.json").read_bytes(), (run / "arms" / "frozen.json").stat().st_mtime_ns
-    (run / "results.json").unlink()
-    assert main(command) == 0
-    assert (run / "results.json").read_bytes() == whole
-    assert (run / "arms" / "frozen.json").stat().st_mtime_ns == kept
-    found = json.loads(whole)["arms"]
-    assert set(found) == set(few) and found["frozen"]["phases"]["new"]["questions"] == 16
-    assert "Replay only" in capsys.readouterr().out
+def test_killed_at_any_moment_a_run_comes_to_the_same_bytes(tmp_path, capfd):
+    few, rng = ("frozen", "replay_only", "refit"), random.Random(0)
+    whole, cut, kills = tmp_path / "whole", tmp_path / "cut", 0
+    assert main(command(whole, *few)) == 0
+    while True:
+        with subprocess.Popen([sys.executable, "-m", "cicjax", *command(cut, *few)]) as process:
+            try:
+                # At least a second more than the last time, or none would ever end an arm.
+                process.wait(timeout=rng.uniform(2.0, 8.0 + kills))
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+        kills += 1
+    assert process.returncode == 0 and kills >= 3, kills
+    assert (cut / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    for name in few:
+        one, other = (folder / "arms" / f"{name}.json" for folder in (cut, whole))
+        assert one.read_bytes() == other.read_bytes()
+    print(json.dumps({"kills": kills}))
