@@ -155,11 +155,11 @@ AFTER = {
     ),
     "an adapter's folder one too high": (
         [*TRAIN, "log.jsonl", "--start_adapter", "RUN"],
-        "holds no adapter itself but adapter; give RUN/adapter",
+        "holds no adapter itself but adapter; give one of these folders, such as RUN/adapter",
     ),
     "an adapter of another base": (
         ["generate", "--model", "toy2", "--adapter", "RUN/adapter", "--prompts", "p.jsonl"],
-        "trained on the base toy (",
+        "give the base that it was trained on",
     ),
     "an export onto a folder": (
         ["export", "RUN/adapter", "--model", "toy", "--output_dir", "logs"],

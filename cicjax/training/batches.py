@@ -9,7 +9,7 @@ in Qwen2.5.
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
@@ -17,9 +17,6 @@ from jaxtyping import Bool, Float32, Int8, Int32
 from cicjax.devices.kind import Kind
 from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
-
-if TYPE_CHECKING:
-    from cicjax.model.lora import Dropout
 
 SHORTEST = 192  # tokens of a line
 
@@ -68,7 +65,7 @@ class Batch(NamedTuple):
     indices: Int32[Any, "B T"]
     used: Int32[Any, ""]
     extras: dict[str, Float32[Any, "B T"]]
-    dropout: "Dropout | None" = None  # what the adapter does not see, in training alone
+    dropout: Any = None  # a `lora.Dropout`, of lines: what the adapter does not see, in training alone
 
 
 class Place(NamedTuple):

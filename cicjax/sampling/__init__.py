@@ -1,0 +1,1 @@
+"""Prompts to completions with ids, log-probabilities and finish reasons."""

@@ -1,0 +1,1 @@
+"""Rows to adapters: batches, jitted steps, the learner and its checkpoints."""
