@@ -1,9 +1,9 @@
 """How right the agent has been while it was in use: by version and in all, with how many of its answers
 anybody judged. A fold over the log, caught up when it is asked.
 
-An answer counts where its question was new and the serving version was asked: what was corrected before is no
-test. Of several verdicts on an answer the last counts. Who is judged is no random sample, so the judged share
-stands beside.
+An answer counts where nobody had got one to its question before: what was corrected is no test. One that was
+cut short is none. Of several verdicts on an answer the last counts. Who is judged is no random sample, so the
+judged share stands beside.
 """
 
 from collections.abc import Iterable
@@ -41,7 +41,8 @@ class Curve:
     """The log so far. `apply` takes its events in order; those it has seen it passes over."""
 
     seq: int = 0
-    _first: dict[int, int] = field(default_factory=dict)  # beginnings of new questions -> version
+    _begun: dict[int, tuple[str, int]] = field(default_factory=dict)  # question and version of what has begun
+    _first: dict[int, int] = field(default_factory=dict)  # beginnings of first answers -> version
     _turns: set[str] = field(default_factory=set)
     _counted: dict[int, int] = field(default_factory=dict)  # judged beginnings -> verdict
     _by: dict[int, Tally] = field(default_factory=dict)
@@ -55,12 +56,13 @@ class Curve:
 
     def _take(self, event: Event) -> None:
         if event.kind == "begin" and event.version is not None:
-            turn = event.facts["turn"]
+            self._begun[event.seq] = event.facts["turn"], event.version
+        elif event.kind == "attempt" and event.parent is not None and event.finish != "cancelled":
+            turn, version = self._begun[event.parent]
             if turn not in self._turns:
-                self._first[event.seq] = event.version
-            self._turns.add(turn)
-        elif event.kind == "attempt" and event.parent in self._first:
-            self._tally(event.parent).answers += 1
+                self._turns.add(turn)
+                self._first[event.parent] = version
+                self._tally(event.parent).answers += 1
         elif event.kind == "verdict" and event.parent in self._first:
             tally, before = self._tally(event.parent), self._counted.get(event.parent)
             tally.judged += before is None

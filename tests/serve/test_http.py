@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import fields
 
 import byte_tokenizer
 import httpx
@@ -13,10 +14,13 @@ import tiny_qwen2
 from stand_in import Planned, serving
 
 from cicjax.agent.continual import Agent
+from cicjax.agent.events import Event
 from cicjax.agent.keys import make_key, read_keys
 from cicjax.agent.settings import AgentSettings
 from cicjax.model.config import LoRAConfig
 from cicjax.serve import limits
+from cicjax.serve.curve import Curve
+from cicjax.serve.hand import Hand
 from cicjax.training.steps import Optimization
 
 SETTINGS = AgentSettings(
@@ -220,7 +224,28 @@ def test_the_curve_counts_new_questions_and_says_how_many_were_judged(http):
         http.post("/v1/feedback", json={"id": first, "verdict": verdict})
         now = count()
         assert (now["judged"], now["right"]) == (before["judged"] + 1, before["right"] + right)
-    assert now["low"] < now["accuracy"] <= now["high"] and now["judged_share"] < 1
+    assert now["low"] < now["accuracy"] <= now["high"]
+    assert now["judged_share"] == now["judged"] / now["answers"]
+
+
+def test_an_answer_that_was_cut_short_is_no_test():
+    def event(seq, kind, **more):
+        blank = {each.name: "" for each in fields(Event)} | {"facts": {}, "solved": -1, "parent": None}
+        return Event(**blank | {"seq": seq, "kind": kind, "version": 2} | more)
+
+    curve = Curve()
+    events = [
+        event(1, "begin", facts={"turn": "a"}),
+        event(2, "attempt", parent=1, finish="cancelled"),
+        event(3, "begin", facts={"turn": "a"}),
+        event(4, "attempt", parent=3, finish="stop"),
+        event(5, "verdict", parent=3, solved=1),
+        event(6, "verdict", parent=1, solved=0),
+    ]
+    curve.apply(events[:4])
+    curve.apply(events)
+    (version,) = curve.record()["versions"]
+    assert (version["version"], version["answers"], version["judged"], version["right"]) == (2, 1, 1, 1)
 
 
 def test_the_queue_gives_what_nobody_has_judged_and_waits_for_more(http):
@@ -356,6 +381,28 @@ def test_what_happens_is_told_as_it_happens(http, server):
     kinds = [line.removeprefix("event: ") for line in heard if line.startswith("event: ")]
     assert kinds[0] == "doing" and kinds[-1] == "verdict" and {"begin", "attempt"} <= set(kinds)
     assert not any("It is 2" in line for line in heard)
+
+
+def test_a_verifier_of_ones_own_judges_and_may_fail(agent, capfd):
+    def verify(messages, answer):
+        if "fail" in messages[-1]["content"]:
+            raise OSError("no\nnetwork")
+        return None if "unknown" in messages[-1]["content"] else answer == "It is 2."
+
+    def verdict(http, question):
+        asked = {"messages": [{"role": "user", "content": question}]}
+        id = http.post("/v1/chat/completions", json=asked).json()["id"]
+        until = time.monotonic() + 1
+        while (said := http.get(f"/v1/attempts/{id}").json()["verdict"]) is None and time.monotonic() < until:
+            time.sleep(0.05)
+        return said
+
+    judged = Hand(verify=verify)
+    with serving(agent, agent.home.folder, hand=judged) as (url, _), httpx.Client(base_url=url) as http:
+        said = [verdict(http, each) for each in ("2?", "unknown?", "fail?", "2 again?")]
+        assert said == ["right", None, None, "right"]
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "the verifier failed" in said and "OSError: no network" in said
 
 
 def test_figures_are_there_for_whoever_counts(http):
