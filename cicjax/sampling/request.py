@@ -175,6 +175,7 @@ class Handle:
         """Forget what was put: it will be once more; for the engine."""
         with self._changed:
             self._waiting.clear()
+            self._given.clear()
 
     def fail(self, error: BaseException) -> None:
         """End it by an error; for the engine."""
