@@ -203,7 +203,10 @@ def state(folder: Path) -> dict[str, object]:
 
 
 def named(name: str, words: str) -> bool:
-    """Whether a line names the file, its step, or the seal that is to speak for it."""
+    """Whether a line names the file, its step, or the seal that is to speak for it. By the seal of another
+    run, whatever is looked at first is wrong."""
+    if name == "seal.json":
+        return True
     parts = name.split("/")
     steps = [part for part in parts if part.isdigit()]
     return parts[-1] in words or any(f"step {step}" in words for step in steps) or "seal.json" in words

@@ -118,7 +118,7 @@ def of_adapter(folder: Path) -> list[object]:
     adapter, lora, known = load_adapter(folder, huggingface.read_config(toy))
     said: list[object] = [
         checkpoints.leaf_digests(adapter),
-        model_card(folder, known=known, lora=lora, base_name="toy"),
+        model_card(folder, known=known, lora=lora, base_name="toy", name=folder.name),
     ]
     return [
         *said,
