@@ -80,7 +80,8 @@ def one_update(
     """Update number `index`, from 0 on, at this learning rate: sums over the micro-batches of `units`, one
     division, one step; all one program where the kind of device wants that, for which `shape` must be fixed,
     and where the base lies on several devices, which share the lines. Between micro-batches `pause` is
-    called, where they are no one program. Returns before they have finished. The given state is donated."""
+    called, where they are no one program. Returns before they have finished. The given state is donated,
+    where there are rows."""
     devices = mesh.of(base)
     batches = with_dropout(pack(units, shape.over(devices.count)), dropout, seed=seed, index=index)
     if not batches:
