@@ -680,7 +680,7 @@ def test_the_command_the_settings_and_the_seconds(copy):
 def test_a_lost_piece_is_missed_and_one_that_never_was_leaves_its_section_out(copy, missing):
     target = copy / missing
     shutil.rmtree(target) if target.is_dir() else target.unlink()
-    with pytest.raises(Corrupted, match=f"{missing}.*missing; restore it from a copy, or repeat"):
+    with pytest.raises(Corrupted, match=f"{missing}.*missing; restore it from a copy, or"):
         document.write_report([copy])
     reseal(copy)
     content, outline = written(copy) if missing in ("rollouts", "metrics.jsonl") else page_of(copy)
