@@ -23,6 +23,8 @@ from cicjax.model.config import LoRAConfig
 from cicjax.provenance.protocol import PLAIN, chat_format
 from cicjax.provenance.transcript import Author
 from cicjax.runs.folder import locked
+from cicjax.tasks.named import EMBEDDED, named
+from cicjax.tasks.task import Task
 from cicjax.training.finetune import fresh_adapter
 from cicjax.training.policy import LoadedPolicy, load_policy
 
@@ -46,6 +48,13 @@ class Identity:
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
             "settings": self.settings.record(),
         }
+
+    def task(self) -> Task:
+        """The task whose problems the gate asks, with the numbers of the base. Raises BadInput where the
+        settings name none."""
+        settings, model = self.settings, self.model
+        embedded = model is None or Path(model).name == "tiny" or settings.format == PLAIN
+        return named(settings.task, numbers=EMBEDDED if embedded else "paper")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,11 @@
 for. What a source may stands in the log."""
 
 import hashlib
-import json
-import os
 import secrets
 from pathlib import Path
 
 from cicjax.errors import Corrupted
-from cicjax.files.whole import write_text
+from cicjax.files.whole import read_json, write_json
 
 FILE = "keys.json"
 PREFIX = "cicjax-"
@@ -20,10 +18,7 @@ def read_keys(home: Path) -> dict[str, str]:
     path = home / FILE
     if not path.exists():
         return {}
-    try:
-        keys = json.loads(path.read_bytes())
-    except ValueError:
-        keys = None
+    keys = read_json(path)
     if not isinstance(keys, dict) or not all(isinstance(name, str) for name in keys.values()):
         raise Corrupted(f"{path}: not what was written; remove it and make the keys anew")
     return keys
@@ -32,8 +27,7 @@ def read_keys(home: Path) -> dict[str, str]:
 def make_key(home: Path, source: str) -> str:
     """A new key of a source, of which the file keeps the digest alone."""
     keys, key = read_keys(home), PREFIX + secrets.token_urlsafe(24)
-    write_text(home / FILE, json.dumps(keys | {digest_of(key): source}, indent=1) + "\n")
-    os.chmod(home / FILE, 0o600)
+    write_json(home / FILE, keys | {digest_of(key): source})
     return key
 
 

@@ -21,6 +21,7 @@ from cicjax.training import checkpoints, steps
 from cicjax.training.batches import Row, shape_for
 from cicjax.training.finetune import check_fit
 from cicjax.training.learner import Diverged, Learner, Trainer
+from cicjax.training.own import trainer_of
 from cicjax.training.policy import LoadedPolicy
 
 STATE, FILES = "state", "files.json"
@@ -112,15 +113,11 @@ class States:
             shutil.rmtree(folder)
 
     def _trainer(self, number: int) -> Trainer:
-        policy = self.policy
-        return Trainer(
-            folder=private_folder(self.of(number)),
-            model=policy.model,
-            base=policy.base,
-            base_fingerprint=policy.fingerprint,
-            tokenizer=policy.tokenizer,
-            optimization=self.settings.optimization,
+        return trainer_of(
+            self.policy,
+            private_folder(self.of(number)),
             seed=self.settings.seed,
+            optimization=self.settings.optimization,
             protocol=self.settings.format,
         )
 

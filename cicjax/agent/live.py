@@ -144,13 +144,16 @@ class Live:
         return self.agent.finish(answer.begun, done.ids, done.logprobs, done.finish_reason)
 
     def _ready(self, version: int) -> None:
-        """Have a version in the bank. Raises Full where every slot answers somebody, BadInput for one that is
-        not on disk: making it again is the learning thread's."""
+        """Have a version in the bank that can serve. Raises Full where every slot answers somebody, BadInput
+        for one that is not on disk: making it again is the learning thread's."""
+        self.agent.servable(version)
+        here = version in self.engine.versions or self.agent.steps.states.here(version)
+        if version != self.agent.history.serving and not here:
+            raise BadInput(f"version {version} did not stay on disk; let it serve, and it is made again")
+        self._load(version)
+
+    def _load(self, version: int) -> None:
         if version not in self.engine.versions:
-            steps, serving = self.agent.steps, self.agent.history.serving
-            self.agent.servable(version)
-            if version != serving and not steps.states.here(version):
-                raise BadInput(f"version {version} did not stay on disk; let it serve, and it is made again")
             self.engine.load(version, self.agent.steps.adapter(version))
 
     # What is learned
@@ -301,10 +304,11 @@ class Live:
         self.have(self.agent.history.serving)
 
     def have(self, version: int) -> None:
-        """`_ready` for the learning thread, which waits, without its turn, while the bank is full."""
+        """For the learning thread, which waits, without its turn, while the bank is full: have a version in
+        the bank, also one that nobody but the gate may ask yet."""
         while True:
             try:
-                return self._ready(version)
+                return self._load(version)
             except Full:
                 with self._slices.elsewhere(), self._changed:
                     self._changed.wait(RETRY)

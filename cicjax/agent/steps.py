@@ -21,7 +21,6 @@ from cicjax.files import numbered
 from cicjax.model import qwen2
 from cicjax.provenance.transcript import Author
 from cicjax.sampling.sampler import Sampler
-from cicjax.tasks.named import EMBEDDED, named
 from cicjax.training import checkpoints
 from cicjax.training import steps as training
 from cicjax.training.batches import Row
@@ -38,7 +37,7 @@ class Steps:
         self, home: Home, policy: LoadedPolicy, store: Store, history: History, lessons: Lessons
     ) -> None:
         self._policy, self._store, self._history, self._lessons = policy, store, history, lessons
-        self._settings = home.identity.settings
+        self._identity, self._settings = home.identity, home.identity.settings
         self.states = States(home.folder, policy, self._settings)
         self._newest: tuple[int, training.TrainState] | None = None
         self._items: Items | None = None
@@ -185,8 +184,7 @@ class Steps:
 
     def _read_items(self) -> Items:
         settings = self._settings
-        embedded = self._policy.location.name == "tiny" or self._lessons.format == "plain"
-        task = named(settings.task, numbers=EMBEDDED if embedded else "paper")
+        task = self._identity.task()
         problems = gate.problems_of(task, settings.seed, settings.gate.problems)
         return Items(
             task=task,

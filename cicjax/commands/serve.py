@@ -118,13 +118,12 @@ def _teacher(home: Path, verify: Any) -> Any:
     from cicjax.agent import gate
     from cicjax.agent.home import Home
     from cicjax.serve.hand import Hand
-    from cicjax.tasks.named import named
 
     identity = Home.read(home).identity
     settings = identity.settings
     if not settings.task:
         return Hand(verify=verify)
-    task = named(settings.task, numbers="tiny" if identity.model is None else "paper")
+    task = identity.task()
     problems = gate.practice(task, settings.seed, settings.gate.problems)
     return Hand(task, problems=problems, verify=verify)
 
@@ -134,11 +133,10 @@ def _replay(agent: "Agent") -> None:
     from cicjax.agent import gate
     from cicjax.agent.trust import SEED
     from cicjax.provenance.transcript import Author, Episode, Message
-    from cicjax.tasks.named import named
 
     settings = agent.settings
     if settings.task:
-        task = named(settings.task, numbers="tiny")
+        task = agent.home.identity.task()
         for problem in gate.solved(task, settings.seed, settings.gate.problems)[:SEEDS]:
             answer = Message(role="assistant", content=problem.solution, author=Author.TEACHER)
             episode = Episode(id=problem.id, messages=(*gate.asked(problem), answer))

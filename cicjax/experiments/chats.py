@@ -16,7 +16,7 @@ from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Episode
 from cicjax.runs import checks
 from cicjax.training.finetune import fine_tune, fresh_adapter, weighted
-from cicjax.training.learner import Trainer
+from cicjax.training.own import trainer_of
 from cicjax.training.policy import LoadedPolicy, precision
 from cicjax.training.steps import Likelihood, Optimization
 
@@ -117,14 +117,11 @@ def train(
 ) -> qwen2.Tree:
     """FOLDER/NAME: an arm on these rows from `start`."""
     settings, policy = run.settings, run.policy
-    trainer = Trainer(
-        folder=run.folder,
-        model=policy.model,
-        base=policy.base,
-        base_fingerprint=policy.fingerprint,
-        tokenizer=policy.tokenizer,
-        optimization=settings.optimization,
+    trainer = trainer_of(
+        policy,
+        run.folder,
         seed=settings.seed,
+        optimization=settings.optimization,
         rows_per_update=settings.rows_per_update,
         num_train_epochs=epochs,
         save_steps=run.save_steps,

@@ -5,6 +5,7 @@ none: x A of the other slots is set to 0 before it meets B (`lora.in_own_slot`).
 decode in one program, and a new version is a write into a slot: nothing is compiled.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,33 +17,21 @@ from jaxtyping import Array, Bool, Int
 from cicjax.errors import BadInput, Corrupted
 from cicjax.model import layout
 from cicjax.model.config import LoRAConfig, Qwen2Config, Tree
-from cicjax.model.lora import projection_shapes
+from cicjax.model.lora import init_adapter
 
 
 def empty(config: Qwen2Config, lora: LoRAConfig, *, slots: int, dtype: Any) -> Tree:
     """A bank whose slots change nothing, in the dtype of the base that it stands beside, layers apart."""
-
-    def layer() -> Tree:
-        modules: dict[str, dict] = {}
-        for name, (module, inputs, outputs) in projection_shapes(config).items():
-            if name in lora.target_modules:
-                lora_a = jnp.zeros((inputs, slots * lora.rank), dtype)
-                lora_b = jnp.zeros((slots * lora.rank, outputs), dtype)
-                modules.setdefault(module, {})[name] = {"lora_a": lora_a, "lora_b": lora_b}
-        return modules
-
-    return {"layers": tuple(layer() for _ in range(config.num_hidden_layers))}
+    whole = jax.tree.map(
+        partial(jnp.asarray, dtype=dtype), nothing(config, replace(lora, rank=slots * lora.rank))
+    )
+    return {"layers": layout.apart(whole["layers"], config.num_hidden_layers)}
 
 
 def nothing(config: Qwen2Config, lora: LoRAConfig) -> Tree:
     """An adapter that changes nothing, layers stacked: what clears a slot."""
-    layers: dict[str, dict] = {}
-    for name, (module, inputs, outputs) in projection_shapes(config).items():
-        if name in lora.target_modules:
-            lora_a = np.zeros((config.num_hidden_layers, inputs, lora.rank), np.float32)
-            lora_b = np.zeros((config.num_hidden_layers, lora.rank, outputs), np.float32)
-            layers.setdefault(module, {})[name] = {"lora_a": lora_a, "lora_b": lora_b}
-    return {"layers": layers}
+    shapes = jax.eval_shape(partial(init_adapter, config, lora), jax.random.key(0))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @partial(jax.jit, donate_argnums=(0,))
@@ -71,17 +60,7 @@ def fitting(config: Qwen2Config, lora: LoRAConfig, adapter: Tree) -> Tree:
     Raises BadInput for one that a bank of these settings cannot hold, Corrupted for values that are not
     finite: 0 times those would not be 0 in the rows that read other slots.
     """
-    wanted = {
-        (module, name): ((inputs, lora.rank), (lora.rank, outputs))
-        for name, (module, inputs, outputs) in projection_shapes(config).items()
-        if name in lora.target_modules
-    }
-    found = {
-        (module, name): (factors["lora_a"].shape[1:], factors["lora_b"].shape[1:])
-        for module, names in adapter["layers"].items()
-        for name, factors in names.items()
-    }
-    if wanted != found:
+    if jax.tree.map(np.shape, {"layers": adapter["layers"]}) != jax.tree.map(np.shape, nothing(config, lora)):
         raise BadInput("an adapter of another rank, or on other projections, than the bank is for")
     adapter = jax.tree.map(np.asarray, {"layers": adapter["layers"]})
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapter)):

@@ -3,6 +3,7 @@
 Arithmetic alone: which layout a kernel has is `layout`'s choice, and what is a layer is `qwen2`'s.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -144,24 +145,17 @@ def write_slots(
     cache: Float[Array, "B K S H"], new: Float[Array, "B K T H"], slot: Any, kind: Kind
 ) -> Float[Array, "B K S H"]:
     """The cache with `new`, rounded to its dtype, in the slots from `slot` on: one number, or one a row."""
-    new = new.astype(cache.dtype)
-    if kind.bf16_by_bits and cache.dtype == jnp.bfloat16:
-        return _from_bits(_written(_to_bits(cache), _to_bits(new), slot))
-    return _written(cache, new, slot)
-
-
-def _written(cache: Array, new: Array, slot: Any) -> Array:
     if jnp.ndim(slot) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axis=2)
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=2)
+        return _moved(put, kind, cache, new)
     # As one scatter: XLA on a CPU copies the cache for a slice, written in a loop over rows or for all.
-    return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=1))(cache, new, slot)
+    rows = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=1))
+    return _moved(lambda cache, new: rows(cache, new, slot), kind, cache, new)
 
 
 def take_row(cache: Float[Array, "B K S H"], row: Any, kind: Kind) -> Float[Array, "1 K S H"]:
     """One row of a cache."""
-    if not (kind.bf16_by_bits and cache.dtype == jnp.bfloat16):
-        return jax.lax.dynamic_slice_in_dim(cache, row, 1, axis=0)
-    return _from_bits(jax.lax.dynamic_slice_in_dim(_to_bits(cache), row, 1, axis=0))
+    return _moved(lambda cache: jax.lax.dynamic_slice_in_dim(cache, row, 1, axis=0), kind, cache)
 
 
 def put_row(
@@ -169,9 +163,16 @@ def put_row(
 ) -> Float[Array, "B K S H"]:
     """The cache with `new` in the slots of one row from `slot` on."""
     at = (row, 0, slot, 0)
-    if not (kind.bf16_by_bits and cache.dtype == jnp.bfloat16):
-        return jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), at)
-    return _from_bits(jax.lax.dynamic_update_slice(_to_bits(cache), _to_bits(new.astype(cache.dtype)), at))
+    return _moved(lambda cache, new: jax.lax.dynamic_update_slice(cache, new, at), kind, cache, new)
+
+
+def _moved(move: Callable[..., Array], kind: Kind, cache: Array, *new: Array) -> Array:
+    """What `move`, which computes nothing, gives of a cache and of what goes into it, rounded to its dtype:
+    on bits where the kind of device moves bf16 so."""
+    arrays = [cache, *(each.astype(cache.dtype) for each in new)]
+    if kind.bf16_by_bits and cache.dtype == jnp.bfloat16:
+        return _from_bits(move(*map(_to_bits, arrays)))
+    return move(*arrays)
 
 
 def _to_bits(x: Array) -> Array:

@@ -1,14 +1,11 @@
 """The hand of a teacher: a task that has problems to ask and knows their solutions, and a verifier of one's
 own. Both judge answers by themselves; a solution is only offered, a person gives it."""
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from cicjax.errors import BadInput, shorten
+from cicjax.tasks.named import imported
 from cicjax.tasks.task import Problem, Task
 
 Verify = Callable[[Sequence[Mapping[str, str]], str], bool | None]
@@ -53,12 +50,7 @@ def verifier(name: str) -> Verify:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise BadInput(f"--verifier {shorten(name)}: name a function as MODULE:FUNCTION")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        raise BadInput(f"--verifier {shorten(name)}: cannot be imported ({shorten(str(error))})") from None
+    found = imported(f"--verifier {shorten(name)}", module, attribute)
     try:
         inspect.signature(found).bind([], "")
     except (TypeError, ValueError):

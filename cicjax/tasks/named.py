@@ -28,12 +28,20 @@ def named(name: str, *, numbers: Literal["paper", "printed", "tiny", "catalogue"
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise BadInput(f"--task {name}: no such task; choose {STEM}, or name your own as MODULE:ATTRIBUTE")
-    task = _attribute(_module(module, name), attribute, name)
+    task = imported(f"--task {name}", module, attribute)
     _check(task, name)
     return task
 
 
-def _module(module: str, name: str) -> ModuleType:
+def imported(said: str, module: str, attribute: str) -> Any:
+    """An attribute of a user's own module. Raises BadInput, which begins with `said`, where there is none."""
+    found = _module(module, said)
+    if not hasattr(found, attribute):
+        raise BadInput(f"{said}: {found.__name__} has no attribute {attribute}")
+    return getattr(found, attribute)
+
+
+def _module(module: str, said: str) -> ModuleType:
     # An installed command does not look into the folder that it is called from; whoever writes a task does.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -42,21 +50,15 @@ def _module(module: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             raise BadInput(
-                f"--task {name}: there is no module {error.name}; call from its folder or install it"
+                f"{said}: there is no module {error.name}; call from its folder or install it"
             ) from None
-        raise _broken(name, error) from error
+        raise _broken(said, error) from error
     except Exception as error:
-        raise _broken(name, error) from error
+        raise _broken(said, error) from error
 
 
-def _broken(name: str, error: Exception) -> BadInput:
-    return BadInput(f"--task {name}: its module cannot be imported ({type(error).__name__}: {error})")
-
-
-def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
-    if not hasattr(module, attribute):
-        raise BadInput(f"--task {name}: {module.__name__} has no attribute {attribute}")
-    return getattr(module, attribute)
+def _broken(said: str, error: Exception) -> BadInput:
+    return BadInput(f"{said}: its module cannot be imported ({type(error).__name__}: {error})")
 
 
 def _check(task: Any, name: str) -> None:

@@ -24,13 +24,6 @@ SETTINGS = AgentSettings(
 )
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    tiny_qwen2.write(folder, seed=3)
-    return str(folder)
-
-
 @pytest.fixture
 def make(toy, tmp_path):
     """Gives an agent in a folder of this name, new where there is none."""

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_qwen2
 
 sys.path.insert(0, str(Path(__file__).parent))
 import life
@@ -39,13 +38,6 @@ def own_gate_alone_here():
     before = Steps._read_items
     yield
     Steps._read_items = before
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    tiny_qwen2.write(folder, seed=3)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
-import tiny_qwen2
 
 from cicjax.agent import steps
 from cicjax.agent.continual import Agent
@@ -32,13 +31,6 @@ SETTINGS = AgentSettings(
     max_new_tokens=12,
 )
 WAIT = 120
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    tiny_qwen2.write(folder, seed=3)
-    return str(folder)
 
 
 @pytest.fixture

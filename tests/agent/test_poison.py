@@ -3,9 +3,6 @@ they are half of a step at most, are named, and can be taken back bit for bit.""
 
 import random
 
-import pytest
-import tiny_qwen2
-
 from cicjax.agent.continual import Agent
 from cicjax.agent.events import Correction
 from cicjax.agent.settings import AgentSettings
@@ -23,13 +20,6 @@ SETTINGS = AgentSettings(
 )
 # In bursts, as whoever floods an agent sends them.
 WRITERS = random.Random(0).sample([*["mallory"] * 25, *["alice"] * 13, *["bob"] * 12], 50)
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    tiny_qwen2.write(folder, seed=3)
-    return str(folder)
 
 
 def lived(home, toy, *, rights=("chat", "judge", "teach"), without=()):

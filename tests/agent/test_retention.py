@@ -6,7 +6,6 @@ import random
 import jax
 import numpy as np
 import pytest
-import tiny_qwen2
 
 from cicjax.agent import whole
 from cicjax.agent.continual import Agent
@@ -30,15 +29,8 @@ SETTINGS = AgentSettings(
 ALL, FEW = Retention(newest=0, every=0), Retention(newest=1, every=3)
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    tiny_qwen2.write(folder, seed=3, num_hidden_layers=1)
-    return str(folder)
-
-
-def lived(home, toy, retention, *, lessons=8):
-    agent = Agent.open(home, toy, SETTINGS)
+def lived(home, thin, retention, *, lessons=8):
+    agent = Agent.open(home, thin, SETTINGS)
     agent.retain(retention)
     for number in range(lessons):
         attempt = agent.act(f"What is {number} + 1?", seed=number)
@@ -56,8 +48,8 @@ def states(agent):
     return [jax.tree.map(np.asarray, agent.steps._state(each.number)) for each in agent.versions()]
 
 
-def test_what_was_removed_comes_back_bit_for_bit(toy, tmp_path):
-    with lived(tmp_path / "all", toy, ALL) as full, lived(tmp_path / "few", toy, FEW) as few:
+def test_what_was_removed_comes_back_bit_for_bit(thin, tmp_path):
+    with lived(tmp_path / "all", thin, ALL) as full, lived(tmp_path / "few", thin, FEW) as few:
         assert there(full) == list(range(9)) and there(few) == [0, 3, 6, 7, 8]
         assert few.status()["on_disk"] == [0, 3, 6, 7, 8]
         assert 0 < few.status()["disk_bytes"] < full.status()["disk_bytes"]
@@ -76,8 +68,8 @@ def test_what_was_removed_comes_back_bit_for_bit(toy, tmp_path):
         assert [version.state for version in few.versions()].count(FORGOTTEN) == 2
 
 
-def test_a_home_that_was_pruned_is_rebuilt_and_pruned_again(toy, tmp_path):
-    with lived(tmp_path / "home", toy, FEW) as agent:
+def test_a_home_that_was_pruned_is_rebuilt_and_pruned_again(thin, tmp_path):
+    with lived(tmp_path / "home", thin, FEW) as agent:
         kept = there(agent)
     most = 0
     for each in whole.rebuild(tmp_path / "home", tmp_path / "again"):
@@ -88,10 +80,10 @@ def test_a_home_that_was_pruned_is_rebuilt_and_pruned_again(toy, tmp_path):
 
 
 def test_a_removal_that_was_cut_short_is_finished_and_another_machines_bits_are_refused(
-    toy, tmp_path, monkeypatch
+    thin, tmp_path, monkeypatch
 ):
     home = tmp_path / "home"
-    with lived(home, toy, FEW, lessons=5) as agent:
+    with lived(home, thin, FEW, lessons=5) as agent:
         assert there(agent) == [0, 3, 4, 5]
     (home / "versions" / "4").rename(home / "versions" / ".removing-4")
     (home / "versions" / ".removing-4" / "files.json").unlink()

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-import tiny_qwen2
 
 from cicjax.agent import whole
 from cicjax.agent.continual import Agent
@@ -29,16 +28,9 @@ SETTINGS = AgentSettings(
 )
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    tiny_qwen2.write(folder, seed=3, num_hidden_layers=1)
-    return str(folder)
-
-
 @pytest.fixture
-def agent(toy, tmp_path):
-    with Agent.open(tmp_path / "home", toy, SETTINGS) as agent:
+def agent(thin, tmp_path):
+    with Agent.open(tmp_path / "home", thin, SETTINGS) as agent:
         yield agent
 
 
@@ -178,21 +170,21 @@ def test_a_control_token_inside_an_answer_is_a_loss_of_form(agent):
     assert outcomes.formed == (True, False, False) and outcomes.right[0]
 
 
-def test_a_problem_that_somebody_taught_is_no_test_any_more(toy, tmp_path):
+def test_a_problem_that_somebody_taught_is_no_test_any_more(thin, tmp_path):
     gate = GateSettings(problems=4, margin=1.0, alpha=1e-9)
     settings = AgentSettings(**{**vars(SETTINGS), "gate": gate, "task": "stem"})
     problem = problems_of(stem.task(EMBEDDED), 0, 4)[2]
-    with Agent.open(tmp_path / "home", toy, settings) as agent:
+    with Agent.open(tmp_path / "home", thin, settings) as agent:
         for question in ("Why?", problem.question, "How?"):
             rows_of(agent, answered(agent, question, "So."), f"{problem.solution} {question}")
             agent.learn()
         assert [version.numbers["problems"] for version in agent.versions()[1:]] == [4, 3, 3]
 
 
-def test_a_step_without_a_finite_update_is_set_aside_and_holds_nobody_up(toy, tmp_path):
+def test_a_step_without_a_finite_update_is_set_aside_and_holds_nobody_up(thin, tmp_path):
     wild = Optimization(learning_rate=1e30, warmup_steps=0)
     settings = AgentSettings(**{**vars(SETTINGS), "optimization": wild})
-    with Agent.open(tmp_path / "home", toy, settings) as agent:
+    with Agent.open(tmp_path / "home", thin, settings) as agent:
         for number in (1, 2):
             rows_of(agent, answered(agent, f"{number}?", "So."), f"It is {number}.")
         made = agent.learn()

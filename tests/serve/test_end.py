@@ -107,7 +107,7 @@ def test_what_does_not_end_in_time_is_cut_and_kept_as_it_was_delivered(toy, tmp_
         (["--port", "99999"], "--port is 0 to 65535"),
         (["--learn_share", "0"], "--learn_share"),
         (["--verifier", "nothing"], "MODULE:FUNCTION"),
-        (["--verifier", "json:nothing"], "cannot be imported"),
+        (["--verifier", "json:nothing"], "has no attribute nothing"),
         (["--verifier", "json:loads"], "not a function of (messages, answer)"),
     ],
 )

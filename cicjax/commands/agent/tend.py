@@ -108,7 +108,7 @@ class Source(OfHome):
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """The source."""
     rights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RIGHT ...")]
-    """chat asks, judge gives verdicts, teach gives lessons."""
+    """chat asks, judge gives verdicts, teach gives lessons, admin rolls back and forgets."""
     vouches: bool = False
     """What it repeats of the agent's words is learned too."""
 
@@ -158,20 +158,13 @@ class Prune(OfHome):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key(OfHome):
+class Key(Source):
     """Make a key for `cicjax serve`, and say what its source may. It is printed once, and kept as a digest.
 
     --json: one object of source, rights, key.
 
     Example: cicjax agent key runs/mine alice --rights chat judge
     """
-
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """The source that the key speaks for."""
-    rights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RIGHT ...")]
-    """chat asks, judge gives verdicts, teach gives lessons, admin rolls back and forgets."""
-    vouches: bool = False
-    """What it repeats of the agent's words is learned too."""
 
     def run(self) -> None:
         from cicjax.agent.keys import make_key

@@ -29,6 +29,7 @@ from cicjax.tasks.task import Problem, Task
 from cicjax.training import scoring, steps
 from cicjax.training.batches import Row, make_row, shape_for
 from cicjax.training.learner import Learner, Trainer
+from cicjax.training.own import trainer_of
 from cicjax.training.policy import LoadedPolicy, decoding
 
 
@@ -45,16 +46,13 @@ class Setting:
 
     def trainer(self, folder: Path) -> Trainer:
         """A training in a folder."""
-        policy = self.policy
-        return Trainer(
-            folder=folder,
-            model=policy.model,
-            base=policy.base,
-            base_fingerprint=policy.fingerprint,
-            tokenizer=policy.tokenizer,
-            optimization=self.settings.optimization,
-            seed=self.settings.seed,
-            rows_per_update=self.settings.events_per_step,
+        settings = self.settings
+        return trainer_of(
+            self.policy,
+            folder,
+            seed=settings.seed,
+            optimization=settings.optimization,
+            rows_per_update=settings.events_per_step,
         )
 
     def row(self, episode: Episode, arm: Arm) -> Row:
