@@ -126,7 +126,8 @@ class Store:
             yield
         except sqlite3.DatabaseError as error:
             name = getattr(error, "sqlite_errorname", "")
-            if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):  # a full disk is the one or the other
+            # A full disk is the one or the other.
+            if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
                 told = f"{self.path}: the disk refuses ({error})"
                 raise OutOfResources(f"{told}; free some space and repeat the command") from error
             raise Corrupted(f"{self.path}: cannot be read ({error}); restore it from a copy") from error
