@@ -70,6 +70,14 @@ def test_a_life_by_a_program(agent, tmp_path):
     assert [row["same"] for row in rebuilt] == [True] * 4
 
 
+def test_the_doctor_looks_at_a_home_as_verify_does(agent, capsys):
+    assert cli.main(["doctor", str(agent.home)]) == 0
+    assert "every byte is as it was written" in capsys.readouterr().out
+    (agent.home / "config.json").write_bytes((agent.home / "config.json").read_bytes() + b" ")
+    assert cli.main(["doctor", str(agent.home)]) == 5
+    assert "config.json: not the bytes that were written" in capsys.readouterr().err
+
+
 def test_what_was_taught_goes_out_and_comes_in_again(agent, toy, tmp_path, capsys):
     for number in (1, 2):
         taught(agent, number)

@@ -72,14 +72,29 @@ COMMANDS = {
     "train": "train {f}/log.jsonl --model {f}/model --output_dir {f}/run --lora_r 2 --max_steps 1",
     "export": "export {f}/run/adapter --format merged --output_dir {f}/merged",
     "export again": "export {f}/run/adapter --format merged --output_dir {f}/merged",
-    "report of no run": "report {f}/run",
+    "report": "report {f}/run",
+    "report of no run": "report {f}/nothing",
+    "doctor": "doctor {f}/run",
+    "doctor of no run": "doctor {f}/nothing",
+    "agent new": "agent new {f}/home --model {f}/model --format plain",
+    "agent new again": "agent new {f}/home --model {f}/model",
+    "agent say": "agent say {f}/home So{e} --max_new_tokens 24 --temperature 2",
+    "agent teach": "agent teach {f}/home no{e} So{e}",
+    "agent source": "agent source {f}/home no{e} --rights chat",
+    "agent import": "agent import {f}/home {f}/log.jsonl --source local",
+    "agent export": "agent export {f}/home --output {f}/lessons.jsonl",
+    "agent verify": "agent verify {f}/home",
+    "agent versions": "agent versions {f}/home",
+    "agent status of none": "agent status {f}/nothing",
+    "doctor of an agent": "doctor {f}/home",
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
 def test_nothing_that_moves_a_terminal_is_printed(folder, capsys, command):
     try:
-        cli.main([part.replace("{f}", str(folder)) for part in command.split(" ")])
+        parts = (part.replace("{f}", str(folder)) for part in command.split(" "))
+        cli.main([part.replace("{e}", ESCAPES) for part in parts])
     except SystemExit as ended:
         assert ended.code
     out, err = capsys.readouterr()

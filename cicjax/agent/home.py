@@ -16,7 +16,7 @@ from cicjax.agent.events import Draft
 from cicjax.agent.learner import States
 from cicjax.agent.retention import Retention
 from cicjax.agent.settings import AgentSettings
-from cicjax.agent.store import NAME, Store
+from cicjax.agent.store import NAME, Store, Unmade
 from cicjax.errors import BadInput, Corrupted, Locked
 from cicjax.files.whole import file_digest, read_json, write_json
 from cicjax.model.config import LoRAConfig
@@ -69,8 +69,11 @@ class Home:
         """Whether an agent lives here, one that was made whole."""
         if not (folder / CONFIG).exists() or not (folder / NAME).exists():
             return False
-        with Store(folder, read_only=True) as store:
-            return store.last is not None
+        try:
+            with Store(folder, read_only=True) as store:
+                return store.last is not None
+        except Unmade:
+            return False
 
     @classmethod
     def read(cls, folder: Path) -> Self:

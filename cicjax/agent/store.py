@@ -58,6 +58,10 @@ PRAGMA user_version = {FORMAT};
 COLUMNS = ", ".join(each.name for each in fields(Event))
 
 
+class Unmade(BadInput):
+    """A log that was begun and holds nothing: whoever made it was killed, or the disk was full."""
+
+
 class Conflict(BadInput):
     """The same idempotency key came with another body."""
 
@@ -110,6 +114,9 @@ class Store:
         found = run("PRAGMA user_version").fetchone()[0]
         if found == 0 and not self._read_only:
             self._connection.executescript(f"BEGIN; {DDL} COMMIT;")
+        elif found == 0:
+            home = self.path.parent
+            raise Unmade(f"{home}: the agent was not made whole; repeat `cicjax agent new {home}`")
         elif found != FORMAT:
             raise BadInput(f"{self.path}: a log of format {found}, and this version reads {FORMAT}")
 
@@ -118,8 +125,11 @@ class Store:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if "full" in str(error):
-                raise OutOfResources(f"{self.path}: no space left on the disk; free some") from error
+            name = getattr(error, "sqlite_errorname", "")
+            # A full disk is the one or the other.
+            if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
+                told = f"{self.path}: the disk refuses ({error})"
+                raise OutOfResources(f"{told}; free some space and repeat the command") from error
             raise Corrupted(f"{self.path}: cannot be read ({error}); restore it from a copy") from error
 
     def append(self, *drafts: Drafted) -> tuple[Event, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 
 if TYPE_CHECKING:
     from cicjax.agent.continual import Agent
@@ -103,7 +103,7 @@ class Serve:
             optimization=Optimization(learning_rate=RATE if embedded else 2e-4, warmup_steps=0),
         )
         Home.make(self.home, model=self.model_name_or_path, settings=settings)
-        print(f"cicjax: made {self.home}", file=sys.stderr, flush=True)
+        print(printable(f"cicjax: made {self.home}"), file=sys.stderr, flush=True)
 
 
 def _check_extra() -> None:

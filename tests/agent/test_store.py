@@ -16,7 +16,7 @@ from cicjax.agent.continual import Agent
 from cicjax.agent.events import Correction, Draft, Event, Verdict
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.store import DDL, NAME, Store
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, OutOfResources
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance.transcript import Author
 
@@ -50,6 +50,18 @@ def test_threads_append_without_a_gap_and_nothing_that_was_acknowledged_is_lost(
         found = [(event.seq, event.lesson) for event in store.events()]
     assert sorted(acknowledged) == found and [seq for seq, _ in found] == list(range(1, 641))
     assert sorted(lesson for _, lesson in found if lesson) == list(range(1, 321))
+
+
+def test_a_full_disk_commits_nothing_and_the_log_goes_on_once_there_is_room(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(draft("one"))
+        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OutOfResources, match="free some space"):
+            store.append(draft("x" * 100_000))
+        store._connection.execute(f"PRAGMA max_page_count = {pages + 100}")
+        (event,) = store.append(draft("x" * 100_000))
+        assert event.seq == 2 and len(list(store.events())) == 2
 
 
 def test_events_are_never_changed_and_a_group_is_there_whole_or_not_at_all(tmp_path):

@@ -20,6 +20,7 @@ from cicjax.errors import BadInput
 from cicjax.runs.metrics import read_metrics
 from cicjax.training import checkpoints
 
+PATIENCE = 900  # seconds to the end of a process, on a machine that has much else to do
 QUESTION = {"role": "user", "author": "user"}
 ATTEMPT = {"role": "assistant", "author": "agent", "content": "a = F / m = 12 / 3 = 5", "solved": 0}
 CORRECTION = {"role": "assistant", "author": "teacher", "content": "a = F / m = 12 / 3 = 4"}
@@ -69,7 +70,7 @@ def start_both(arguments, **how):
 def ends(processes):
     """(exit code, standard output, standard error) of each; none is left behind."""
     try:
-        said = [process.communicate(timeout=240) for process in processes]
+        said = [process.communicate(timeout=PATIENCE) for process in processes]
         return [(process.returncode, *out) for process, out in zip(processes, said, strict=True)]
     finally:
         for process in processes:
@@ -78,7 +79,7 @@ def ends(processes):
 
 
 def wait_for_update(run, update):
-    until = time.monotonic() + 200
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         path = run / "metrics.jsonl"
         if path.exists() and path.read_bytes().count(b"\n") >= update:

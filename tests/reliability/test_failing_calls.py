@@ -140,26 +140,46 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_file_system_is_one_line_with_path_need_and_free(small_disk, tmp_path, capsys):
-    tiny_qwen2.write(tmp_path / "toy", seed=2, num_hidden_layers=1)
-    log = tmp_path / "log.jsonl"
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A model, a log, and an adapter trained on it."""
+    folder = tmp_path_factory.mktemp("toy")
+    tiny_qwen2.write(folder / "model", seed=2, num_hidden_layers=1)
     question = '{"role": "user", "author": "user", "content": "2 N?"}'
     answer = '{"role": "assistant", "author": "teacher", "content": "a = 2"}'
-    log.write_text("".join(f'{{"id": "{n}", "messages": [{question}, {answer}]}}\n' for n in range(4)))
-    command = [
-        "train",
-        log,
-        "--model",
-        tmp_path / "toy",
-        "--output_dir",
-        small_disk / "run",
-        "--max_steps",
-        2,
-    ]
-    assert cli.main([str(each) for each in command]) == 4
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{small_disk}/run" in said and "bytes needed" in said and "bytes free" in said
-    assert not [path for path in (small_disk / "run").rglob(".*")]
+    rows = (f'{{"id": "{n}", "messages": [{question}, {answer}]}}\n' for n in range(300))
+    (folder / "log.jsonl").write_text("".join(rows))
+    train = f"train {folder}/log.jsonl --model {folder}/model --output_dir {folder}/run --max_steps 1"
+    assert cli.main(train.split()) == 0
+    return folder
+
+
+FULL = {
+    "train": "train {toy}/log.jsonl --model {toy}/model --output_dir {disk}/run --max_steps 2",
+    "export": "export {toy}/run/adapter --model {toy}/model --format merged --output_dir {disk}/merged",
+    "convert": "convert {toy}/log.jsonl --output {disk}/log.jsonl",
+    "mask": "mask {toy}/log.jsonl --tokenizer {toy}/model --html {disk}/page.html",
+    "agent": "agent new {disk}/home --model {toy}/model --format plain",
+}
+
+
+@pytest.mark.parametrize("command", FULL.values(), ids=FULL.keys())
+def test_a_full_file_system_is_one_line_and_leaves_nothing(small_disk, toy, capsys, command):
+    """Where what is needed is known beforehand, with need and free."""
+    if not command.startswith("train"):
+        (small_disk / "filler").write_bytes(bytes(580 * 1024))
+    assert cli.main(command.format(toy=toy, disk=small_disk).split()) == 4
+    error = capsys.readouterr().err
+    (said,) = [line for line in error.splitlines() if line.startswith("cicjax: error: ")]
+    assert str(small_disk) in said and "Traceback" not in error
+    if command.split()[0] in ("train", "export"):
+        assert "bytes needed" in said and "bytes free" in said
+    left = {path.relative_to(small_disk).as_posix() for path in small_disk.rglob("*")}
+    assert not [name for name in left if Path(name).name.startswith(".")], left
+    assert command.startswith(("train", "agent")) or left == {"filler"}
+    if command.startswith("agent"):
+        subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+        assert cli.main(command.format(toy=toy, disk=small_disk).split()) == 0
 
 
 def test_a_kill_before_a_run_has_a_configuration_is_no_run(tmp_path):

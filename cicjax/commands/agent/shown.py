@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, printable
 
 if TYPE_CHECKING:
     from cicjax.agent.continual import Agent
@@ -29,7 +29,7 @@ class OfHome:
 
     def say(self, text: str, facts: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
         """Print the text, or the facts as JSON."""
-        print(json.dumps(facts) if self.json else text, flush=True)
+        print(json.dumps(facts) if self.json else printable(text), flush=True)
 
     def tell(self, receipt: "Receipt") -> None:
         """Print what became of an observation."""
