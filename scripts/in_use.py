@@ -362,7 +362,8 @@ def ask_all(address: str, task: Any, problems: Any, asked: list[dict[str, Any]],
                 problem = problems.get_nowait()
             except queue.Empty:
                 return
-            at, messages = time.monotonic(), [{"role": "user", "content": problem.question}]
+            at = time.monotonic()
+            messages: Any = [{"role": "user", "content": problem.question}]
             got = client.chat.completions.create(
                 model="cicjax", messages=messages, temperature=1.0, max_tokens=max_tokens
             )
