@@ -66,7 +66,7 @@ class Crowd:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            time.sleep(0.1)
+            time.sleep(0.5)
             meanwhile()
 
     def _client(self, number: int) -> None:

@@ -71,7 +71,7 @@ def _events() -> Counter[str]:
     """How often what jax tells of has happened in this process, from the first call on."""
     counted = Counter[str]()
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **facts: counted.update([event])
+        lambda event, duration_secs, **kwargs: counted.update([event])
     )
     return counted
 
