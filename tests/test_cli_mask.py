@@ -3,10 +3,10 @@
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -456,13 +456,12 @@ def test_a_reader_that_leaves_is_no_error(folder, tmp_path):
     "arguments", [["--help"], ["mask", "--help"], ["mask", "--demo", "--tokenizer", "FOLDER"]]
 )
 def test_help_and_mask_answer_within_two_seconds(folder, arguments):
+    """Of a processor's time: on a busy machine the clock says what others do."""
     command = [sys.executable, "-m", "cicjax", *(a.replace("FOLDER", str(folder)) for a in arguments)]
-    seconds = []
-    while len(seconds) < 3 and min(seconds, default=3.0) >= 2.0:  # a busy machine gets three tries
-        start = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2.0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 2.0
 
 
 def test_text_that_the_terminal_cannot_show_is_escaped(folder, tmp_path):

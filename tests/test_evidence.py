@@ -3,6 +3,7 @@ what is done is not done again."""
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,19 @@ def test_a_step_is_done_when_its_rows_are_there(tmp_path):
     assert step.done(tmp_path)
     grid = PROGRAMMES["embedded"][0]
     assert grid.tunes and not grid.done(tmp_path)
+
+
+def test_a_file_is_committed_as_it_is_or_not(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    rates = tmp_path / "rates.json"
+    git("init", "-q")
+    rates.write_text("{}")
+    assert not evidence.committed(rates)
+    git("add", "rates.json")
+    assert not evidence.committed(rates)
+    git("commit", "-qm", "rates")
+    assert evidence.committed(rates)
+    rates.write_text("{ }")
+    assert not evidence.committed(rates)

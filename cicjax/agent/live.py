@@ -2,7 +2,7 @@
 
 One thread runs the engine, another learns, by slices that the engine lends it (`slices`). A version that is
 promoted is written into a free slot of the engine's bank; answers that were begun end with the version they
-began with. A gate's problems are answered by the engine too, in rows that nobody wants.
+began with. A gate's problems are answered by the engine too, in rows that nobody wants and a few of its own.
 """
 
 import threading
@@ -28,6 +28,7 @@ from cicjax.signals import Stopped
 
 RETRY = 0.05  # seconds until a full bank is asked again
 GATE = "gate"
+SPARE = 2  # rows that a gate has for itself, so that it ends while every other is taken
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Live:
             policy.base,
             policy.tokenizer,
             rows=rows,
+            spare=SPARE if agent.settings.gate.problems else 0,
             slots=slots,
             length=length,
             seed=seed,
@@ -75,6 +77,7 @@ class Live:
             learn=self._slices,
         )
         self.engine.warm_up()
+        agent.steps.states.warm_up()
         self._ready(agent.history.serving)
         agent.steps.sampler = lambda number: _Beside(self, number)
         self._jobs = deque[tuple[Callable[[], Any], Future]]()

@@ -12,7 +12,7 @@ from cicjax.tasks.task import Task, record_of
 
 STEM, PRINTED = "stem", "stem-printed"
 # The pool of operands that the embedded base knows.
-EMBEDDED: Literal["tiny", "catalogue"] = "tiny"
+EMBEDDED: Literal["tiny", "catalogue"] = "catalogue"
 METHODS = ("settings", "splits", "verify", "correct", "has_marker")
 
 

@@ -128,6 +128,15 @@ def test_it_answers_and_learns_at_once_and_nothing_is_lost_or_mixed(make, tmp_pa
             assert again.tokens == attempt.tokens
 
 
+def test_the_first_step_compiles_nothing(make):
+    with make(lessons_per_step=1) as agent, live_on(agent) as live:
+        attempt, compiled = ask(live, "What is 1?"), live.engine.stats()["compiled"]
+        for n in range(2):
+            live.observe(attempt.id, Correction("It is 1. " * (1 + 12 * n)))
+            settled(live)
+        assert agent.history.serving == 2 and live.engine.stats()["compiled"] == compiled
+
+
 def test_a_person_goes_back_and_forgets_while_it_learns(make):
     with make() as agent, live_on(agent) as live:
         for n in range(6):

@@ -104,7 +104,7 @@ def test_native(log, capsys):
             "role": "assistant",
             "author": "agent",
             "content": "3 A",
-            "tokens": [18, 220, 32, 492],
+            "tokens": [18, 220, 32, 1195],
             "logprobs": [-1, -1, -1, -1],
             "solved": 0,
         },
@@ -114,18 +114,18 @@ def test_native(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       B·e· b·r·i·e·f·.·<|im_end|>
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       B·e· b·ri·e·f·.·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
-0 0 0 0 1  user         N·o·w· ·<·|·i·m·_·en·d·|·>·?·<|im_end|>
+0 0 0 0 1  user         N·ow· ·<·|·im·_·en·d·|·>·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        <tool_call>·\n
-1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·um·en·t·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
 1 1 0 1 0  agent        </tool_call>·<|im_end|>
-0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 1  tool         2· A·\n
-0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n
+0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        3· ·A·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·user·\n
 0 0 0 0 1  verifier     w·ron·g·<|im_end|>
@@ -156,33 +156,33 @@ def test_openai(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       B·e· b·r·i·e·f·.\n·\n·#· ·To·ol·s·\n·\n·Y·ou· m·a·y· c·al·l· ·on·e· o·r· m·or·e
-0 0 0 0 0  system        f·un·c·tion·s
-0 0 0 0 0  system        to· a·ss·ist· w·it·h· the· ·user· q·u·er·y·.\n·\n·Y·ou· a·re· ·p·ro·v·id·ed· w·it·h
-0 0 0 0 0  system        f·un·c·tion
-0 0 0 0 0  system        s·ig·n·at·u·res· w·it·h·in· ·<·t·o·ol·s·>·<·/·t·o·ol·s·>· ·X·M·L· t·a·g·s·:\n
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       B·e· b·ri·e·f·.\n·\n·#· ·To·ol·s·\n·\n·You· m·a·y· c·all· one· o·r· mor·e
+0 0 0 0 0  system        f·un·ction·s
+0 0 0 0 0  system        to· ass·ist· with· the· ·user· q·u·er·y·.\n·\n·You· are· pro·v·id·ed· with
+0 0 0 0 0  system        f·un·ction
+0 0 0 0 0  system        s·ig·n·atur·es· with·in· ·<·t·o·ol·s·>·<·/·t·o·ol·s·>· X·M·L· t·ag·s·:\n
 0 0 0 0 0  system       <·t·o·ol·s·>·\n
-0 0 0 0 0  system       {·"·t·y·p·e·"·:· ·"·f·un·c·tion·"·,
-0 0 0 0 0  system        ·"·f·un·c·tion·"·:· ·{·"·n·am·e·"·:· ·"·o·hm·"·}·}·\n
-0 0 0 0 0  system       <·/·t·o·ol·s·>·\n·\n·F·or· ·e·ac·h· f·un·c·tion· c·al·l·,· ·re·t·u·r·n· a· ·j·s·on
-0 0 0 0 0  system        o·b·j·ect· w·it·h
-0 0 0 0 0  system        f·un·c·tion· n·am·e· and· a·r·g·u·m·ent·s· w·it·h·in· ·<tool_call>
-0 0 0 0 0  system       </tool_call>· ·X·M·L· t·a·g·s·:\n
-0 0 0 0 0  system       <tool_call>·\n·{·"·n·am·e·"·:· ·<·f·un·c·tion·-·n·am·e·>·,· ·"·ar·g·u·m·ent·s·"·:
-0 0 0 0 0  system        ·<·ar·g·s·-·j·s·on·-·o·b·j·ect·>·}·\n·</tool_call>·<|im_end|>
+0 0 0 0 0  system       {·"·t·y·p·e·"·:· ·"·f·un·ction·"·,
+0 0 0 0 0  system        ·"·f·un·ction·"·:· ·{·"·n·am·e·"·:· ·"·o·hm·"·}·}·\n
+0 0 0 0 0  system       <·/·t·o·ol·s·>·\n·\n·F·or· ·e·a·ch· f·un·ction· c·all·,· r·et·ur·n· a· ·j·s·on
+0 0 0 0 0  system        o·b·j·ect· with
+0 0 0 0 0  system        f·un·ction· n·am·e· and· a·r·g·um·en·t·s· with·in· ·<tool_call>
+0 0 0 0 0  system       </tool_call>· X·M·L· t·ag·s·:\n
+0 0 0 0 0  system       <tool_call>·\n·{·"·n·am·e·"·:· ·<·f·un·ction·-·n·am·e·>·,· ·"·ar·g·um·en·t·s·"·:
+0 0 0 0 0  system        ·<·ar·g·s·-·j·s·on·-·ob·j·ect·>·}·\n·</tool_call>·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
-0 0 0 0 1  user         H·o·w· b·ig·?·<|im_end|>
+0 0 0 0 1  user         How· b·ig·?·<|im_end|>
 0 0 0 0 1  environment  \n
 0 0 0 0 0  environment  <|im_start|>·assistant·\n
 1 0 0 0 0  agent        <tool_call>·\n
-1 0 0 0 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 0 0 0 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·um·en·t·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
 1 0 0 0 0  agent        </tool_call>·<|im_end|>
 0 0 0 0 0  environment  \n
-0 0 0 0 1  environment  <|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+0 0 0 0 1  environment  <|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 1  tool         2· A·\n
-0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n
+0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        3· A·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 0 1 1 1 1  teacher      2· A·<|im_end|>
@@ -214,20 +214,20 @@ def test_trl_messages(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       Y·ou· a·re· ·Q·w·en·,· c·re·ated· b·y· A·l·i·b·a·b·a· ·C·lo·u·d·.· ·Y·ou· a·re· a
-0 0 0 0 0  system        he·l·p·f·u·l
-0 0 0 0 0  system        a·ss·istant·.·<|im_end|>
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       You· are· ·Q·w·en·,· c·re·ated· by· A·l·ib·ab·a· C·l·ou·d·.· Y·ou· are· a
+0 0 0 0 0  system        helpful
+0 0 0 0 0  system        assistant·.·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
-0 0 0 0 1  user         H·o·w· b·ig·?·<|im_end|>
+0 0 0 0 1  user         How· b·ig·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        L·o·o·k·:\n·<tool_call>·\n
-1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·um·en·t·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
 1 1 0 1 0  agent        </tool_call>·<|im_end|>
-0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 1  tool         2· A·\n
-0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n
+0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        3· A·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 0 1 1 1 1  teacher      2· A·<|im_end|>
@@ -256,17 +256,17 @@ def test_trl_prompt_and_completion(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       B·e· b·r·i·e·f·.·<|im_end|>
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       B·e· b·ri·e·f·.·<|im_end|>
 0 0 0 0 0  environment  \n·<|im_start|>·user·\n
-0 0 0 0 0  user         H·o·w· b·ig·?·<|im_end|>
+0 0 0 0 0  user         How· b·ig·?·<|im_end|>
 0 0 0 0 0  environment  \n·<|im_start|>·assistant·\n
 1 0 0 0 0  agent        <tool_call>·\n
-1 0 0 0 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 0 0 0 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·um·en·t·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
 1 0 0 0 0  agent        </tool_call>·<|im_end|>
-0 0 0 0 0  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+0 0 0 0 0  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 0  tool         2· A·\n
-0 0 0 0 0  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n
+0 0 0 0 0  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n
 0 0 0 0 1  environment  <|im_start|>·assistant·\n
 1 1 0 1 0  agent        3· A·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
@@ -298,18 +298,18 @@ def test_axolotl_messages(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       B·e· b·r·i·e·f·.·<|im_end|>
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       B·e· b·ri·e·f·.·<|im_end|>
 0 0 0 0 0  environment  \n·<|im_start|>·user·\n
-0 0 0 0 0  user         H·o·w· b·ig·?·<|im_end|>
+0 0 0 0 0  user         How· b·ig·?·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·assistant·\n
 1 1 0 1 0  agent        <tool_call>·\n
-1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·um·en·t·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
 1 1 0 1 0  agent        </tool_call>·<|im_end|>
-0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 1  tool         2· A·\n
-0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n
+0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n
 0 0 0 0 0  environment  <|im_start|>·assistant·\n
 1 0 0 0 0  agent        3· A·<|im_end|>
 0 0 0 0 0  environment  \n
@@ -337,16 +337,16 @@ def test_sharegpt_conversations(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       B·e· b·r·i·e·f·.·<|im_end|>
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       B·e· b·ri·e·f·.·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
-0 0 0 0 1  user         H·o·w· b·ig·?·<|im_end|>
+0 0 0 0 1  user         How· b·ig·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
-1 1 0 1 0  agent        <·t·o·ol·_·c·al·l·>·o·hm·<·/·t·o·ol·_·c·al·l·>·<|im_end|>
-0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+1 1 0 1 0  agent        <·t·o·ol·_·c·all·>·o·hm·<·/·t·o·ol·_·c·all·>·<|im_end|>
+0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 1  tool         2· A·\n
-0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n
+0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        3· A·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 0 1 1 1 1  teacher      2· A·<|im_end|>
@@ -374,9 +374,9 @@ def test_atif_with_ids_and_copied_context(log, capsys):
             "message": "ohm",
             "tool_calls": [ATIF_CALL],
             "observation": ATIF_RESULT,
-            "metrics": {"completion_token_ids": [78, 71, 76, 492], "logprobs": [-1, -1, -1, -1]},
+            "metrics": {"completion_token_ids": [78, 71, 76, 1195], "logprobs": [-1, -1, -1, -1]},
         },
-        {"source": "agent", "message": "3 A", "metrics": {"completion_token_ids": [18, 220, 32, 492]}},
+        {"source": "agent", "message": "3 A", "metrics": {"completion_token_ids": [18, 220, 32, 1195]}},
         {
             "source": "agent",
             "model_name": "theirs",
@@ -386,20 +386,20 @@ def test_atif_with_ids_and_copied_context(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       B·e· b·r·i·e·f·.·<|im_end|>
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       B·e· b·ri·e·f·.·<|im_end|>
 0 0 0 0 0  environment  \n·<|im_start|>·user·\n
-0 0 0 0 0  user         H·o·w· b·ig·?·<|im_end|>
+0 0 0 0 0  user         How· b·ig·?·<|im_end|>
 0 0 0 0 0  environment  \n·<|im_start|>·assistant·\n
 1 0 0 0 0  agent        5· A·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
-0 0 0 0 1  user         N·o·w·?·<|im_end|>
+0 0 0 0 1  user         N·ow·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        o·h·m·<|im_end|>
-0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 1  tool         2· A·\n
-0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n
+0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        3· ·A·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 0 1 1 1 1  teacher      2· A·<|im_end|>
@@ -424,20 +424,20 @@ def test_atif_without_ids(log, capsys):
     ]
     grid = r"""
 g t i o w  author       tokens
-0 0 0 0 0  environment  <|im_start|>·s·y·st·e·m·\n
-0 0 0 0 0  system       Y·ou· a·re· ·Q·w·en·,· c·re·ated· b·y· A·l·i·b·a·b·a· ·C·lo·u·d·.· ·Y·ou· a·re· a
-0 0 0 0 0  system        he·l·p·f·u·l
-0 0 0 0 0  system        a·ss·istant·.·<|im_end|>
+0 0 0 0 0  environment  <|im_start|>·system·\n
+0 0 0 0 0  system       You· are· ·Q·w·en·,· c·re·ated· by· A·l·ib·ab·a· C·l·ou·d·.· Y·ou· are· a
+0 0 0 0 0  system        helpful
+0 0 0 0 0  system        assistant·.·<|im_end|>
 0 0 0 0 0  environment  \n
 0 0 0 0 1  environment  <|im_start|>·user·\n
-0 0 0 0 1  user         H·o·w· b·ig·?·<|im_end|>
+0 0 0 0 1  user         How· b·ig·?·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        <tool_call>·\n
-1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·u·m·ent·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
+1 1 0 1 0  agent        {·"·n·am·e·"·:· ·"·o·hm·"·,· ·"·ar·g·um·en·t·s·"·:· ·{·"·V·"·:· ·6·}·}·\n
 1 1 0 1 0  agent        </tool_call>·<|im_end|>
-0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·s·e·>·\n
+0 0 0 0 1  environment  \n·<|im_start|>·user·\n·<·t·o·ol·_·res·p·on·se·>·\n
 0 0 0 0 1  tool         2· A·\n
-0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·s·e·>·<|im_end|>·\n·<|im_start|>·assistant·\n
+0 0 0 0 1  environment  <·/·t·o·ol·_·res·p·on·se·>·<|im_end|>·\n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        5· A·<|im_end|>
 0 0 0 0 1  environment  \n·<|im_start|>·user·\n·W·h·y·?·<|im_end|>·\n·<|im_start|>·assistant·\n
 1 1 0 1 0  agent        3· A·<|im_end|>

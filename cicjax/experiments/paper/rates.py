@@ -10,6 +10,7 @@ log-likelihood of the teacher's answers to them, a token. The rate with the most
 the one with fewer nats. `cicjax tune` writes the file, `cicjax repro --rates` reads it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def add(path: Path, fingerprint: str, facts: Mapping[str, Any], methods: Mapping
     """Write what was tuned on one base; other bases, and this one's other methods at the same settings,
     stay."""
     record = read_json(path) if path.exists() else {}
-    there = record.get(fingerprint, {})
-    same = {name: there.get(name) for name in facts} == dict(facts)
+    there, facts = record.get(fingerprint, {}), json.loads(json.dumps(facts))  # as a file gives them back
+    same = {name: there.get(name) for name in facts} == facts
     kept = there.get("methods", {}) if same else {}
     write_json(path, record | {fingerprint: {**facts, "methods": {**kept, **methods}}})
 

@@ -40,7 +40,8 @@ def test_an_optimum_at_the_edge_adds_one_rate_on_its_side(solved, further):
 
 
 def test_the_file_keeps_other_bases_and_this_ones_other_methods(tmp_path):
-    path, facts = tmp_path / "rates.json", {"name": "toy", "seeds": [1], "questions": 20, "settings": {}}
+    path = tmp_path / "rates.json"
+    facts = {"name": "toy", "seeds": [1], "questions": 20, "settings": {"to": ("q",)}}
     rates.add(path, "aa", facts, {"grpo": {"rate": 1e-3}})
     rates.add(path, "bb", facts, {"rest": {"rate": 2e-3}})
     rates.add(path, "aa", facts, {"sft2": {"rate": 3e-3}})
@@ -98,6 +99,10 @@ def test_a_grid_is_tried_chosen_and_never_done_again(grid, tmp_path, monkeypatch
         raise AssertionError("trained again")
 
     monkeypatch.setattr(stages, "second_stage", trained_again)
+    alone = replace(grid, flags=replace(grid.flags, methods=("sft",)))
+    assert tuning.tune(alone, output) == {"sft2": entries["sft2"]}
+    (base,) = json.loads(output.read_text()).values()
+    assert base["methods"].keys() == entries.keys()
     assert tuning.tune(grid, output) == entries
 
 
