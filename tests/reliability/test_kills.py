@@ -74,8 +74,9 @@ def test_killed_at_any_moment_an_experiment_ends_with_the_same_bits(whole, kills
 
 @pytest.mark.slow
 def test_each_part_of_a_saved_state_matters(root, tmp_path):
-    """Training goes on from a state of which one part is as new: the adapter, the moments of AdamW, the count of
-    updates. The result is another, or there is none: were it the same, the drill above could not fail."""
+    """Training goes on from a state of which one part is as new: the adapter, the moments of AdamW, the
+    count of updates. The result is another, or there is none: were it the same, the drill above could not
+    fail."""
     folder = tmp_path / "run"
     saved = checkpoints.save
 
