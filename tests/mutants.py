@@ -165,6 +165,7 @@ def main(names: list[str]) -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     sys.path.insert(0, str(ROOT / "tests" / "reliability"))
+    import hypothesis
     import hypothesis.internal.conjecture.engine as search
     import jax  # noqa: F401
     import numpy  # noqa: F401
@@ -175,6 +176,8 @@ def main(names: list[str]) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer than most tests
     search.MAX_SHRINKS = 0  # that a test fails is enough
+    hypothesis.settings.register_profile("few", max_examples=25)  # what only luck finds is not noticed
+    hypothesis.settings.load_profile("few")
     for module in names or TESTS:
         source = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
         assert survives(module, source, TESTS[module]), f"{module}: its tests fail as it is"
