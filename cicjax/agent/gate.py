@@ -18,7 +18,6 @@ from cicjax.agent.acting import turn_key
 from cicjax.agent.settings import GateSettings
 from cicjax.provenance.tokenizer import Tokenizer
 from cicjax.provenance.transcript import Author, Message
-from cicjax.sampling.draw import row_keys
 from cicjax.sampling.sampler import Completion, Decode, Decoding
 from cicjax.statistics import worse_p
 from cicjax.tasks.task import Problem, Splits, Task
@@ -104,8 +103,7 @@ class Items:
 
     def ask(self, sampler: Answers) -> Outcomes:
         """A version's greedy answers, graded."""
-        count = len(self.prompts)
-        keys = row_keys(0, "gate", range(count), [0] * count)
+        keys = np.zeros((len(self.prompts), 2), np.uint32)  # which have no part in a greedy answer
         answers = sampler.sample(self.prompts, keys, self.decoding, decode=self.tokenizer.decode)
         right, formed = [], []
         for problem, answer in zip(self.problems, answers, strict=True):

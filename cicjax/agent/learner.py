@@ -6,25 +6,33 @@ again, bit for bit, and one that was saved is recognised.
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cicjax import signals
 from cicjax.agent.lessons import WEIGHTING
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.versions import Version
+from cicjax.errors import OutOfResources
 from cicjax.files.whole import file_digest, private_folder, write_json
 from cicjax.model import qwen2
+from cicjax.provenance.encode import Encoded
 from cicjax.training import checkpoints, steps
-from cicjax.training.batches import Row, shape_for
+from cicjax.training.batches import Row, lengths_up_to, make_row, shape_for
 from cicjax.training.finetune import check_fit
 from cicjax.training.learner import Diverged, Learner, Trainer
 from cicjax.training.own import trainer_of
 from cicjax.training.policy import LoadedPolicy
+from cicjax.training.scoring import token_logprobs
 
 STATE, FILES = "state", "files.json"
+LONGEST_LINE = 320  # tokens: lines are filled up to it, and only a row that is longer makes longer ones
 LOSS = steps.Likelihood(WEIGHTING.rule)
 Pause = Callable[[], None]
 
@@ -106,6 +114,20 @@ class States:
             learner.save({"plan": plan}, final=True)
             return learner.state
 
+    def warm_up(self) -> None:
+        """Take a step, and score its rows, where nobody looks: on rows that say nothing, one of each length
+        that lines are cut to, up to LONGEST_LINE. The first step then compiles nothing, nor does a page that
+        shows it. What does not fit this machine is said when a lesson needs it."""
+        longest = min(LONGEST_LINE, self.policy.model.config.max_position_embeddings)
+        rows = [_blank(length) for length in lengths_up_to(longest) if length <= longest]
+        settings = replace(self.settings, updates_per_step=1)
+        with suppress(OutOfResources), tempfile.TemporaryDirectory(prefix="cicjax-") as folder:
+            apart = replace(self, folder=Path(folder), settings=settings)
+            state = apart.step(Version(number=1, parent=0, depth=1), "", self.load(0), rows)
+            apart.seal(1)
+            checkpoints.fingerprint(state.adapter)
+            score(self.policy, state.adapter, rows)
+
     def _discard_other(self, number: int, plan: str) -> None:
         """Remove the state of a step of another plan, which a log that was restored from a copy may meet."""
         folder = self.of(number)
@@ -123,3 +145,22 @@ class States:
 
     def _like(self) -> Any:
         return steps.start_state(self.adapter(0), self.settings.optimization)
+
+
+def _blank(length: int) -> Row:
+    """A row of so many tokens, of which the last is a target."""
+    zeros = np.zeros(length, np.int8)
+    last = np.arange(length) == length - 1
+    return make_row(Encoded(zeros.astype(np.int32), zeros, last, zeros - 1, zeros + 1), WEIGHTING)
+
+
+def score(policy: LoadedPolicy, adapter: qwen2.Tree, rows: Sequence[Row]) -> list[Any]:
+    """log p of each row's targets, the line cut as for learning."""
+    return token_logprobs(
+        [row.encoded for row in rows],
+        model=policy.model,
+        base=policy.base,
+        adapter=adapter,
+        shape=shape_for(policy.model.kind, rows, [rows]),
+        targets_only=True,
+    )

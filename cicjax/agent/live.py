@@ -2,7 +2,7 @@
 
 One thread runs the engine, another learns, by slices that the engine lends it (`slices`). A version that is
 promoted is written into a free slot of the engine's bank; answers that were begun end with the version they
-began with. A gate's problems are answered by the engine too, in rows that nobody wants.
+began with. A gate's problems are answered by the engine too, in rows that nobody wants and a few of its own.
 """
 
 import threading
@@ -28,6 +28,7 @@ from cicjax.signals import Stopped
 
 RETRY = 0.05  # seconds until a full bank is asked again
 GATE = "gate"
+SPARE = 2  # rows that a gate has for itself, so that it ends while every other is taken
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Live:
     may be called from any thread.
 
     `rows` answers at once, each of `length` tokens with its prompt; `share` of the device's time is for
-    learning while somebody waits, all of it otherwise.
+    learning while somebody waits, all of it otherwise. Raises BadInput where the gate's problems do not fit.
     """
 
     def __init__(
@@ -61,6 +62,12 @@ class Live:
     ) -> None:
         self.agent = agent
         policy, seed = agent.policy, agent.settings.seed
+        need = agent.steps.gate_length()
+        if need > length:
+            raise BadInput(
+                f"the gate's problems take {need} tokens with their answers, and a row holds {length}; "
+                "make it longer (--max_length)"
+            )
         self.failure: BaseException | None = None
         self._slices = Slices(lambda: self.engine.wake())
         self.engine = Engine(
@@ -68,6 +75,7 @@ class Live:
             policy.base,
             policy.tokenizer,
             rows=rows,
+            spare=SPARE if agent.settings.gate.problems else 0,
             slots=slots,
             length=length,
             seed=seed,
@@ -75,6 +83,7 @@ class Live:
             learn=self._slices,
         )
         self.engine.warm_up()
+        agent.steps.states.warm_up()
         self._ready(agent.history.serving)
         agent.steps.sampler = lambda number: _Beside(self, number)
         self._jobs = deque[tuple[Callable[[], Any], Future]]()
@@ -163,7 +172,8 @@ class Live:
     ) -> Receipt:
         """What a source says about an answer, as `Agent.observe`; the step that falls due by it begins."""
         receipt = self.agent.observe(about, said, source=source, idempotency=idempotency)
-        self._look()
+        if receipt.lesson is not None:
+            self._look()
         return receipt
 
     def learn(self) -> None:

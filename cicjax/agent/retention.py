@@ -6,7 +6,9 @@ nearest of its lineage that is there: removing costs time, and nothing else.
 Always there: version 0, the head, the version that serves, the anchor, and what a rollback goes to.
 """
 
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,12 @@ def surplus(folder: Path, history: History, *, until: int | None = None) -> list
 
 def size(folder: Path) -> int:
     """Bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a version is being saved, or removed
+                total += os.stat(os.path.join(where, name)).st_size
+    return total
 
 
 def disk(home: Path) -> dict[str, Any]:

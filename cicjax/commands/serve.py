@@ -68,6 +68,7 @@ class Serve:
         with ExitStack() as stack:
             teacher = _teacher(self.home, verify)
             agent = stack.enter_context(Agent.open(self.home, self.model_name_or_path, check=teacher.check))
+            auth.check_operator(agent.history.excluded, keys, self.home)
             if made:
                 _replay(agent)
             live = stack.enter_context(

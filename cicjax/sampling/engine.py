@@ -39,9 +39,10 @@ class Engine:
     """Answers requests by one base and a bank of adapters. `submit`, `load` and `drop` may be called from any
     thread; `step`, or `run` in a thread of its own, does the work.
 
-    `rows` answers at once, each of at most `length` tokens with its prompt; `slots` versions beside the bare
-    base. What is drawn follows from `seed` and the request alone, as in `Agent.act`. `learn` takes one slice
-    of learning and says whether there was one. Raises OutOfResources where the rows cannot fit.
+    `rows` answers at once, each of at most `length` tokens with its prompt, and `spare` rows beside them for
+    what is asked in the background; `slots` versions beside the bare base. What is drawn follows from `seed`
+    and the request alone, as in `Agent.act`. `learn` takes one slice of learning and says whether there was
+    one. Raises OutOfResources where the rows cannot fit.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         rows: int = 16,
+        spare: int = 0,
         slots: int = 4,
         length: int = 1024,
         seed: int = 0,
@@ -61,14 +63,14 @@ class Engine:
         self._base = layout.prepare(device.whole(base), model.kind.sampling)
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
         self.length = min(bucket(length, serving.CHUNK), model.config.max_position_embeddings)
-        self._count, self._share, self._learn = rows, share, learn
-        self._check_memory(rows, slots)
+        self._wanted, self._count, self._share, self._learn = rows, rows + spare, share, learn
+        self._check_memory(self._count)
         dtype = ops.table_of(self._base["embed_tokens"]["embedding"]).dtype
         self._slots = Slots(slots if model.lora else 0)
         self._static = {"model": model, "slots": slots}
         self._bank = banks.empty(model.config, model.lora, slots=slots, dtype=dtype) if model.lora else None
         room = bucket(self.length, serving.CHUNK)
-        self._caches = device.whole(caches_of(model, self._base, rows, room))
+        self._caches = device.whole(caches_of(model, self._base, self._count, room))
         self._rows, self._queue, self._later = list[Row](), deque[Row](), deque[Row]()
         self._writes = deque[tuple[Tree, int]]()
         self._changed = threading.Condition()
@@ -76,7 +78,7 @@ class Engine:
         self._owed = 0.0  # seconds that the device owes to answers before the next slice
         self.watch = Watch()
 
-    def _check_memory(self, rows: int, slots: int) -> None:
+    def _check_memory(self, rows: int) -> None:
         need = limits.sampling_need(
             self._model, self._base, prompts=1, length=self.length, rows=rows, steps=0
         )
@@ -145,13 +147,13 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """What an operator asks, as JSON."""
         with self._changed:
-            busy, later = len(self._rows), len(self._later)
-            queue, versions = len(self._queue), self._slots.versions
+            busy, beside = len(self._rows), sum(row.background for row in self._rows)
+            queue, later, versions = len(self._queue), len(self._later), self._slots.versions
         return {
-            "rows": self._count,
+            "rows": self._wanted,
             "rows_busy": busy,
             "queue": queue,
-            "background": later + sum(row.background for row in list(self._rows)),
+            "background": later + beside,
             "versions": list(versions),
             **self.watch.record(),
             "compilations": sum(serving.traces.values()),
@@ -164,6 +166,7 @@ class Engine:
         if self._warm:
             return
         nobody = serving.no_inputs(self._count)
+        row_keys(self._seed, STAGE, [0], [0])
         self._draw(nobody)
         self._draw(nobody._replace(with_top=np.bool_(True)))
         self._fill(np.zeros(serving.CHUNK, np.int32), row=0, start=0, slot=-1)
@@ -217,8 +220,10 @@ class Engine:
                     queue.remove(row)
                     self._slots.leave(row.slot)
             free = sorted(set(range(self._count)) - {row.place for row in self._rows})
-            while self._queue and (free or self._give_back(free)):
+            left = self._wanted - sum(not row.background for row in self._rows)
+            while self._queue and left > 0 and (free or self._give_back(free)):
                 self._enter(self._queue.popleft(), free)
+                left -= 1
             while self._later and free:
                 self._enter(self._later.popleft(), free)
 
@@ -289,10 +294,11 @@ class Engine:
         if (self._queue or not all(row.background for row in self._rows)) and self._owed > 0:
             return False
         began = time.monotonic()
-        if not self._prefill(background=True) and not (self._learn is not None and self._learn()):
+        asked = self._prefill(background=True)
+        if not asked and not (self._learn is not None and self._learn()):
             return False
         seconds = time.monotonic() - began
-        self.watch.slice(seconds)
+        self.watch.slice(seconds, gate=asked)
         self._owed = seconds * (1 / self._share - 1)
         return True
 

@@ -89,7 +89,8 @@ class Handle:
     """An answer under way: iterate over it for its pieces, which waits for each, or `take` what is there.
 
     `finish_reason` is None until all pieces have been handed out. `notify` is called, in the engine's thread,
-    whenever there is something new. Where the engine died, what it died of is raised here.
+    whenever there is something new; one that raises is not called again, and the answer goes on. Where the
+    engine died, what it died of is raised here.
     """
 
     def __init__(self, request: Request, notify: Callable[[], None] | None = None) -> None:
@@ -168,8 +169,7 @@ class Handle:
                     self._waiting.append(piece)
                 self._reason = reason
             self._changed.notify_all()
-        if self._notify is not None:
-            self._notify()
+        self._tell()
 
     def restart(self) -> None:
         """Forget what was put: it will be once more; for the engine."""
@@ -182,5 +182,11 @@ class Handle:
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
-        if self._notify is not None:
-            self._notify()
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            if self._notify is not None:
+                self._notify()
+        except Exception:  # one client's fault must not end the others' answers
+            self._notify = None

@@ -7,7 +7,7 @@ another origin may send nothing, and a name that somebody else's DNS leads here 
 
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -87,6 +87,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_operator(forgotten: Collection[str], keys: Mapping[str, str], home: Path) -> None:
+    """Raise BadInput where nobody could do anything: without keys all are the operator, who was forgotten."""
+    if not keys and OPERATOR in forgotten:
+        raise BadInput(
+            f"{home}: without keys everybody is {OPERATOR}, which was forgotten; make a key first: "
+            f"cicjax agent key {home} NAME --rights chat judge teach admin"
+        )
 
 
 def check_bind(host: str, keys: Mapping[str, str], home: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 from cicjax.agent.continual import Agent
 from cicjax.agent.events import Attempt, Event, Verdict
+from cicjax.agent.learner import score
 from cicjax.errors import BadInput, printable
 from cicjax.serve.curve import Curve
 from cicjax.serve.errors import Problem
 from cicjax.serve.hand import Hand
 from cicjax.serve.metrics import Metrics
-from cicjax.training.batches import Row, shape_for
-from cicjax.training.scoring import token_logprobs
+from cicjax.training.batches import Row
 
 RECEIPT = "chatcmpl-"
 MODEL, VERIFIER = "cicjax", "verifier"
@@ -110,13 +110,5 @@ class Service:
         agent.history.version(number)
         if not agent.steps.states.here(number):
             return None
-        shape = shape_for(agent.policy.model.kind, rows, [rows])
         with self._scoring:
-            return token_logprobs(
-                [row.encoded for row in rows],
-                model=agent.policy.model,
-                base=agent.policy.base,
-                adapter=agent.steps.states.adapter(number),
-                shape=shape,
-                targets_only=True,
-            )
+            return score(agent.policy, agent.steps.states.adapter(number), rows)

@@ -71,6 +71,9 @@ def forget(request: Request, name: str, source: Admin, body: Forgetting | None =
     service: Service = request.app.state.service
     if name not in service.agent.history.sources:
         raise Problem(404, "there is no source of this name", param="name", code="not_found")
+    if name == source.name:
+        message = "this would shut you out; another administrator may, or `cicjax agent forget` at rest"
+        raise Problem(409, message, param="name", code="own_source")
     made = service.live.forget(name, erase=bool(body and body.erase)).result()
     return {"source": name, "serving": service.agent.history.serving, "made": [v.number for v in made]}
 

@@ -135,6 +135,11 @@ def line_length(tokens: int) -> int:
     return max(SHORTEST, -(-tokens // step) * step)
 
 
+def lengths_up_to(longest: int) -> list[int]:
+    """The lengths that lines are cut to, up to `longest`."""
+    return sorted({line_length(tokens) for tokens in range(1, longest + 1)})
+
+
 def pack(units: Sequence[Unit], shape: Shape) -> list[Batch]:
     """The micro-batches of one update: units with loss, longest first, each into the first line with room.
 

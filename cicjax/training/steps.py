@@ -121,9 +121,10 @@ def start_state(adapter: qwen2.Tree, optimization: Optimization) -> TrainState:
     return TrainState(own, _transform(optimization).init(own), *counters)
 
 
-@jax.jit
+@partial(jax.jit, keep_unused=True)
 def zero_sums(adapter: qwen2.Tree) -> Sums:
-    """Empty sums for an adapter of this shape."""
+    """Empty sums for an adapter of this shape, committed to its device where that is: otherwise the first
+    micro-batch of an update would be another program than the ones after it."""
     return Sums(jax.tree.map(jnp.zeros_like, adapter), jnp.zeros(()), jnp.zeros(()))
 
 

@@ -128,6 +128,15 @@ def test_it_answers_and_learns_at_once_and_nothing_is_lost_or_mixed(make, tmp_pa
             assert again.tokens == attempt.tokens
 
 
+def test_the_first_step_compiles_nothing(make):
+    with make(lessons_per_step=1) as agent, live_on(agent) as live:
+        attempt, compiled = ask(live, "What is 1?"), live.engine.stats()["compiled"]
+        for n in range(2):
+            live.observe(attempt.id, Correction("It is 1. " * (1 + 12 * n)))
+            settled(live)
+        assert agent.history.serving == 2 and live.engine.stats()["compiled"] == compiled
+
+
 def test_a_person_goes_back_and_forgets_while_it_learns(make):
     with make() as agent, live_on(agent) as live:
         for n in range(6):
@@ -191,6 +200,15 @@ def test_a_gate_is_answered_in_rows_that_nobody_wants(make, monkeypatch):
         items = agent.steps._items
         for number, outcomes in agent.steps._answers.items():
             assert items.ask(agent.steps._sampler(number)) == outcomes
+
+
+def test_a_gate_that_no_row_can_hold_is_refused_at_once(make, monkeypatch):
+    monkeypatch.setattr(steps.Steps, "_read_items", a_gate)
+    with (
+        make(task="stem", gate=GateSettings(problems=10)) as agent,
+        pytest.raises(BadInput, match="a row holds 20"),
+    ):
+        live_on(agent, length=20)
 
 
 def test_what_was_delivered_is_what_is_logged(make):

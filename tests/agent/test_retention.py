@@ -2,6 +2,8 @@
 removed comes back bit for bit."""
 
 import random
+import shutil
+import threading
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from cicjax.agent import whole
 from cicjax.agent.continual import Agent
 from cicjax.agent.events import Correction, Event
-from cicjax.agent.retention import Retention, wanted
+from cicjax.agent.retention import Retention, size, wanted
 from cicjax.agent.settings import AgentSettings
 from cicjax.agent.versions import FORGOTTEN, History
 from cicjax.errors import BadInput, Corrupted
@@ -97,6 +99,25 @@ def test_a_removal_that_was_cut_short_is_finished_and_another_machines_bits_are_
         assert there(agent) == [0, 3, 5] and agent.act("Why?").version == 5
     with pytest.raises(BadInput, match="--newest is 0 or more"):
         Retention(newest=-1)
+
+
+def test_what_a_home_takes_is_said_while_versions_come_and_go(tmp_path):
+    (tmp_path / "stays").write_bytes(b"12345")
+    over = threading.Event()
+
+    def saving():
+        while not over.is_set():
+            (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+            (tmp_path / "a" / "b" / "d").write_bytes(b"")
+            shutil.rmtree(tmp_path / "a")
+
+    thread = threading.Thread(target=saving)
+    thread.start()
+    try:
+        assert {size(tmp_path) for _ in range(2000)} == {5}
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_whatever_happens_what_is_needed_stays():

@@ -374,6 +374,37 @@ def test_background_work_gives_its_rows_to_whoever_wants_them(engine):
     )
 
 
+def test_background_work_ends_in_its_spare_row_while_every_other_is_taken(policy):
+    engine = started(policy, rows=ROWS - 1, spare=1)
+    quiet = [request(PROMPTS[n], temperature=0.0, background=True, max_tokens=6) for n in range(3)]
+    expected = answers(engine, *quiet)
+    handles = [engine.submit(each) for each in quiet]
+    wanted = [engine.submit(request(seed=n, max_tokens=40)) for n in range(6)]
+    while not handles[-1].ended:
+        assert engine.step() and any(not each.ended for each in wanted)
+        for each in (*wanted, *handles):
+            each.take()
+        busy = [row.background for row in engine._rows]
+        assert busy.count(False) <= ROWS - 1 == engine.stats()["rows"]
+        if engine._queue:
+            assert busy.count(False) == ROWS - 1  # nobody waits for the background's sake
+    assert [each.completion for each in handles] == expected
+    while engine.step():
+        pass
+
+
+def test_who_is_told_and_fails_harms_nobody_else(engine):
+    told = []
+
+    def broken():
+        told.append(1)
+        raise RuntimeError("the client's loop has ended")
+
+    expected = answers(engine, request(seed=1), request(seed=2))
+    handles = [engine.submit(request(seed=1), notify=broken), engine.submit(request(seed=2))]
+    assert finish(engine, *handles) == expected and told == [1]
+
+
 class Clock:
     """Time that passes as work is done: a token a second, a chunk of a prompt too, a slice three."""
 

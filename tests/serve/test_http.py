@@ -17,8 +17,10 @@ from cicjax.agent.continual import Agent
 from cicjax.agent.events import Event
 from cicjax.agent.keys import make_key, read_keys
 from cicjax.agent.settings import AgentSettings
+from cicjax.agent.trust import RIGHTS
+from cicjax.errors import BadInput
 from cicjax.model.config import LoRAConfig
-from cicjax.serve import limits
+from cicjax.serve import auth, limits
 from cicjax.serve.curve import Curve
 from cicjax.serve.hand import Hand
 from cicjax.training.steps import Optimization
@@ -256,6 +258,15 @@ def test_the_queue_gives_what_nobody_has_judged_and_waits_for_more(http):
     http.post("/v1/feedback", json={"id": id, "verdict": "right"})
     assert not http.get("/v1/attempts", params={"after": listed["after"], "judged": False}).json()["data"]
     assert http.get("/v1/attempts", params={"after": listed["after"], "judged": True}).json()["data"]
+
+
+def test_nobody_shuts_the_only_operator_out(http, agent):
+    refused = http.post("/v1/sources/local/forget", json={})
+    assert refused.status_code == 409 and refused.json()["error"]["code"] == "own_source"
+    assert http.get("/v1/status").json()["you"] == {"name": "local", "may": sorted(RIGHTS)}
+    auth.check_operator({"local"}, {"digest": "alice"}, agent.home.folder)
+    with pytest.raises(BadInput, match="cicjax agent key"):
+        auth.check_operator({"local"}, {}, agent.home.folder)
 
 
 def test_keys_open_what_their_source_may_and_nothing_else(agent):

@@ -58,7 +58,18 @@ def problem(
         (0.128, "M", "Final answer: 12.5/98.0 = 0.128 M"),
         (0.128, "M", "It is 0.128 M (rounded to 3 decimal places)."),
         (3.0, "V", "1. Multiply.\n2. The voltage is 3 V.\n3. Done."),
+        (3.0, "V", "1. Multiply.\n2. The voltage is 3 V.\n4. Done."),
+        (3.0, "V", "The voltage is 3 V.\n12. Done."),
+        (150.0, "V", "150. That is the voltage."),
+        (15.0, "J", "Final answer: 5 \\times 3 = 15 J"),
+        (3.0, "V", "Final answer: 3 V. Final answer: V\n5 A"),
+        (-3.0, None, "-3"),
         (3.0, "V", "The voltage is 3 V, by Step 2"),
+        # letters that are neither signs nor powers nor operators
+        (1.5, "J", "Final answer: 1.5eX3"),
+        (10.0, "V", "Final answer: 10X"),
+        (3.0, "V", "Final answer: 3 Xs"),
+        (0.5, "m", "Final answer: 0.5 m (2 digits)"),
         (
             3.0,
             "V",
@@ -119,6 +130,8 @@ def test_solved(answer, unit, completion):
         (10.0, "V", "Use log10 and H2 and x_3.", "no number"),
         (15.0, "V", "5*3", "no number"),
         (3.0, "V", "x - 3", "no number"),
+        (3.0, "V", "x + 3", "no number"),
+        (3.0, "V", "x * 3", "no number"),
         (3.0, "V", "Final answer: 3\u00b2", "no number"),
         (3.0, "V", "", "no number"),
         (3.0, "V", "nan", "no number"),
@@ -150,6 +163,7 @@ def test_the_tolerance_of_a_negative_answer_is_positive():
 
 
 def test_the_unit_is_reported_as_stated():
+    assert stem.verify(problem(3.0, "V"), "Final answer: 3 volts").facts == {"value": 3.0, "unit": "volts"}
     assert stem.verify(problem(3.0, "V"), "Final answer: 3 volts, I think").unit == "volts"
     assert stem.verify(problem(3.0, "V"), "Final answer: 3").unit is None
 
