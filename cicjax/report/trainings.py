@@ -114,9 +114,7 @@ def _common(runs: Sequence[Training]) -> list[str]:
     apart = set(differing(runs))
     told = ("objective", "targets", "file", "model_name_or_path", "learning_rate", "lora_r", "seed")
     return [
-        f"{name}: {_setting(runs[0], name)}"
-        for name in told
-        if name in runs[0].config and name not in apart
+        f"{name}: {_setting(runs[0], name)}" for name in told if name in runs[0].config and name not in apart
     ]
 
 
