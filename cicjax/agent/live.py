@@ -54,7 +54,7 @@ class Live:
     may be called from any thread.
 
     `rows` answers at once, each of `length` tokens with its prompt; `share` of the device's time is for
-    learning while somebody waits, all of it otherwise.
+    learning while somebody waits, all of it otherwise. Raises BadInput where the gate's problems do not fit.
     """
 
     def __init__(
@@ -62,6 +62,12 @@ class Live:
     ) -> None:
         self.agent = agent
         policy, seed = agent.policy, agent.settings.seed
+        need = agent.steps.gate_length()
+        if need > length:
+            raise BadInput(
+                f"the gate's problems take {need} tokens with their answers, and a row holds {length}; "
+                "make it longer (--max_length)"
+            )
         self.failure: BaseException | None = None
         self._slices = Slices(lambda: self.engine.wake())
         self.engine = Engine(
@@ -166,7 +172,8 @@ class Live:
     ) -> Receipt:
         """What a source says about an answer, as `Agent.observe`; the step that falls due by it begins."""
         receipt = self.agent.observe(about, said, source=source, idempotency=idempotency)
-        self._look()
+        if receipt.lesson is not None:
+            self._look()
         return receipt
 
     def learn(self) -> None:

@@ -178,9 +178,19 @@ class Steps:
         settings = self._settings.gate
         if not settings.problems or version.depth % settings.every:
             return None
+        return self._known_items()
+
+    def _known_items(self) -> Items:
         if self._items is None:
             self._items = self._read_items()
         return self._items
+
+    def gate_length(self) -> int:
+        """Tokens that the longest of the gate's problems takes with its answer; 0 without a gate."""
+        if not self._settings.gate.problems:
+            return 0
+        items = self._known_items()
+        return max(map(len, items.prompts)) + items.decoding.max_new_tokens
 
     def _read_items(self) -> Items:
         settings = self._settings

@@ -202,6 +202,15 @@ def test_a_gate_is_answered_in_rows_that_nobody_wants(make, monkeypatch):
             assert items.ask(agent.steps._sampler(number)) == outcomes
 
 
+def test_a_gate_that_no_row_can_hold_is_refused_at_once(make, monkeypatch):
+    monkeypatch.setattr(steps.Steps, "_read_items", a_gate)
+    with (
+        make(task="stem", gate=GateSettings(problems=10)) as agent,
+        pytest.raises(BadInput, match="a row holds 20"),
+    ):
+        live_on(agent, length=20)
+
+
 def test_what_was_delivered_is_what_is_logged(make):
     with make() as agent, live_on(agent) as live:
         answer = live.ask("What is 1?", max_tokens=150, temperature=1.0)

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
 PATIENCE = 3600  # seconds by the clock, for a child that waits for good
 
 

@@ -59,6 +59,11 @@ def problem(
         (0.128, "M", "It is 0.128 M (rounded to 3 decimal places)."),
         (3.0, "V", "1. Multiply.\n2. The voltage is 3 V.\n3. Done."),
         (3.0, "V", "1. Multiply.\n2. The voltage is 3 V.\n4. Done."),
+        (3.0, "V", "The voltage is 3 V.\n12. Done."),
+        (150.0, "V", "150. That is the voltage."),
+        (15.0, "J", "Final answer: 5 \\times 3 = 15 J"),
+        (3.0, "V", "Final answer: 3 V. Final answer: V\n5 A"),
+        (-3.0, None, "-3"),
         (3.0, "V", "The voltage is 3 V, by Step 2"),
         # letters that are neither signs nor powers nor operators
         (1.5, "J", "Final answer: 1.5eX3"),

@@ -38,7 +38,7 @@ _NUMBER = re.compile(
 )
 _PLAIN_SIGNS = str.maketrans(_MINUS + _RAISED + "\u207a\u207b", "-" * len(_MINUS) + "0123456789+-")
 
-# what stands directly before a number (8 characters) or after it (16)
+# what stands directly before a number (9 characters) or after it (16)
 _OPERATOR = r"(?:[+/\u00d7\u00f7\u00b1]|(?<!\*)\*|\\times|\\cdot)"
 _OPERAND_LEFT = re.compile(
     rf"(?:[\w)\]}}](?:{_OPERATOR}|[{_MINUS}])|[\w)\]}}] (?:{_OPERATOR}|x) |(?:[0-9)\]}}]|\b[A-Za-z]) "
@@ -132,7 +132,7 @@ def _end_of_line(text: str, start: int, end: int) -> int:
 
 def _plausible(text: str, start: int, end: int) -> Iterator[re.Match[str]]:
     for found in _NUMBER.finditer(text, start, end):
-        before, after = text[max(0, found.start() - 8) : found.start()], text[found.end() : found.end() + 16]
+        before, after = text[max(0, found.start() - 9) : found.start()], text[found.end() : found.end() + 16]
         item = len(found[0]) <= 2 and _ITEM_LEFT.search(before) and _ITEM_RIGHT.match(after)
         counts = item or _STEP.search(before) or _COUNT.match(after)
         if not (counts or _OPERAND_LEFT.search(before) or _OPERAND_RIGHT.match(after)):
