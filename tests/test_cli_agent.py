@@ -99,7 +99,7 @@ def test_in_a_terminal_it_says_what_happened(agent):
     answer, _ = taught(agent, 1)
     assert "\n(version 0, id " in agent("say", "What is 1 + 1?", "--max_new_tokens", 4)
     assert agent("teach", answer["id"], "It is 2.") == "no lesson: taught already as lesson 1\n"
-    assert "served    1 lessons of local" in agent("learn") and agent("learn") == "no lesson waits\n"
+    assert "served    1 lesson of local" in agent("learn") and agent("learn") == "no lesson waits\n"
     assert agent("versions").splitlines()[1].startswith("*   1")
     assert "serving    1" in agent("status")
     assert agent("rollback").startswith("*   0")

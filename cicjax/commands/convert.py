@@ -137,7 +137,7 @@ class Convert:
         if not any(sources.mentions(name, self.corrections) for name in names):
             raise BadInput(
                 f"{', '.join(self.files)}: no message has the key {self.corrections!r} of --corrections; "
-                "name the one with the edited texts"
+                "name the one with the edited texts; without it, convert names the keys it left unread"
             )
 
     def _complain(self, collected: "Collected") -> None:

@@ -147,7 +147,7 @@ class Export:
             self.output_dir, location, adapter=adapter, lora=lora, dtype=dtype, card=card
         )
         described = _described(adapter, lora)
-        print(printable(f"{self.output_dir}: {described}, merged into {name}, in {dtype}"))
+        print(printable(f"{self.output_dir}: {described}, merged with those of {name}, in {dtype}"))
 
 
 def _described(adapter: dict[str, Any], lora: "LoRAConfig") -> str:

@@ -107,20 +107,28 @@ def render(runs: Sequence[Training]) -> str:
 def differing(runs: Sequence[Training]) -> list[str]:
     """Names of the flags that are not the same in all runs."""
     names = dict.fromkeys(name for run in runs for name in run.config if name not in UNTOLD)
-    return [name for name in names if len({_shown(run.config.get(name)) for run in runs}) > 1]
+    return [name for name in names if len({_setting(run, name) for run in runs}) > 1]
 
 
 def _common(runs: Sequence[Training]) -> list[str]:
     apart = set(differing(runs))
     told = ("objective", "targets", "file", "model_name_or_path", "learning_rate", "lora_r", "seed")
     return [
-        f"{name}: {_shown(runs[0].config[name])}"
-        for name in told
-        if name in runs[0].config and name not in apart
+        f"{name}: {_setting(runs[0], name)}" for name in told if name in runs[0].config and name not in apart
     ]
 
 
-def _shown(value: Any) -> str:
+def _setting(run: Training, name: str) -> str:
+    """A flag as text; one that was left to the program as what it came to, where the run tells."""
+    value = run.config.get(name)
+    if value is None and name == "model_name_or_path":
+        return "the embedded base"
+    if value is None:
+        resolved = run.config.get("resolved")
+        optimization = resolved.get("optimization") if isinstance(resolved, dict) else None
+        value = optimization.get(name) if isinstance(optimization, dict) else None
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ", ".join(value)
     if isinstance(value, str):
         return value if len(value) <= 80 else shorten(value)
     return "default" if value is None else json.dumps(value)
@@ -153,7 +161,7 @@ def _settings_table(runs: Sequence[Training]) -> Html:
     names = differing(runs)
     if not names:
         return tag("p", "None: these runs have the same flags.")
-    rows = [[run.name, *(_shown(run.config.get(name)) for name in names)] for run in runs]
+    rows = [[run.name, *(_setting(run, name) for name in names)] for run in runs]
     return table(["run", *names], rows, caption="Flags that are not the same in all runs.")
 
 

@@ -139,7 +139,9 @@ h1 { font-size: 1.35rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
   body { padding: .8rem .8rem 4rem; }
   .bar { padding: .4rem .6rem; font-size: .82rem; }
-  .counts th, .counts td { padding-left: .5rem; }
+  .counts { font-size: .84rem; }
+  .counts thead th { font-size: .7rem; }
+  .counts th, .counts td { padding-left: .4rem; }
 }
 @media print {
   body { max-width: none; padding: 0; }

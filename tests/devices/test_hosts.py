@@ -191,6 +191,13 @@ def test_an_experiment_and_a_grid_on_two_hosts_count_what_one_counts(folder, tmp
             results = tmp_path / f"{name}.json" if verb == "tune" else tmp_path / verb / name / "results.json"
             done.append(json.loads(results.read_text()))
         assert solved(done[0]) == solved(done[1])
+    assert close(*(words(tmp_path / "repro" / name) for name in ("two", "one")))
+
+
+def words(run):
+    """What was drawn and answered, and with which log-probabilities: a toy may solve nothing at all."""
+    files = ("rollouts/stream.jsonl", "rollouts/grpo.jsonl", "evaluations/interventional-direct.jsonl")
+    return [[json.loads(line) for line in (run / file).open()] for file in files]
 
 
 def solved(record):

@@ -18,8 +18,8 @@ def training(folder, *, rate=1e-3, updates=4, finished=True, name="adapter", **c
     flags |= {"targets": ["teacher"], "output_dir": str(folder), "resolved": {"rows": folder.name}}
     (folder / "config.json").write_text(json.dumps(flags | config))
     lines = [
-        {"stage": name, "update": n + 1, "loss": 2 - 100 * rate * n, "applied": True}
-        | ({"held_out/teacher": 3 - 100 * rate * n} if n % 2 == 0 else {})
+        {"stage": name, "update": n + 1, "loss": 2 - 100 * (rate or 2e-4) * n, "applied": True}
+        | ({"held_out/teacher": 3 - 100 * (rate or 2e-4) * n} if n % 2 == 0 else {})
         for n in range(updates)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -56,7 +56,18 @@ def test_one_run_has_its_page_in_its_folder(tmp_path, capsys):
     assert report(run) == 0
     text = (run / "report.html").read_text()
     assert "Training run" in text and "Settings that differ" not in text and "Held-out transcripts" in text
-    assert "objective: interventional" in text
+    assert "objective: interventional" in text and "targets: teacher" in text
+
+
+def test_what_was_left_to_the_program_is_told_as_what_it_came_to(tmp_path):
+    resolved = {"optimization": {"learning_rate": 0.0002}}
+    left = training(tmp_path / "left", rate=None, model_name_or_path=None, resolved=resolved)
+    asked = training(tmp_path / "asked", rate=2e-4, model_name_or_path=None)
+    runs = trainings.read_trainings([left, asked])
+    assert trainings.differing(runs) == []
+    text = trainings.render(runs[:1])
+    assert "learning_rate: 0.0002" in text and "model_name_or_path: the embedded base" in text
+    assert ": default" not in text
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])

@@ -143,10 +143,16 @@ def test_it_is_taught_by_keyboard_alone_and_shows_what_it_learned(open_page):
     taken(page, "teach")
     fit(page)
     tab_to(page, "Teach")
+    exchange.locator(".receipt").evaluate(
+        "e => { window.told = []; "
+        "new MutationObserver(() => told.push(e.textContent)).observe(e, { childList: true }) }"
+    )
     page.keyboard.press("Enter")
     api.expect(exchange.locator(".receipt")).to_have_text("lesson 1, learned with version 1")
+    assert "lesson 1, being learned as version 1" in page.evaluate("told")
     words = exchange.locator(".words li")
     api.expect(words.first).to_contain_text("→")
+    assert "−0.00" not in exchange.locator(".words").inner_text()
     assert "8.0" in exchange.locator(".words").inner_text() and words.and_(page.locator(".up")).count() > 5
     pair = exchange.locator(".pair .said")
     api.expect(pair.nth(0)).to_contain_text("2.0 N")

@@ -1,7 +1,9 @@
 """The HTML page: well-formed, self-contained, true to the arrays, and shut to what the content would like it
 to be."""
 
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,8 +16,10 @@ from cicjax.provenance import Author, Encoded, Message, Segment, Transcript, enc
 from cicjax.provenance.protocol import weighting
 from cicjax.provenance.transcript import Episode
 from cicjax.views import demo, page
+from cicjax.views.counts import TokenCounts
+from cicjax.views.html import document
 from cicjax.views.transcript import transcript_html
-from cicjax.views.transcript_style import STYLE
+from cicjax.views.transcript_style import PAGE_STYLE, STYLE
 
 VIEWS = {"observational": weighting("observational"), "interventional": weighting("interventional")}
 VOID = {"meta", "input"}
@@ -317,3 +321,22 @@ def test_every_author_has_a_colour(tokenizer):
     for author in Author:
         assert STYLE.count(f"--{author.label}:") == 3  # by day, by night, on paper
         assert f".by-{author.label} {{" in STYLE
+
+
+@pytest.mark.parametrize("width", [360, 400])
+def test_a_phone_shows_every_column_of_the_counts(tmp_path, width):
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = os.environ.get("CICJAX_CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no chromium; CICJAX_CHROMIUM names one")
+    tokens = np.full(max(Author) + 1, 12_345)
+    totals = TokenCounts(40, tokens, dict.fromkeys(VIEWS, tokens))
+    file = tmp_path / "mask.html"
+    file.write_text(document("mask", [page.counts_html(totals)], style=STYLE + PAGE_STYLE, script=""))
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": width, "height": 800})
+        opened.goto(file.as_uri())
+        counts = opened.locator(".scroll")
+        assert counts.evaluate("e => e.scrollWidth <= e.clientWidth")
+        browser.close()

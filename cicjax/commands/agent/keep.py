@@ -130,7 +130,8 @@ class Import(OfHome):
         lessons = [receipt.lesson for receipt in receipts if receipt.lesson is not None]
         none = len(receipts) - len(lessons)
         why = next((receipt.reason for receipt in receipts if receipt.lesson is None), "")
-        text = f"{len(lessons)} lessons of {self.source}" + (f", {none} no lesson ({why})" if none else "")
+        told = "1 lesson" if len(lessons) == 1 else f"{len(lessons)} lessons"
+        text = f"{told} of {self.source}" + (f", {none} no lesson ({why})" if none else "")
         self.say(text, {"source": self.source, "lessons": lessons, "none": none, "reason": why})
 
 

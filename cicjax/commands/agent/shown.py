@@ -65,7 +65,8 @@ class OfHome:
 def line(version: "Version", history: "History") -> str:
     count = len(version.lessons)
     by = sorted({history.lessons[number].source for number in version.lessons})
-    what = "as it was made" if version.parent is None else f"{count} lessons of {', '.join(by) or 'nobody'}"
+    lessons = "1 lesson" if count == 1 else f"{count} lessons"
+    what = "as it was made" if version.parent is None else f"{lessons} of {', '.join(by) or 'nobody'}"
     gate = version.numbers
     said = f", right {gate['right']} of {gate['problems']} ({gate['right_anchor']} before)" if gate else ""
     why = f": {version.reason}" if version.reason else ""

@@ -153,10 +153,13 @@
   // What became of lessons that wait.
   const settle = async versions => {
     for (const version of versions) {
-      if (version.state === "planned") continue;
       for (const { lesson } of version.lessons) {
         const found = waiting.get(lesson);
         if (!found) continue;
+        if (version.state === "planned") {
+          found.receipt.textContent = `lesson ${lesson}, being learned as version ${version.version}`;
+          continue;
+        }
         waiting.delete(lesson);
         const with_ = version.lessons.length > 1 ? ` with ${version.lessons.length - 1} others` : "";
         found.receipt.textContent = `lesson ${lesson}, learned with version ${version.version}${with_}` +
@@ -197,7 +200,7 @@
       const known = word.after !== null && word.before !== null, gain = word.after - word.before;
       const kind = known && gain > 0.05 ? "up" : known && gain < -0.05 ? "down" : "";
       const mark = { up: "▲ ", down: "▼ ", "": "" }[kind];
-      const numbers = [word.before, word.after].map(value => value === null ? "?" : value.toFixed(2).replace("-", "−"));
+      const numbers = [word.before, word.after].map(value => value === null ? "?" : value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−"));
       list.append(make("li", { className: kind }, make("b", { textContent: word.text.trim() || "␣" }),
         make("small", { textContent: mark + numbers.join(" → ") })));
       word = null;
