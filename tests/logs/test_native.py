@@ -210,6 +210,14 @@ REFUSED = {
         json.dumps({**EPISODE, "tools": [{"a": 0}]}).replace("0}", "1e999}"),
         "tools holds what cannot be written",
     ),
+    "unknown protocol": (json.dumps({**EPISODE, "protocol": "xml"}), "unknown protocol 'xml'"),
+    "source a number": (json.dumps({**EPISODE, "source": 1}), "source is a string, not 1"),
+    "role a number": (_with(role=1), "role is a string, not 1"),
+    "call name a number": (
+        _with(tool_calls=[{"name": 1, "arguments": {}}]),
+        "name of a tool call is a string, not 1",
+    ),
+    "arguments half a pair": (_called("\udfff"), "arguments of a tool call"),
     "ten megabytes": ("[" + "9," * 5_000_000, "not JSON"),
     "ten megabytes of a role": (_with(role="x" * 10_000_000), "unknown role 'xxx"),
     "mark on a later line": ("\ufeff" + json.dumps(EPISODE), "not JSON"),
@@ -262,6 +270,67 @@ def test_optional_nulls_are_absent_and_verdicts_may_be_booleans():
     (message,) = native.parse_episode(line, where="x:1").messages
     assert message == Message(role="assistant", content="4", author=Author.AGENT, solved=1)
     assert type(message.solved) is int
+
+
+EVERYTHING = {
+    "id": "1",
+    "source": "stem",
+    "messages": [
+        {"role": "system", "author": "system", "content": "Be brief."},
+        {"role": "user", "author": "user", "content": "2+2?"},
+        {
+            "role": "assistant",
+            "author": "agent",
+            "content": "5",
+            "tokens": [20],
+            "logprobs": [-0.5],
+            "solved": 0,
+            "truncated": True,
+            "context_only": True,
+            "tool_calls": [{"name": "add", "arguments": "{}", "id": "c"}],
+        },
+        {"role": "tool", "author": "tool", "content": "4", "tool_call_id": "c"},
+        {"role": "verifier", "author": "verifier", "content": "wrong"},
+        {"role": "assistant", "author": "teacher", "content": "4", "solved": 1},
+    ],
+    "meta": {"a": [1]},
+    "tools": [{"name": "add"}],
+    "protocol": "plain",
+}
+
+
+def test_every_key_by_its_name():
+    episode = native.parse_episode(json.dumps(EVERYTHING), where="x:1", line=7)
+    assert native.record_of(episode) == EVERYTHING and episode.line == 7
+    assert [message.author.label for message in episode.messages] == [
+        message["author"] for message in EVERYTHING["messages"]
+    ]
+    assert (episode.source, episode.meta, episode.protocol) == ("stem", {"a": [1]}, "plain")
+
+
+def test_the_file_is_named_where_there_are_several(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(json.dumps(EPISODE))
+    both = native.read_native(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert [episode.file for episode in both] == [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    assert [episode.file for episode in native.read_native(tmp_path / "a.jsonl")] == [""]
+
+
+@pytest.mark.parametrize(
+    "key",
+    "conversations prompt completion steps input output choices traces nodes samples payload "
+    "sessionId".split(),
+)
+def test_a_log_of_another_format_is_told_the_way_out(key):
+    assert native.is_foreign({key: []}) and not native.is_foreign({"messages": {}, key: []})
+    with pytest.raises(BadInput, match="nothing says who wrote which turn; `cicjax convert"):
+        native.episode_of_record({key: []}, 1)
+
+
+def test_what_is_the_text_of_an_object():
+    assert native.is_object('{"a": 1}') is True
+    for text in ("[1]", "{", "1", '{"a": "\\ud800"}', '{"a": NaN}'):
+        assert native.is_object(text) is False
 
 
 @given(
