@@ -308,6 +308,17 @@ def test_every_key_by_its_name():
     assert (episode.source, episode.meta, episode.protocol) == ("stem", {"a": [1]}, "plain")
 
 
+def test_a_line_holds_what_says_something_and_no_escapes():
+    least = native.parse_episode(json.dumps(EPISODE), where="x:1")
+    assert native.record_of(least) == {"id": "1", "source": "", "messages": [MESSAGE]}
+    spoken = native.parse_episode(_with(content="\u20ac"), where="x:1")
+    assert '"\u20ac"' in native.format_episode(spoken)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        native.format_episode(native.Episode(id="1", messages=least.messages, meta={"a": math.nan}))
+    with pytest.raises(BadInput, match="x:1: an episode is a JSON object"):
+        native.parse_episode("[]", where="x:1")
+
+
 def test_the_file_is_named_where_there_are_several(tmp_path):
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(json.dumps(EPISODE))
