@@ -179,7 +179,10 @@ REFUSED = {
     "nesting": ("[" * 100_000, "nested too deeply"),
     "nested meta": ('{"id": "1", "meta": ' + '{"a":' * 100_000, "nested too deeply"),
     "arguments a list": (_called([]), "arguments of a tool call are a JSON object or its text, not []"),
-    "arguments surrogate": (_called({"a": "\udfff"}), "cannot be written back"),
+    "arguments surrogate": (
+        _called({"a": "\udfff"}),
+        "arguments of a tool call holds what cannot be written back",
+    ),
     "arguments surrogate in text": (_called("\udfff"), "lone surrogate"),
     "call without arguments": (_with(tool_calls=[{"name": "f"}]), "a tool call needs the key 'arguments'"),
     "call without name": (_with(tool_calls=[{"arguments": {}}]), "a tool call needs the key 'name'"),
@@ -217,7 +220,7 @@ REFUSED = {
         _with(tool_calls=[{"name": 1, "arguments": {}}]),
         "name of a tool call is a string, not 1",
     ),
-    "arguments half a pair": (_called("\udfff"), "arguments of a tool call"),
+    "arguments half a pair": (_called("\udfff"), "arguments of a tool call holds a lone surrogate"),
     "ten megabytes": ("[" + "9," * 5_000_000, "not JSON"),
     "ten megabytes of a role": (_with(role="x" * 10_000_000), "unknown role 'xxx"),
     "mark on a later line": ("\ufeff" + json.dumps(EPISODE), "not JSON"),
@@ -439,6 +442,8 @@ def test_a_call_and_its_result_come_back_as_they_were_written():
 def test_arguments_may_be_an_object_and_a_call_may_have_no_id():
     (message,) = native.parse_episode(_called({"a": [1, "\u20ac"], "b": None}), where="x:1").messages
     assert message.tool_calls == (ToolCall(name="f", arguments='{"a": [1, "\u20ac"], "b": null}'),)
+    (record,) = native.record_of(native.Episode(id="1", messages=(message,)))["messages"]
+    assert record["tool_calls"] == [{"name": "f", "arguments": '{"a": [1, "\u20ac"], "b": null}'}]
 
 
 def test_ten_megabytes_of_text_are_text(tmp_path):
