@@ -384,6 +384,7 @@ def make(home: Path, args: argparse.Namespace, *, lessons: int, gate_problems: i
         "lessons_per_step": lessons,
         "updates_per_step": args.updates_per_step,
         "learning_rate": args.learning_rate,
+        "max_new_tokens": args.max_tokens,
         "task": "stem",
         "gate_problems": gate_problems,
     }

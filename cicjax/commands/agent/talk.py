@@ -37,6 +37,8 @@ class New(OfHome):
     """Updates of a step."""
     learning_rate: float = 2e-4
     """Rate of AdamW, constant."""
+    max_new_tokens: int = 256
+    """Longest answer where nobody asks for another, the gate's too."""
     task: str = ""
     """Task whose problems the gate asks: stem, or MODULE:ATTRIBUTE."""
     gate_problems: int = 0
@@ -69,6 +71,7 @@ class New(OfHome):
             contexts=self.contexts,
             lessons_per_step=self.lessons_per_step,
             updates_per_step=self.updates_per_step,
+            max_new_tokens=self.max_new_tokens,
             optimization=Optimization(learning_rate=self.learning_rate, warmup_steps=0),
             gate=GateSettings(problems=self.gate_problems, every=self.gate_every),
         )
