@@ -127,7 +127,7 @@ REFUSED = {
     "empty messages": ('{"id": "1", "messages": []}', "at least one message"),
     "messages no list": ('{"id": "1", "messages": {}}', "at least one message"),
     "message no object": ('{"id": "1", "messages": ["x"]}', "message 1: a message is a JSON object"),
-    "no id": (json.dumps({"messages": [MESSAGE]}), "needs the key 'id'"),
+    "no id": (json.dumps({"messages": [MESSAGE]}), "an episode needs the key 'id'"),
     "id a number": (json.dumps({"id": 1, "messages": [MESSAGE]}), "id is a string, not 1"),
     "unknown key": (json.dumps({**EPISODE, "autor": 1}), "unknown key 'autor'"),
     "duplicate key": ('{"id": "1", "id": "2", "messages": []}', "the key 'id' stands twice"),
@@ -136,10 +136,14 @@ REFUSED = {
         "the key 'author' stands twice",
     ),
     "no author": (_without("author"), "nothing says who wrote which turn; `cicjax convert FILE"),
+    "one without an author": (
+        json.dumps({"id": "1", "messages": [MESSAGE, {"role": "user", "content": "x"}]}),
+        "message 2: has no author; say who wrote it: ",
+    ),
     "null author": (_with(author=None), "author is a string, not None"),
     "unknown author": (_with(author="Agent"), "unknown author 'Agent'"),
     "unknown role": (_with(role="narrator"), "unknown role 'narrator'"),
-    "no content": (_without("content"), "needs the key 'content'"),
+    "no content": (_without("content"), "a message needs the key 'content'"),
     "content null": (_with(content=None), "content is a string, not None"),
     "content a list": (_with(content=["x"]), "content is a string"),
     "unknown message key": (_with(truncted=True), "unknown key 'truncted'"),
@@ -179,7 +183,10 @@ REFUSED = {
     "nesting": ("[" * 100_000, "nested too deeply"),
     "nested meta": ('{"id": "1", "meta": ' + '{"a":' * 100_000, "nested too deeply"),
     "arguments a list": (_called([]), "arguments of a tool call are a JSON object or its text, not []"),
-    "arguments surrogate": (_called({"a": "\udfff"}), "cannot be written back"),
+    "arguments surrogate": (
+        _called({"a": "\udfff"}),
+        "arguments of a tool call holds what cannot be written back",
+    ),
     "arguments surrogate in text": (_called("\udfff"), "lone surrogate"),
     "call without arguments": (_with(tool_calls=[{"name": "f"}]), "a tool call needs the key 'arguments'"),
     "call without name": (_with(tool_calls=[{"arguments": {}}]), "a tool call needs the key 'name'"),
@@ -210,6 +217,14 @@ REFUSED = {
         json.dumps({**EPISODE, "tools": [{"a": 0}]}).replace("0}", "1e999}"),
         "tools holds what cannot be written",
     ),
+    "unknown protocol": (json.dumps({**EPISODE, "protocol": "xml"}), "unknown protocol 'xml'"),
+    "source a number": (json.dumps({**EPISODE, "source": 1}), "source is a string, not 1"),
+    "role a number": (_with(role=1), "role is a string, not 1"),
+    "call name a number": (
+        _with(tool_calls=[{"name": 1, "arguments": {}}]),
+        "name of a tool call is a string, not 1",
+    ),
+    "arguments half a pair": (_called("\udfff"), "arguments of a tool call holds a lone surrogate"),
     "ten megabytes": ("[" + "9," * 5_000_000, "not JSON"),
     "ten megabytes of a role": (_with(role="x" * 10_000_000), "unknown role 'xxx"),
     "mark on a later line": ("\ufeff" + json.dumps(EPISODE), "not JSON"),
@@ -262,6 +277,78 @@ def test_optional_nulls_are_absent_and_verdicts_may_be_booleans():
     (message,) = native.parse_episode(line, where="x:1").messages
     assert message == Message(role="assistant", content="4", author=Author.AGENT, solved=1)
     assert type(message.solved) is int
+
+
+EVERYTHING = {
+    "id": "1",
+    "source": "stem",
+    "messages": [
+        {"role": "system", "author": "system", "content": "Be brief."},
+        {"role": "user", "author": "user", "content": "2+2?"},
+        {
+            "role": "assistant",
+            "author": "agent",
+            "content": "5",
+            "tokens": [20],
+            "logprobs": [-0.5],
+            "solved": 0,
+            "truncated": True,
+            "context_only": True,
+            "tool_calls": [{"name": "add", "arguments": "{}", "id": "c"}],
+        },
+        {"role": "tool", "author": "tool", "content": "4", "tool_call_id": "c"},
+        {"role": "verifier", "author": "verifier", "content": "wrong"},
+        {"role": "assistant", "author": "teacher", "content": "4", "solved": 1},
+    ],
+    "meta": {"a": [1]},
+    "tools": [{"name": "add"}],
+    "protocol": "plain",
+}
+
+
+def test_every_key_by_its_name():
+    episode = native.parse_episode(json.dumps(EVERYTHING), where="x:1", line=7)
+    assert native.record_of(episode) == EVERYTHING and episode.line == 7
+    assert [message.author.label for message in episode.messages] == [
+        message["author"] for message in EVERYTHING["messages"]
+    ]
+    assert (episode.source, episode.meta, episode.protocol) == ("stem", {"a": [1]}, "plain")
+
+
+def test_a_line_holds_what_says_something_and_no_escapes():
+    least = native.parse_episode(json.dumps(EPISODE), where="x:1")
+    assert native.record_of(least) == {"id": "1", "source": "", "messages": [MESSAGE]}
+    spoken = native.parse_episode(_with(content="\u20ac"), where="x:1")
+    assert '"\u20ac"' in native.format_episode(spoken)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        native.format_episode(native.Episode(id="1", messages=least.messages, meta={"a": math.nan}))
+    with pytest.raises(BadInput, match="x:1: an episode is a JSON object"):
+        native.parse_episode("[]", where="x:1")
+
+
+def test_the_file_is_named_where_there_are_several(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(json.dumps(EPISODE))
+    both = native.read_native(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert [episode.file for episode in both] == [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    assert [episode.file for episode in native.read_native(tmp_path / "a.jsonl")] == [""]
+
+
+@pytest.mark.parametrize(
+    "key",
+    "conversations prompt completion steps input output choices traces nodes samples payload "
+    "sessionId".split(),
+)
+def test_a_log_of_another_format_is_told_the_way_out(key):
+    assert native.is_foreign({key: []}) and not native.is_foreign({"messages": {}, key: []})
+    with pytest.raises(BadInput, match="nothing says who wrote which turn; `cicjax convert"):
+        native.episode_of_record({key: []}, 1)
+
+
+def test_what_is_the_text_of_an_object():
+    assert native.is_object('{"a": 1}') is True
+    for text in ("[1]", "{", "1", '{"a": "\\ud800"}', '{"a": NaN}'):
+        assert native.is_object(text) is False
 
 
 @given(
@@ -359,6 +446,8 @@ def test_a_call_and_its_result_come_back_as_they_were_written():
 def test_arguments_may_be_an_object_and_a_call_may_have_no_id():
     (message,) = native.parse_episode(_called({"a": [1, "\u20ac"], "b": None}), where="x:1").messages
     assert message.tool_calls == (ToolCall(name="f", arguments='{"a": [1, "\u20ac"], "b": null}'),)
+    (record,) = native.record_of(native.Episode(id="1", messages=(message,)))["messages"]
+    assert record["tool_calls"] == [{"name": "f", "arguments": '{"a": [1, "\u20ac"], "b": null}'}]
 
 
 def test_ten_megabytes_of_text_are_text(tmp_path):
