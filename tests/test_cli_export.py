@@ -201,9 +201,10 @@ def test_the_licence_is_that_of_the_base_or_as_asked(tmp_path, run, said, asked,
 
 
 @pytest.mark.parametrize("form", ["peft", "merged"])
-@pytest.mark.parametrize("protocol", ["chatml", "plain"])
-def test_the_usage_that_the_card_shows_runs(tmp_path, run, form, protocol):
-    """In a Python of its own, as a reader would paste it."""
+@pytest.mark.parametrize(("protocol", "has_template"), [("chatml", True), ("chatml", False), ("plain", True)])
+def test_the_usage_that_the_card_shows_runs(tmp_path, run, form, protocol, has_template):
+    """In a Python of its own, as a reader would paste it; a base without a chat template is not asked for
+    it."""
     for library in ("torch", "peft"):
         pytest.importorskip(library)
     if protocol == "chatml":
@@ -213,12 +214,13 @@ def test_the_usage_that_the_card_shows_runs(tmp_path, run, form, protocol):
         )
     adapter = tmp_path / "chat/adapter" if protocol == "chatml" else run / "interventional"
     template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    (tmp_path / "base/chat_template.jinja").write_text(template + "<|im_start|>assistant\n")
+    if has_template:
+        (tmp_path / "base/chat_template.jinja").write_text(template + "<|im_start|>assistant\n")
     out = ("--format", form, "--output_dir", tmp_path / "out")
     assert export(adapter, "--model", tmp_path / "base", *out) == 0
     card = (tmp_path / "out/README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
-    assert ("apply_chat_template" in code) is (protocol == "chatml")
+    assert ("apply_chat_template" in code) is (protocol == "chatml" and has_template)
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -87,6 +87,7 @@ class Export:
         location: Path,
         merged_dtype: str | None = None,
     ) -> str:
+        from cicjax.logs import template
         from cicjax.methods.card import licence_of, model_card
 
         return model_card(
@@ -97,6 +98,7 @@ class Export:
             name=self.output_dir.name,
             licence=self.license or licence_of(location),
             merged_dtype=merged_dtype,
+            has_template=template.exists(location),
         )
 
     def _write_peft(

@@ -32,12 +32,15 @@ class Differs(CicjaxError):
     exit_code = 1
 
 
+def exists(folder: Path) -> bool:
+    """Whether the folder's tokenizer has a chat template."""
+    return _template(folder, _config(folder)) is not None
+
+
 def load(folder: Path, tokenizer: Tokenizer) -> Any:
     """The folder's tokenizer with its chat template, as transformers has it. Raises BadInput where the folder
     has no template."""
-    with strict.place(str(folder / CONFIG)):
-        path = folder / CONFIG
-        config = strict.mapping(strict.load(path.read_bytes()), "the file") if path.is_file() else {}
+    config = _config(folder)
     template = _template(folder, config)
     if template is None:
         raise BadInput(
@@ -101,6 +104,12 @@ def _difference(episode: Episode, tokenizer: Tokenizer, reference: Any, protocol
     except Exception as error:  # a template may raise what it likes, and jinja2 has kinds of its own
         return f"the tokenizer's chat template refuses this: {shorten(str(error))}"
     return None if ours == list(theirs) else _parting(ours, theirs, tokenizer)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    with strict.place(str(path)):
+        return strict.mapping(strict.load(path.read_bytes()), "the file") if path.is_file() else {}
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> Any:

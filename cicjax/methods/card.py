@@ -37,9 +37,11 @@ def model_card(
     name: str,
     licence: str | None = None,
     merged_dtype: str | None = None,
+    has_template: bool = True,
 ) -> str:
     """README.md for the adapter in `folder`, which is published under `name`; `known` is what `load_adapter`
-    says of it, `licence` an SPDX id as hubs write it, `merged_dtype` how it is stored if merged."""
+    says of it, `licence` an SPDX id as hubs write it, `merged_dtype` how it is stored if merged,
+    `has_template` whether the base's tokenizer has a chat template for the usage to call."""
     run = _run(Path(folder), known)
     facts = list(_base_and_adapter(run, base_name, lora, merged_dtype))
     for known_facts in (_training(run), _budget(run), _authors(run)):
@@ -50,7 +52,7 @@ def model_card(
         "",
     ]
     lines += [f"- {name}: {value}" for name, value in facts]
-    lines += _usage(run, name=name, base_name=None if merged_dtype else base_name)
+    lines += _usage(run, name=name, base_name=None if merged_dtype else base_name, has_template=has_template)
     lines += [*_if_known(_accuracies(run)), *_if_known(_held_out(run)), *_prompt(run)]
     return "\n".join(lines) + "\n"
 
@@ -273,7 +275,7 @@ def _held_out(run: _Run) -> Iterator[str]:
         yield f"| {_code(author)} | {before['tokens']:,} | {nats} |"
 
 
-def _usage(run: _Run, *, name: str, base_name: str | None) -> Iterator[str]:
+def _usage(run: _Run, *, name: str, base_name: str | None, has_template: bool) -> Iterator[str]:
     """A completion in Python, by transformers and for an adapter beside its base by peft."""
     kind = "AutoModelForCausalLM" if base_name is None else "AutoPeftModelForCausalLM"
     needed = {"transformers": ["AutoTokenizer"]}
@@ -285,8 +287,10 @@ def _usage(run: _Run, *, name: str, base_name: str | None) -> Iterator[str]:
     yield ""
     yield f"model = {kind}.from_pretrained({json.dumps(name)})"
     yield f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(base_name or name)})"
-    if run.protocol == "plain":
-        text = render.PROMPT.format(question="What is 2+2?")
+    if run.protocol == "plain" or not has_template:
+        question = "What is 2+2?"
+        chat = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        text = render.PROMPT.format(question=question) if run.protocol == "plain" else chat
         yield f'prompt = tokenizer({json.dumps(text)}, return_tensors="pt")'
     else:
         yield 'messages = [{"role": "user", "content": "What is 2+2?"}]'
