@@ -299,6 +299,11 @@ def test_scripts_are_valid_and_can_be_run():
         assert os.access(script, os.X_OK) is (script.name not in ("setup.sh", "remote.sh")), script
 
 
+def test_readme_keeps_to_its_page():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 160 and max(map(len, lines)) <= 110
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_what_a_document_names_is_there(document):
     names = {path.name for path in [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "scripts").iterdir()]}
