@@ -40,6 +40,7 @@ from cicjax.sampling.watch import percentiles
 CICJAX = (sys.executable, "-m", "cicjax")
 WAIT = 1800.0
 PROMOTIONS = 3
+MEASURED = ("first_token", "token_gap", "slices", "longest_slice", "longest_gate_slice", "tokens")
 
 
 class Crowd:
@@ -146,7 +147,9 @@ class Crowd:
 class Exercises(Crowd):
     """A crowd that asks the exercises of a home, each with its solution."""
 
-    problems: Sequence[Any] = ()
+    def __init__(self, address: str, problems: Sequence[Any], **how: Any) -> None:
+        super().__init__(address, **how)
+        self.problems = problems
 
     def question(self, number: int, count: int) -> tuple[str, str]:
         problem = self.problems[(31 * number + count) % len(self.problems)]
@@ -212,8 +215,8 @@ def crowd(args: argparse.Namespace, home: Path) -> dict[str, Any]:
         with httpx.Client(base_url=address, timeout=WAIT) as http:
             before = http.get("/v1/status").json()
             quiet = args.seconds / 4
-            people = Exercises(address, seconds=args.seconds, quiet=quiet, max_tokens=args.max_tokens)
-            people.problems = exercises(home)[1]
+            how = {"seconds": args.seconds, "quiet": quiet, "max_tokens": args.max_tokens}
+            people = Exercises(address, exercises(home)[1], **how)
             follow(address, lambda doing: setattr(people, "doing", doing))
             back = dict[str, int]()
 
@@ -234,7 +237,7 @@ def crowd(args: argparse.Namespace, home: Path) -> dict[str, Any]:
             versions = http.get("/v1/versions").json()["data"]
         cpu, ended = cpu_seconds(process), end(process)
     engine = status["engine"]
-    known = {lesson["number"] for lesson in lessons_of(home)}
+    known = lessons_of(home)
     return people.record() | {
         "seconds": round(people.until - people.began, 1),
         "cpu_seconds_of_the_server": cpu,
@@ -252,13 +255,9 @@ def crowd(args: argparse.Namespace, home: Path) -> dict[str, Any]:
     }
 
 
-MEASURED = ("first_token", "token_gap", "slices", "longest_slice", "longest_gate_slice", "tokens")
-
-
-def lessons_of(home: Path) -> list[dict[str, Any]]:
-    """The lessons of a log."""
-    events = command("export", str(home), "--events")
-    return [{"number": each["lesson"]} for each in events if each["lesson"] is not None]
+def lessons_of(home: Path) -> set[int]:
+    """The numbers of a log's lessons."""
+    return {each["lesson"] for each in command("export", str(home), "--events")} - {None}
 
 
 def others(home: Path, answers: list[tuple[str, str]]) -> int:

@@ -52,9 +52,8 @@ class Identity:
     def task(self) -> Task:
         """The task whose problems the gate asks, with the numbers of the base. Raises BadInput where the
         settings name none."""
-        settings, model = self.settings, self.model
-        embedded = model is None or Path(model).name == "tiny" or settings.format == PLAIN
-        return named(settings.task, numbers=EMBEDDED if embedded else "paper")
+        embedded = self.model is None or Path(self.model).name == "tiny"
+        return named(self.settings.task, numbers=EMBEDDED if embedded else "paper")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from cicjax.files.whole import file_digest, private_folder, write_json
 from cicjax.model import qwen2
 from cicjax.provenance.encode import Encoded
 from cicjax.training import checkpoints, steps
-from cicjax.training.batches import Row, lengths_up_to, make_row, shape_for
+from cicjax.training.batches import FILLED, Row, lengths_up_to, make_row, shape_for
 from cicjax.training.finetune import check_fit
 from cicjax.training.learner import Diverged, Learner, Trainer
 from cicjax.training.own import trainer_of
@@ -32,7 +32,6 @@ from cicjax.training.policy import LoadedPolicy
 from cicjax.training.scoring import token_logprobs
 
 STATE, FILES = "state", "files.json"
-LONGEST_LINE = 320  # tokens: lines are filled up to it, and only a row that is longer makes longer ones
 LOSS = steps.Likelihood(WEIGHTING.rule)
 Pause = Callable[[], None]
 
@@ -116,9 +115,9 @@ class States:
 
     def warm_up(self) -> None:
         """Take a step, and score its rows, where nobody looks: on rows that say nothing, one of each length
-        that lines are cut to, up to LONGEST_LINE. The first step then compiles nothing, nor does a page that
+        that lines are cut to, up to FILLED. The first step then compiles nothing, nor does a page that
         shows it. What does not fit this machine is said when a lesson needs it."""
-        longest = min(LONGEST_LINE, self.policy.model.config.max_position_embeddings)
+        longest = min(FILLED, self.policy.model.config.max_position_embeddings)
         rows = [_blank(length) for length in lengths_up_to(longest) if length <= longest]
         settings = replace(self.settings, updates_per_step=1)
         with suppress(OutOfResources), tempfile.TemporaryDirectory(prefix="cicjax-") as folder:

@@ -156,7 +156,6 @@ class Engine:
             "background": later + beside,
             "versions": list(versions),
             **self.watch.record(),
-            "compilations": sum(serving.traces.values()),
         }
 
     # From the thread that runs it

@@ -10,8 +10,6 @@ import numpy as np
 
 KEPT = 4096  # of the newest measurements of a kind
 BESIDE = ("nothing", "learning", "gate")
-
-
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 

@@ -19,6 +19,7 @@ from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
 
 SHORTEST = 192  # tokens of a line
+FILLED = 320  # and up to so many are filled with short rows
 
 
 class Row(NamedTuple):
@@ -100,7 +101,7 @@ def length_of(unit: Unit) -> int:
     return sum(len(row.loss_weights) for row in rows_of(unit))
 
 
-def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = 320) -> Shape:
+def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = FILLED) -> Shape:
     """The shape for rows of these lengths: room for `smallest` tokens a line, or for the longest row where it
     needs more."""
     return Shape(rows, max(smallest, line_length(max(lengths, default=1))))

@@ -14,7 +14,6 @@ from cicjax.errors import BadInput
 from cicjax.model.config import LoRAConfig
 from cicjax.provenance.transcript import Author
 from cicjax.tasks import stem
-from cicjax.tasks.named import EMBEDDED
 from cicjax.training.steps import Optimization
 
 SETTINGS = AgentSettings(
@@ -158,7 +157,7 @@ class Spoken:
 
 
 def test_a_control_token_inside_an_answer_is_a_loss_of_form(agent):
-    tokenizer, task = agent.policy.tokenizer, stem.task(EMBEDDED)
+    tokenizer, task = agent.policy.tokenizer, stem.task("catalogue")
     problems = problems_of(task, 0, 3)
     right = tokenizer.encode(problems[0].solution)
     end = tokenizer.end_of_text
@@ -173,8 +172,8 @@ def test_a_control_token_inside_an_answer_is_a_loss_of_form(agent):
 def test_a_problem_that_somebody_taught_is_no_test_any_more(thin, tmp_path):
     gate = GateSettings(problems=4, margin=1.0, alpha=1e-9)
     settings = AgentSettings(**{**vars(SETTINGS), "gate": gate, "task": "stem"})
-    problem = problems_of(stem.task(EMBEDDED), 0, 4)[2]
     with Agent.open(tmp_path / "home", thin, settings) as agent:
+        problem = problems_of(agent.home.identity.task(), 0, 4)[2]
         for question in ("Why?", problem.question, "How?"):
             rows_of(agent, answered(agent, question, "So."), f"{problem.solution} {question}")
             agent.learn()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cicjax.commands.agent.shown import OfHome
+from cicjax.commands.agent.shown import OfHome, counted
 from cicjax.errors import Corrupted
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ class Import(OfHome):
         lessons = [receipt.lesson for receipt in receipts if receipt.lesson is not None]
         none = len(receipts) - len(lessons)
         why = next((receipt.reason for receipt in receipts if receipt.lesson is None), "")
-        told = "1 lesson" if len(lessons) == 1 else f"{len(lessons)} lessons"
-        text = f"{told} of {self.source}" + (f", {none} no lesson ({why})" if none else "")
+        text = f"{counted(len(lessons))} of {self.source}" + (f", {none} no lesson ({why})" if none else "")
         self.say(text, {"source": self.source, "lessons": lessons, "none": none, "reason": why})
 
 

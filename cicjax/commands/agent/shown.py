@@ -62,10 +62,15 @@ class OfHome:
             yield history
 
 
+def counted(lessons: int) -> str:
+    """So many lessons, in words."""
+    return "1 lesson" if lessons == 1 else f"{lessons} lessons"
+
+
 def line(version: "Version", history: "History") -> str:
-    count = len(version.lessons)
+    """A version as `versions` prints it."""
     by = sorted({history.lessons[number].source for number in version.lessons})
-    lessons = "1 lesson" if count == 1 else f"{count} lessons"
+    lessons = counted(len(version.lessons))
     what = "as it was made" if version.parent is None else f"{lessons} of {', '.join(by) or 'nobody'}"
     gate = version.numbers
     said = f", right {gate['right']} of {gate['problems']} ({gate['right_anchor']} before)" if gate else ""
