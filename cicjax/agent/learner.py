@@ -24,7 +24,7 @@ from cicjax.files.whole import file_digest, private_folder, write_json
 from cicjax.model import qwen2
 from cicjax.provenance.encode import Encoded
 from cicjax.training import checkpoints, steps
-from cicjax.training.batches import FILLED, Row, lengths_up_to, make_row, shape_for
+from cicjax.training.batches import Row, Shape, lengths_up_to, make_row, shape_for
 from cicjax.training.finetune import check_fit
 from cicjax.training.learner import Diverged, Learner, Trainer
 from cicjax.training.own import trainer_of
@@ -32,6 +32,7 @@ from cicjax.training.policy import LoadedPolicy
 from cicjax.training.scoring import token_logprobs
 
 STATE, FILES = "state", "files.json"
+FILLED = 320  # tokens that lines of lessons are filled to: an agent in use answers between two of them
 LOSS = steps.Likelihood(WEIGHTING.rule)
 Pause = Callable[[], None]
 
@@ -99,7 +100,7 @@ class States:
         with Learner(trainer, STATE, start=start) as learner:
             if learner.resumed:
                 return learner.state
-            model, shape = trainer.model, shape_for(trainer.model.kind, rows, [rows])
+            model, shape = trainer.model, _shape(trainer.model, rows)
             names = [(f"lesson row {n}", row) for n, row in enumerate(rows, start=1)]
             check_fit(model, trainer.base, start.adapter, names, shape)
             for _ in range(settings.updates_per_step):
@@ -146,6 +147,10 @@ class States:
         return steps.start_state(self.adapter(0), self.settings.optimization)
 
 
+def _shape(model: qwen2.Model, rows: Sequence[Row]) -> Shape:
+    return shape_for(model.kind, rows, [rows], filled=FILLED)
+
+
 def _blank(length: int) -> Row:
     """A row of so many tokens, of which the last is a target."""
     zeros = np.zeros(length, np.int8)
@@ -160,6 +165,6 @@ def score(policy: LoadedPolicy, adapter: qwen2.Tree, rows: Sequence[Row]) -> lis
         model=policy.model,
         base=policy.base,
         adapter=adapter,
-        shape=shape_for(policy.model.kind, rows, [rows]),
+        shape=_shape(policy.model, rows),
         targets_only=True,
     )

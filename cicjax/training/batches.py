@@ -19,7 +19,7 @@ from cicjax.provenance.encode import Encoded
 from cicjax.provenance.protocol import Weighting
 
 SHORTEST = 192  # tokens of a line
-FILLED = 320  # and up to so many are filled with short rows
+FILLED = 512  # and up to so many are filled with short rows; on a CPU too they pay (docs/speed.md)
 
 
 class Row(NamedTuple):
@@ -108,15 +108,20 @@ def fit_shape(lengths: Iterable[int], *, rows: int, smallest: int = FILLED) -> S
 
 
 def shape_for(
-    kind: Kind, units: Sequence[Unit], updates: Sequence[Sequence[Unit]] = (), *, devices: int = 1
+    kind: Kind,
+    units: Sequence[Unit],
+    updates: Sequence[Sequence[Unit]] = (),
+    *,
+    devices: int = 1,
+    filled: int = FILLED,
 ) -> Shape:
     """The shape of a stage over `units` as this kind of device wants it: where an update is one program, one
     shape of as many lines as the fullest of the `updates` needs of each of the `devices`, or as the kind
-    takes at most."""
+    takes at most; elsewhere lines of at most `filled` tokens, or of the longest row."""
     lengths = [length_of(unit) for unit in units]
     if not kind.one_program:
-        return fit_shape(lengths, rows=kind.lines_per_batch)
-    longest = fit_shape(lengths, rows=1, smallest=512).length
+        return fit_shape(lengths, rows=kind.lines_per_batch, smallest=filled)
+    longest = fit_shape(lengths, rows=1).length
     length = -(-longest // 128) * 128
     single = all(isinstance(unit, Row) for unit in units)
     alone = kind.causal_kernel is not None and single and length > kind.dense_keys

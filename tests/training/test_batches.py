@@ -94,9 +94,9 @@ def test_a_row_that_does_not_fit_is_refused_and_shapes_come_in_steps():
         pack([row(41)], Shape(1, 40))
     with pytest.raises(ValueError, match="old_logprobs has 5 entries for 6 tokens"):
         make_row(encoded(6), OBSERVATIONAL, old_logprobs=np.ones(5, np.float32))
-    assert fit_shape([10, 200], rows=2) == Shape(2, 320)
-    assert fit_shape([321], rows=1) == Shape(1, 384)
-    assert fit_shape([], rows=1) == Shape(1, 320)
+    assert fit_shape([10, 200], rows=2) == Shape(2, 512)
+    assert fit_shape([513], rows=1) == Shape(1, 640)
+    assert fit_shape([], rows=1) == Shape(1, 512)
 
 
 def test_a_micro_batch_ends_where_its_longest_line_does_at_one_of_few_lengths():

@@ -86,7 +86,8 @@ def test_a_stage_is_two_programs_at_most(policy):
 
 def test_shapes_by_the_table():
     eight = [row(150) for _ in range(8)]
-    assert shape_for(kind.CPU, eight) == Shape(1, 320)
+    assert shape_for(kind.CPU, eight) == Shape(1, 512)
+    assert shape_for(kind.CPU, eight, filled=320) == Shape(1, 320)
     assert shape_for(kind.V5E, eight, [eight]) == Shape(3, 512, fixed=True)
     assert shape_for(kind.V5E, eight) == Shape(8, 512, fixed=True)
     long = [row(3000)]
