@@ -93,6 +93,7 @@ class Repro(Together, Flags):
                 task=self.task,
                 arms=self.arms,
                 learning_rate=self.learning_rate,
+                second_stage_learning_rate=self.second_stage_learning_rate,
                 dtype=self.dtype,
                 allow_other_environment=self.allow_other_environment,
             )

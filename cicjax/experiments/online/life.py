@@ -184,7 +184,7 @@ class Life:
         made = [self._setting.row(each, arm) for each in rows]
         model = self._setting.policy.model
         for _ in range(settings.updates_per_step if made else 0):
-            rate = steps.learning_rate_at(learner.step, None, settings.optimization)
+            rate = steps.learning_rate_at(learner.step, None, settings.second_stage)
             loss = steps.Likelihood(arm.weighting.rule)
             learner.update(made, rate=rate, shape=shape_for(model.kind, made, [made]), loss=loss)
 
@@ -196,7 +196,7 @@ class Life:
         shape = shape_for(self._setting.policy.model.kind, rows)
         for first in range(0, len(rows), settings.events_per_step):
             chosen = [rows[i] for i in order[first : first + settings.events_per_step]]
-            rate = settings.optimization.learning_rate
+            rate = settings.second_stage.learning_rate
             learner.update(chosen, rate=rate, shape=shape, loss=steps.Likelihood(self._arm.weighting.rule))
 
     def _check(self, adapter: qwen2.Tree, events: int) -> None:

@@ -36,6 +36,7 @@ class Online:
     task: str
     arms: tuple[str, ...]
     learning_rate: float | None
+    second_stage_learning_rate: float | None = None
     dtype: Any
     allow_other_environment: bool = False
 
@@ -44,11 +45,12 @@ def reproduce(asked: Online) -> dict[str, Any]:
     """Run or resume one seed and give results.json. Raises BadInput, Locked or Corrupted."""
     known = [arm.name for arm in arms.ARMS]
     checks.check_names("arm", asked.arms or known, known)
-    checks.check_finite(asked, "learning_rate")
+    checks.check_finite(asked, "learning_rate", "second_stage_learning_rate")
     checks.check_seed(asked.seed)
     embedded = asked.model_name_or_path is None
     task = named(asked.task, numbers=EMBEDDED if embedded else "paper")
     rate = Optimization().learning_rate if asked.learning_rate is None else asked.learning_rate
+    second = rate if asked.second_stage_learning_rate is None else asked.second_stage_learning_rate
     settings = Settings(
         seed=asked.seed,
         counts=SCALES[asked.scale],
@@ -56,6 +58,7 @@ def reproduce(asked: Online) -> dict[str, Any]:
         dtype=precision(asked.dtype, embedded=embedded),
         arms=tuple(name for name in known if name in (asked.arms or known)),
         optimization=Optimization(learning_rate=rate, warmup_steps=0),
+        second_stage=Optimization(learning_rate=second, warmup_steps=0),
     )
     world = make_world(task, asked.seed, settings.counts)
     policy = load_policy(asked.model_name_or_path, dtype=asked.dtype, lora=settings.lora, training=True)

@@ -12,7 +12,8 @@ from cicjax.training.steps import Optimization
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One run at one seed; `task` is the task's record."""
+    """One run at one seed; `task` is the task's record, `optimization` SFT-1's, `second_stage` that of every
+    update after it."""
 
     seed: int
     counts: Counts
@@ -21,6 +22,7 @@ class Settings:
     arms: tuple[str, ...] = tuple(arm.name for arm in ARMS)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimization: Optimization = field(default_factory=lambda: Optimization(warmup_steps=0))
+    second_stage: Optimization = field(default_factory=lambda: Optimization(warmup_steps=0))
     events_per_step: int = 8
     updates_per_step: int = 1
     replay_seed: int = 4

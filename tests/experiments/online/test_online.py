@@ -93,6 +93,12 @@ def test_a_smoke_run_and_its_page(smoke):
     assert "Replay only" in page and (smoke / "figures" / "online-corrections.svg").is_file()
 
 
+def test_at_a_second_rate_of_zero_an_arm_lives_as_the_frozen_one(tmp_path):
+    assert main([*command(tmp_path, "frozen", "interventional"), "--second_stage_learning_rate", "0"]) == 0
+    frozen, other = json.loads((tmp_path / "results.json").read_text())["arms"].values()
+    assert other["phases"] == frozen["phases"] and other["curve"] == frozen["curve"]
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_comes_to_the_same_bytes(tmp_path, capfd):
     few, rng = ("frozen", "replay_only", "refit"), random.Random(0)
