@@ -22,7 +22,7 @@ Named = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Devices:
-    """Devices in a row. With one, arrays stay as they are and programs are called as they are."""
+    """Devices in a row. With one, arrays stay where they are and programs are called as they are."""
 
     mesh: Mesh
 
@@ -162,7 +162,8 @@ def _placed(leaf: Any, *, sharding: Sharding) -> Any:
         here = {piece.device: piece.data for piece in leaf.addressable_shards}
         wanted = [] if leaf.sharding == sharding else list(sharding.addressable_devices)
         if not wanted:
-            return leaf
+            # A checkpoint's arrays are bound to their device: for those that are not, jit would compile anew.
+            return leaf if leaf.committed else jax.device_put(leaf, sharding)
         if leaf.is_fully_replicated and sharding.is_fully_replicated and here.keys() >= set(wanted):
             arrays = [here[device] for device in wanted]
             return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays)

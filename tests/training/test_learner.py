@@ -117,6 +117,21 @@ def test_a_checkpoint_is_never_written_past_the_fifth(policy, trainer):
     learner.close()
 
 
+def test_a_resumed_learner_compiles_nothing_that_a_fresh_one_has(policy, trainer):
+    """A run that is killed before they are made again would go on no further, however often it resumes."""
+    with Learner(trainer, "one", start=policy[2]) as first:
+        learn(first, 2)
+        first.save()
+    programs = steps.accumulate, steps.update, steps.zero_sums
+    before = [program._cache_size() for program in programs]
+    with Learner(trainer, "one", start=policy[2]) as second:
+        learn(second, 4)
+    finished = checkpoints.load_adapter(trainer.folder / "one")[0]
+    with Learner(trainer, "other", start=finished) as third:
+        learn(third, 2)
+    assert [program._cache_size() for program in programs] == before
+
+
 def test_bad_updates_in_a_row_are_counted_over_resumes(policy, trainer, capsys):
     _, base, adapter = policy
     broken = replace(trainer, base={**base, "norm": {"scale": base["norm"]["scale"] * jnp.nan}})
