@@ -30,6 +30,8 @@ RATES = RESULTS / "rates.json"
 FIRST = ("base", "sft")
 # SFT-1's on the embedded base, the best of six (checkpoints/results/base/tried.json).
 SFT_RATE = "3.2e-3"
+# Of updates after it while in use, the best of five at a development seed (embedded/online/grid).
+LIVE_RATE = "8e-4"
 # The arms of the confirmatory claims and of hypotheses 2, 4 and 6, each tuned on the same grid.
 CORE = (
     *("interventional", "observational", "oracle_shared", "rest", "sft2"),
@@ -51,20 +53,21 @@ VARIANT = ("interventional", "observational", "oracle_shared", "sft2")
 
 @dataclass(frozen=True)
 class Step:
-    """One arm of one run, or one method of a grid: its `name`, the run's folder below the state, and the
-    command."""
+    """One arm of one run, one method of a grid, or a whole run: its `name`, the run's folder below the
+    state, and the command."""
 
     name: str
     run: str
     command: tuple[str, ...]
-    rows: tuple[str, ...]
+    rows: tuple[str, ...] = ()
     tunes: bool = False
 
     def done(self, state: Path) -> bool:
         """Whether its rows are in the run's results, or its method among the rates of its grid."""
         if self.tunes:
             return all((state / self.run / f"{row}.done").exists() for row in self.rows)
-        return set(self.rows) <= read_object(state / self.run / "results.json").get("methods", {}).keys()
+        path = state / self.run / "results.json"
+        return path.exists() and set(self.rows) <= read_object(path).get("methods", {}).keys()
 
     def do(self, state: Path) -> int:
         """Run it, and keep what it made; gives the exit code."""
@@ -73,7 +76,8 @@ class Step:
             for row in self.rows:
                 (state / self.run / f"{row}.done").touch()
         elif code == 0:
-            archive.write(state / self.run, RESULTS / self.run)
+            keep = archive.write if self.rows else archive.keep
+            keep(state / self.run, RESULTS / self.run)
         return code
 
 
@@ -92,12 +96,23 @@ def arms(run: str, methods: tuple[str, ...], *flags: str, at_once: int = 1) -> I
         yield Step(f"{run}: {', '.join(rows)}", run, command, (*FIRST, *rows))
 
 
+def experiment(run: str, name: str, *flags: str) -> Step:
+    """A whole run of another experiment."""
+    return Step(run, run, ("repro", "--experiment", name, *flags))
+
+
 def embedded() -> Iterator[Step]:
-    """On the base that ships: the grid, eight seeds, the further arms, and the variants of one seed."""
+    """On the base that ships: the grid, eight seeds, those of the other experiments, the further arms, and
+    the variants of one seed."""
     base, asked = ("--learning_rate", SFT_RATE), ("--learning_rate", SFT_RATE, "--num_test", "1000")
     yield from tuned("embedded/grid", CORE, *base)
     for seed in map(str, range(8)):
         yield from arms(f"embedded/seed-{seed}", CORE, *asked, "--seed", seed, at_once=5)
+    for seed in map(str, range(8)):
+        yield experiment(f"embedded/dialogues/seed-{seed}", "dialogues", "--seed", seed)
+        yield experiment(f"embedded/boxes/seed-{seed}", "boxes", "--seed", seed)
+        live = (*base, "--second_stage_learning_rate", LIVE_RATE, "--seed", seed)
+        yield experiment(f"embedded/online/seed-{seed}", "online", *live)
     yield from tuned("embedded/grid", FURTHER, *base)
     for seed in map(str, range(8)):
         yield from arms(f"embedded/seed-{seed}", FURTHER, *asked, "--seed", seed, at_once=3)
@@ -164,7 +179,7 @@ def main() -> int:
             if time.monotonic() - began > 60 * chosen.minutes:
                 print(f"the time of this sitting is over; next: {step.name}")
                 return 0
-            if not step.tunes and not committed(RATES):
+            if step.rows and not step.tunes and not committed(RATES):
                 print(f"{RATES}: commit it before {step.name} draws test questions")
                 return 3
             print(f"== {step.name}", flush=True)

@@ -6,7 +6,8 @@
 
 An answer is [solved, has the marker, was cut, text]. The same run gives the same bytes. `recount` makes the
 counts of results.json again, by the verifier, from the texts alone. `cicjax report` reads the folder as it
-does a run's.
+does a run's. `keep` is for runs of the other experiments, whose results.json has everything by fact, by round
+or by question; an online run's lives go along.
 """
 
 import json
@@ -29,7 +30,7 @@ from cicjax.methods import START
 from cicjax.tasks.task import Task
 
 PLAIN = ("results.json", "config.json", "environment.json", "timings.json")
-ANSWERS, METRICS = "answers.jsonl.xz", "metrics.jsonl.xz"
+ANSWERS, METRICS, LIVES = "answers.jsonl.xz", "metrics.jsonl.xz", "lives.jsonl.xz"
 PROTOCOLS = ("direct", "second", "seen")
 # Where a run lay says nothing about it, and is nobody's business.
 PLACES = ("output_dir", "model_name_or_path", "rates", "config")
@@ -42,6 +43,21 @@ def write(run: Path, archive: Path) -> None:
         raise BadInput(f"{run}: no results.json; finish the run first")
     results = Results.from_json(read_json(run / "results.json"), where=run / "results.json")
     write_bytes(archive / ANSWERS, _packed(_by_question(run, results)))
+    _write_plain(run, archive)
+    write_json(archive / "results.json", results.to_json())
+
+
+def keep(run: Path, archive: Path) -> None:
+    """Keep a finished run of another experiment. Raises as `write` does."""
+    if not (run / "results.json").is_file():
+        raise BadInput(f"{run}: no results.json; finish the run first")
+    if lives := sorted((run / "arms").glob("*.json")):
+        write_bytes(archive / LIVES, _packed(read_object(path) for path in lives))
+    _write_plain(run, archive)
+    write_json(archive / "results.json", read_object(run / "results.json"))
+
+
+def _write_plain(run: Path, archive: Path) -> None:
     metrics = seal.read_bytes(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else b""
     write_bytes(archive / METRICS, _compressed(metrics))
     config = read_object(run / "config.json")
@@ -50,8 +66,8 @@ def write(run: Path, archive: Path) -> None:
             config[name] = Path(config[name]).name
     write_json(archive / "config.json", config)
     for name in ("environment.json", "timings.json"):
-        write_json(archive / name, read_object(run / name))
-    write_json(archive / "results.json", results.to_json())
+        if (run / name).is_file():
+            write_json(archive / name, read_object(run / name))
 
 
 def _by_question(run: Path, results: Results) -> Iterator[dict[str, Any]]:

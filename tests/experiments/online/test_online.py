@@ -1,6 +1,7 @@
 """The online experiment: its stream, what its arms learn, and a life that is resumed arm by arm."""
 
 import json
+import lzma
 import random
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from collections import Counter
 import pytest
 
 from cicjax.cli import main
+from cicjax.errors import BadInput
 from cicjax.experiments.online import arms, results, world
+from cicjax.experiments.paper import archive
 from cicjax.methods.rows import attempted
 from cicjax.provenance.transcript import Author, Message
 from cicjax.tasks import stem
@@ -91,6 +94,18 @@ def test_a_smoke_run_and_its_page(smoke):
     assert frozen["corrected"] == frozen["curve"][-1]["corrected"]
     page = (smoke / "report.html").read_text()
     assert "Replay only" in page and (smoke / "figures" / "online-corrections.svg").is_file()
+
+
+def test_a_run_is_kept_without_its_adapters_and_has_the_same_page(smoke, tmp_path):
+    kept = tmp_path / "kept"
+    archive.keep(smoke, kept)
+    assert (kept / "results.json").read_bytes() == (smoke / "results.json").read_bytes()
+    lives = [json.loads(line) for line in lzma.decompress((kept / archive.LIVES).read_bytes()).splitlines()]
+    assert sorted(life["arm"] for life in lives) == sorted(FEW)
+    assert sum(path.stat().st_size for path in kept.iterdir()) < 40_000
+    assert main(["report", str(kept)]) == 0 and "Replay only" in (kept / "report.html").read_text()
+    with pytest.raises(BadInput, match="finish the run first"):
+        archive.keep(tmp_path, kept)
 
 
 def test_at_a_second_rate_of_zero_an_arm_lives_as_the_frozen_one(tmp_path):
