@@ -189,6 +189,8 @@ def _verified_envelope(directory: Path, step: int) -> dict[str, Any]:
         if written != step or manifest.keys() != {"step", "final", "files"}:
             raise ValueError("it was written for another step")
     except (OSError, ValueError, KeyError, TypeError, Corrupted) as error:
+        if isinstance(error, Corrupted) and not str(error).startswith(f"{folder / MANIFEST}: "):
+            raise  # the run's seal is damaged, and the step is not to be deleted for it
         said = str(error).removeprefix(f"{folder / MANIFEST}: ").removesuffix(f"; {REMEDY}")
         raise Corrupted(f"{where}: {MANIFEST} is damaged ({said}); {_REMEDY}") from error
     for name, digest in digests.items():

@@ -82,7 +82,11 @@ def load_policy(
     tree, known = None, {}
     if adapter is not None:
         tree, lora, known = load_adapter(
-            adapter, config, base_fingerprint=fingerprint, tokenizer_fingerprint=texts.fingerprint
+            adapter,
+            config,
+            base_fingerprint=fingerprint,
+            base_name=location,
+            tokenizer_fingerprint=texts.fingerprint,
         )
     signals.check()
     device = kind.here()

@@ -19,6 +19,7 @@ from cicjax import cli
 from cicjax.training import checkpoints
 
 LORA = ["--lora_r", 2, "--lora_target_modules", "q_proj", "v_proj"]  # few leaves, quickly read
+SIZES = {"num_hidden_layers": 1, "max_position_embeddings": 1024}
 TASK = test_stages.Scripted("tiny")
 Command = list[object]
 
@@ -46,7 +47,7 @@ class World:
 
     def __init__(self, root: Path, call: Calls) -> None:
         self.root, self.call = root, call
-        tiny_qwen2.write(root / "toy", seed=4, num_hidden_layers=1)
+        tiny_qwen2.write(root / "toy", seed=4, **SIZES)
         (root / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
         (root / "prompts.jsonl").write_text('{"prompt": "Question:\\nA force of 2 N"}\n{"prompt": "a = "}\n')
 
@@ -210,7 +211,7 @@ def test_commands_over_a_damaged_training_that_was_broken_off(world, times):
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 10])
 def test_commands_over_a_damaged_model(world, times):
-    tiny_qwen2.write(world.root / "another", seed=9, num_hidden_layers=1)
+    tiny_qwen2.write(world.root / "another", seed=9, **SIZES)
     adapter = world.root / "trained" / "adapter"
     model = ["--model", world.root / "toy"]
     generate = ["generate", *model, "--adapter", adapter, "--prompts", world.root / "prompts.jsonl"]

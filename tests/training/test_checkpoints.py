@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from cicjax.errors import BadInput, Corrupted
+from cicjax.runs.folder import RunFolder
 from cicjax.training import checkpoints
 
 METADATA = {
@@ -336,3 +337,14 @@ def test_naming_steps_does_not_import_orbax():
         "assert 'orbax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-20], lambda text: text.replace('"', "", 1)])
+def test_a_step_is_not_to_be_deleted_for_a_damaged_seal(tmp_path, damage):
+    with RunFolder(tmp_path, {"seed": 0}):
+        checkpoints.save(tmp_path / "sft", 1, tree=make_tree(1), metadata=METADATA)
+    seal = tmp_path / "seal.json"
+    seal.write_text(damage(seal.read_text()))
+    with pytest.raises(Corrupted, match=r"seal\.json: not the seal") as caught:
+        checkpoints.load_adapter(tmp_path / "sft")
+    assert "delete" not in str(caught.value) and "restore it from a copy" in str(caught.value)
