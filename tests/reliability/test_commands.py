@@ -97,6 +97,7 @@ class World:
             if verb == "export":
                 written = self.root / "out"
                 files = {path.name: path.read_bytes() for path in written.iterdir()}
+                files.pop("tokenizer_config.json", None)  # a copy of the base's own, whatever is in it
                 shutil.rmtree(written)
                 return files
             return out
@@ -146,15 +147,19 @@ class Drill:
                 return Outcome("silent", f"{arguments[0]}: {ended.err}")
             told = faults.named(fault.name, ended.err)
             return Outcome("said" if told else "harmless", ended.err if told else "")
-        (words,) = [line for line in ended.err.splitlines() if line.startswith("cicjax: error: ")]
+        words = _error_of(ended)
         names = (
             [fault.name] if fault.kind != "swap" or fault.other is None else [fault.name, fault.other.name]
         )
         assert ended.code in (2, 5) and str(self._root) in words, where
         assert self._run is None or any(faults.named(name, words) for name in names), where
         if arguments[0] != "doctor":
-            self._take_the_way_out(words.removeprefix("cicjax: error: "), snapshot, arguments)
-            assert self._right(arguments) == self._expected[which], where
+            # Of two files that changed places each may be named by a message of its own.
+            for _ in names:
+                self._take_the_way_out(_error_of(ended), snapshot)
+                if (ended := self._world.run(arguments)).code == 0:
+                    break
+            assert ended.code == 0 and taken(ended) == self._expected[which], (where, ended)
         return Outcome("noticed", words)
 
     def _right(self, arguments: Command) -> object:
@@ -162,7 +167,7 @@ class Drill:
         assert ended.code == 0, (arguments, ended)
         return self._world.result(arguments, self._run)(ended)
 
-    def _take_the_way_out(self, words: str, snapshot: Snapshot, arguments: Command) -> None:
+    def _take_the_way_out(self, words: str, snapshot: Snapshot) -> None:
         """What the message tells a person to do, before the command is repeated."""
         if "delete " in words:
             path = Path(words.split(": ")[0])
@@ -176,6 +181,11 @@ class Drill:
         else:
             assert "from a copy" in words or "fetch it again" in words or self._run is None, words
             snapshot.restore()
+
+
+def _error_of(ended: Ended) -> str:
+    (words,) = [line for line in ended.err.splitlines() if line.startswith("cicjax: error: ")]
+    return words.removeprefix("cicjax: error: ")
 
 
 def drill(world: World, name: str, count: int, commands: list[Command], **others: str) -> None:
