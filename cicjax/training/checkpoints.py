@@ -191,6 +191,7 @@ def _verified_envelope(directory: Path, step: int) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, Corrupted) as error:
         if isinstance(error, Corrupted) and not str(error).startswith(f"{folder / MANIFEST}: "):
             raise  # the run's seal is damaged, and the step is not to be deleted for it
+        _check_seal_is_own(folder)
         said = str(error).removeprefix(f"{folder / MANIFEST}: ").removesuffix(f"; {REMEDY}")
         raise Corrupted(f"{where}: {MANIFEST} is damaged ({said}); {_REMEDY}") from error
     for name, digest in digests.items():
@@ -200,6 +201,17 @@ def _verified_envelope(directory: Path, step: int) -> dict[str, Any]:
                 f"{where}: {_describe(name)} is {'damaged' if path.is_file() else 'missing'}; {_REMEDY}"
             )
     return json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())["custom_metadata"]
+
+
+def _check_seal_is_own(folder: Path) -> None:
+    """Raise Corrupted where config.json is not what the seal over this folder was written for either: then
+    another run's seal lies there."""
+    root = seal.root_of(folder)
+    if root is not None and (root / "config.json").is_file():
+        try:
+            seal.read_bytes(root / "config.json")
+        except Corrupted:
+            raise Corrupted(f"{root / seal.NAME}: not the seal of this run's files; {seal.ANEW}") from None
 
 
 _LOST = "restore that step's folder from a copy, or repeat the run's command to make it again"

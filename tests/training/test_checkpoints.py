@@ -348,3 +348,13 @@ def test_a_step_is_not_to_be_deleted_for_a_damaged_seal(tmp_path, damage):
     with pytest.raises(Corrupted, match=r"seal\.json: not the seal") as caught:
         checkpoints.load_adapter(tmp_path / "sft")
     assert "delete" not in str(caught.value) and "restore it from a copy" in str(caught.value)
+
+
+def test_a_step_is_not_to_be_deleted_for_the_seal_of_another_run(tmp_path):
+    for seed in (0, 1):
+        with RunFolder(tmp_path / str(seed), {"seed": seed}):
+            checkpoints.save(tmp_path / str(seed) / "sft", 1, tree=make_tree(seed), metadata=METADATA)
+    shutil.copy(tmp_path / "1" / "seal.json", tmp_path / "0" / "seal.json")
+    with pytest.raises(Corrupted, match=r"0/seal\.json: not the seal of this run's files") as caught:
+        checkpoints.load_adapter(tmp_path / "0" / "sft")
+    assert "delete" not in str(caught.value)
