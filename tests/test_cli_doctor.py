@@ -79,6 +79,15 @@ def test_each_fault_of_a_run_is_named_with_its_code(run, capsys):
     assert [finding.code for finding in health.run(run / "nothing")] == [2]
 
 
+def test_digests_of_another_step_are_named_and_not_the_files_beside_them(run):
+    manifest = run / "adapter" / "2" / "digests.json"
+    record = json.loads(manifest.read_text())
+    record["files"] = dict.fromkeys(record["files"], "0" * 64)
+    manifest.write_text(json.dumps(record))
+    (finding,) = [each for each in found(run)["steps"] if each.code]
+    assert f"{manifest.parent}: digests.json is not" in finding.text
+
+
 def test_a_run_that_somebody_holds(run):
     with RunFolder(run, {"objective": "interventional", "seed": 0}):
         (finding,) = found(run)["lock"]
