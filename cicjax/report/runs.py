@@ -70,7 +70,7 @@ def read_run(folder: Path) -> FinishedRun:
         results=results,
         environment=_optional_object(folder / "environment.json"),
         timings=_optional_object(folder / "timings.json"),
-        metrics=_if_there(read_metrics, folder / "metrics.jsonl"),
+        metrics=if_there(read_metrics, folder / "metrics.jsonl"),
         stream=_stream(folder / "rollouts" / "stream.jsonl", results.ledger),
         answers=_answers(folder / "evaluations", results.methods),
     )
@@ -113,7 +113,7 @@ def _difference(one: Results, other: Results) -> str:
 
 
 def _optional_object(path: Path) -> Record:
-    value = _if_there(read_json, path) or {}
+    value = if_there(read_json, path) or {}
     if not isinstance(value, dict):
         raise Corrupted(f"{path}: not a JSON object; restore it from a copy")
     return value
@@ -121,7 +121,7 @@ def _optional_object(path: Path) -> Record:
 
 def _stream(path: Path, ledger: Ledger | None) -> tuple[Episode, ...]:
     """The stream's rows, by their seal and by the ledger those that were trained on."""
-    if ledger is None or not _if_there(read_jsonl, path):
+    if ledger is None or not if_there(read_jsonl, path):
         return ()
     episodes = tuple(read_native(path))
     wrong = sum(len(episode.messages) > 1 and episode.messages[1].solved == 0 for episode in episodes)
@@ -155,10 +155,10 @@ def _answers(folder: Path, methods: dict[str, MethodResult]) -> Answers:
 
 
 def _rows(path: Path) -> list[Answer]:
-    return read_answers(_if_there(read_jsonl, path), path=path)
+    return read_answers(if_there(read_jsonl, path), path=path)
 
 
-def _if_there(read: Callable[[Path], Any], path: Path) -> Any:
+def if_there(read: Callable[[Path], Any], path: Path) -> Any:
     """What a file of the run holds, [] where it never had one. Raises Corrupted where it is lost."""
     try:
         return read(path)

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from cicjax.errors import BadInput, Corrupted, shorten
 from cicjax.files.seal import read_json, read_object
 from cicjax.report.drawing import STYLE, WIDTH, Drawing, embedded, svg_of
+from cicjax.report.runs import if_there
 from cicjax.runs.metrics import read_metrics
 from cicjax.views.html import Html, bullets, join, page, table, tag
 
@@ -56,8 +57,8 @@ def read_trainings(folders: Sequence[Path]) -> list[Training]:
 
 
 def _read(folder: Path, name: str) -> Training:
-    results_file, metrics_file = folder / "results.json", folder / "metrics.jsonl"
-    results = read_json(results_file) if results_file.is_file() else {}
+    results_file = folder / "results.json"
+    results = if_there(read_json, results_file) or {}
     held_out, budget = (results.get(key) for key in ("held_out", "budget"))
     if results and not (isinstance(held_out, dict) and isinstance(budget, dict)):
         raise Corrupted(f"{results_file}: not what a training writes; repeat its command in another folder")
@@ -67,7 +68,7 @@ def _read(folder: Path, name: str) -> Training:
         config=read_object(folder / "config.json"),
         budget=budget or {},
         held_out=held_out or {},
-        metrics=read_metrics(metrics_file) if metrics_file.is_file() else [],
+        metrics=if_there(read_metrics, folder / "metrics.jsonl"),
     )
 
 

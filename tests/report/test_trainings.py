@@ -8,7 +8,9 @@ import stat
 import pytest
 
 from cicjax import cli
+from cicjax.files import seal
 from cicjax.report import trainings
+from cicjax.runs.folder import RunFolder
 
 
 def training(folder, *, rate=1e-3, updates=4, finished=True, name="adapter", **config):
@@ -84,6 +86,15 @@ def test_a_run_that_began_has_a_page_too(tmp_path):
     run = training(tmp_path / "run", updates=0, finished=False)
     assert report(run) == 0
     assert "none yet" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results.json"])
+def test_what_a_training_has_lost_is_said(tmp_path, name, capsys):
+    with RunFolder(tmp_path / "run", {"file": "log.jsonl", "objective": "interventional", "resolved": {}}):
+        seal.write_bytes(tmp_path / "run" / name, b"{}")
+    (tmp_path / "run" / name).unlink()
+    assert report(tmp_path / "run") == 5
+    assert f"{name}: missing" in capsys.readouterr().err
 
 
 def test_names_of_files_stay_text(tmp_path):
