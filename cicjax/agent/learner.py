@@ -32,7 +32,7 @@ from cicjax.training.policy import LoadedPolicy
 from cicjax.training.scoring import token_logprobs
 
 STATE, FILES = "state", "files.json"
-FILLED = 320  # tokens that lines of lessons are filled to: an agent in use answers between two of them
+LESSON_LINE = 320  # tokens that lines of lessons are filled to: an agent in use answers between two of them
 LOSS = steps.Likelihood(WEIGHTING.rule)
 Pause = Callable[[], None]
 
@@ -116,9 +116,9 @@ class States:
 
     def warm_up(self) -> None:
         """Take a step, and score its rows, where nobody looks: on rows that say nothing, one of each length
-        that lines are cut to, up to FILLED. The first step then compiles nothing, nor does a page that
+        that lines are cut to, up to LESSON_LINE. The first step then compiles nothing, nor does a page that
         shows it. What does not fit this machine is said when a lesson needs it."""
-        longest = min(FILLED, self.policy.model.config.max_position_embeddings)
+        longest = min(LESSON_LINE, self.policy.model.config.max_position_embeddings)
         rows = [_blank(length) for length in lengths_up_to(longest) if length <= longest]
         settings = replace(self.settings, updates_per_step=1)
         with suppress(OutOfResources), tempfile.TemporaryDirectory(prefix="cicjax-") as folder:
@@ -148,7 +148,7 @@ class States:
 
 
 def _shape(model: qwen2.Model, rows: Sequence[Row]) -> Shape:
-    return shape_for(model.kind, rows, [rows], filled=FILLED)
+    return shape_for(model.kind, rows, [rows], filled=LESSON_LINE)
 
 
 def _blank(length: int) -> Row:
