@@ -204,7 +204,7 @@ def test_no_import_is_broken_off(tmp_path):
     )
     program = (
         "import sys, time\nfrom cicjax import signals\nsignals.install()\nimport slow_to_import\n"
-        "print(slow_to_import.done, flush=True)\ntime.sleep(60)"
+        "sys.stdout.write(f'{slow_to_import.done}\\n')\ntime.sleep(60)"
     )
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '.')}"
     process = subprocess.run(

