@@ -155,17 +155,23 @@ def test_the_scores_add_up(toy, log, tmp_path, capsys):
         assert [a == "agent" for a in record["author"]] == [g == 1 for g in record["gamma"]]
 
 
-def test_the_first_loss_is_the_quotient_of_the_scores(toy, log, tmp_path, capsys):
-    """An update's loss is the teacher's nats over the teacher's tokens, as `score` counts them."""
+@pytest.mark.parametrize("reduction", ["update", "dialogue"])
+def test_the_first_loss_is_the_quotient_of_the_scores(toy, tmp_path, capsys, reduction):
+    """An update's loss is the teacher's nats over the teacher's tokens, as `score` counts them; by dialogue,
+    the mean of every dialogue's own quotient."""
     run = tmp_path / "run"
-    assert (
-        train(toy, log, run, "--max_steps", 1, "--per_device_train_batch_size", 8, "--dtype", "float32") == 0
-    )
+    longer = CORRECTION | {"content": CORRECTION["content"] + " m/s^2, since a force is mass by acceleration"}
+    log = write(tmp_path / "log.jsonl", [QUESTION, ATTEMPT, CORRECTION], [QUESTION, longer])
+    more = ("--max_steps", 1, "--dtype", "float32", "--reduction", reduction)
+    assert train(toy, log, run, *more) == 0
     loss = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     records = score(capsys, toy, log)
-    nats = -sum(record["sum_by_author"].get("teacher", 0.0) for record in records)
-    tokens = sum(record["author"][1:].count("teacher") for record in records)
-    assert loss == pytest.approx(nats / tokens, abs=1e-4)
+    nats = [-record["sum_by_author"]["teacher"] for record in records]
+    tokens = [record["author"][1:].count("teacher") for record in records]
+    quotients = [each / count for each, count in zip(nats, tokens, strict=True)]
+    expected = {"update": sum(nats) / sum(tokens), "dialogue": sum(quotients) / len(quotients)}
+    assert abs(expected["update"] - expected["dialogue"]) > 1e-2
+    assert loss == pytest.approx(expected[reduction], abs=1e-4)
 
 
 def test_the_corners_of_the_stream_objective(toy, log, tmp_path):

@@ -8,14 +8,13 @@ from cicjax.errors import printable
 from cicjax.experiments import chats
 from cicjax.experiments.boxes import beliefs
 from cicjax.experiments.boxes.settings import ARMS, Arm, settings_of
-from cicjax.experiments.chats import BASE, OUTSIDE_IDENTITY, config_of
+from cicjax.experiments.chats import BASE, OUTSIDE_IDENTITY, config_of, policy_of
 from cicjax.experiments.paper import repro as paper
 from cicjax.experiments.paper.flags import Flags
 from cicjax.files.seal import read_json, write_json
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
 from cicjax.tasks.boxes import world
-from cicjax.training.policy import load_policy
 
 
 def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
@@ -27,7 +26,7 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
 def reproduce(flags: Flags) -> dict[str, Any]:
     """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
     settings = settings_of(flags)
-    policy = load_policy(flags.model_name_or_path, dtype=settings.dtype, lora=settings.lora, training=True)
+    policy = policy_of(flags, settings)
     run = chats.Run(folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps)
     config = config_of(flags, settings, policy.fingerprint)
     with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):

@@ -5,7 +5,7 @@ from typing import Any
 
 from cicjax.devices import hosts
 from cicjax.errors import printable
-from cicjax.experiments.chats import OUTSIDE_IDENTITY, config_of
+from cicjax.experiments.chats import OUTSIDE_IDENTITY, config_of, policy_of
 from cicjax.experiments.dialogues.run import Run, results
 from cicjax.experiments.dialogues.settings import settings_of
 from cicjax.experiments.paper import repro as paper
@@ -13,7 +13,6 @@ from cicjax.experiments.paper.flags import Flags
 from cicjax.files.seal import read_json, write_json
 from cicjax.runs import environment
 from cicjax.runs.folder import RunFolder
-from cicjax.training.policy import load_policy
 
 
 def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
@@ -25,7 +24,7 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
 def reproduce(flags: Flags) -> dict[str, Any]:
     """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
     settings = settings_of(flags)
-    policy = load_policy(flags.model_name_or_path, dtype=settings.dtype, lora=settings.lora, training=True)
+    policy = policy_of(flags, settings)
     run = Run(folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps)
     with RunFolder(
         flags.output_dir, config_of(flags, settings, policy.fingerprint), outside_identity=OUTSIDE_IDENTITY

@@ -234,7 +234,10 @@ def test_flags_of_another_experiment_are_one_line(tmp_path):
     with pytest.raises(BadInput, match="--num_test is no flag of --experiment dialogues"):
         repro.reproduce(flags)
     assert not flags.output_dir.exists()
-    assert settings_of(Flags(output_dir=tmp_path, experiment="dialogues")).optimization.learning_rate == 2e-3
+    usual = settings_of(Flags(output_dir=tmp_path, experiment="dialogues"))
+    assert usual.optimization.learning_rate == 4e-3 and usual.unseen_tokens == "drawn"
+    others = Flags(output_dir=tmp_path, experiment="dialogues", model_name_or_path="DIR")
+    assert settings_of(others).unseen_tokens == "kept"
 
 
 def test_the_command_writes_its_page(folder, tmp_path, capsys):
