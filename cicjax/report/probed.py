@@ -78,9 +78,12 @@ def _read(folder: Path, keys: Sequence[str]) -> Probed:
 
 def header(runs: Sequence[Probed], title: str, what: str) -> Child:
     """What this is, and of which weights."""
-    named = runs[0].config.get("model_name_or_path")
+    config, weights = runs[0].config, []
+    if "model_name_or_path" in config:
+        named = config["model_name_or_path"]
+        weights = [f"weights: {Path(str(named)).name if named else 'the embedded base'}"]
     facts = [
-        f"weights: {Path(str(named)).name if named else 'the embedded base'}",
+        *weights,
         f"fingerprint {runs[0].results['model'][:12]}",
         f"seed {', '.join(str(run.seed) for run in runs)}",
     ]

@@ -172,9 +172,10 @@ def command_of(config: Record) -> list[str]:
         return []
     words = ["cicjax", "repro"]
     for name, value in config.items():
-        if value is None or isinstance(value, dict):
+        if value is None or value is False or value == [] or isinstance(value, dict):
             continue
-        words += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        words += [f"--{name}", *map(str, values)]
     return words
 
 

@@ -2,7 +2,7 @@
 arm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from cicjax.training.policy import LoadedPolicy, load_policy, precision
 from cicjax.training.steps import Likelihood, Optimization
 
 DEMONSTRATIONS = arms.CORRECTIONS
+# Which arms there are is among the settings, in an order of its own.
+OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "allow_other_environment", "arms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,8 @@ def reproduce(asked: Online) -> dict[str, Any]:
     )
     world = make_world(task, asked.seed, settings.counts)
     policy = load_policy(asked.model_name_or_path, dtype=asked.dtype, lora=settings.lora, training=True)
-    config = {"experiment": "online", "model": policy.fingerprint, "settings": settings.record()}
-    with RunFolder(asked.output_dir, config):
+    decided = {"model": policy.fingerprint, "settings": settings.record()}
+    with RunFolder(asked.output_dir, config_of(asked, decided), outside_identity=OUTSIDE_IDENTITY):
         environment.settle(asked.output_dir, allow_changes=asked.allow_other_environment)
         setting = Setting(
             folder=asked.output_dir, settings=settings, policy=policy, task=task, world=world, adapters={}
@@ -72,7 +74,8 @@ def reproduce(asked: Online) -> dict[str, Any]:
         lives = live(setting)
         found = {life["arm"]: results.summary(life) for life in lives}
         record = {
-            **config,
+            "experiment": "online",
+            **decided,
             "seed": asked.seed,
             "known": list(world.known),
             "arms": found,
@@ -80,6 +83,12 @@ def reproduce(asked: Online) -> dict[str, Any]:
         }
         write_json(asked.output_dir / "results.json", record)
     return record
+
+
+def config_of(asked: Online, decided: dict[str, Any]) -> dict[str, Any]:
+    """config.json: the flags, and what they stand for."""
+    flags = asdict(asked) | {"output_dir": str(asked.output_dir), "arms": list(asked.arms)}
+    return {"experiment": "online", **flags, "resolved": decided}
 
 
 def begin(setting: Setting, policy: LoadedPolicy) -> None:

@@ -94,6 +94,8 @@ def test_a_smoke_run_and_its_page(smoke):
     assert frozen["corrected"] == frozen["curve"][-1]["corrected"]
     page = (smoke / "report.html").read_text()
     assert "Replay only" in page and (smoke / "figures" / "online-corrections.svg").is_file()
+    assert "weights: the embedded base" in page
+    assert f"--seed 0 --task stem --arms {' '.join(FEW)}" in page
 
 
 def test_a_run_is_kept_without_its_adapters_and_has_the_same_page(smoke, tmp_path):
@@ -104,6 +106,8 @@ def test_a_run_is_kept_without_its_adapters_and_has_the_same_page(smoke, tmp_pat
     assert sorted(life["arm"] for life in lives) == sorted(FEW)
     assert sum(path.stat().st_size for path in kept.iterdir()) < 40_000
     assert main(["report", str(kept)]) == 0 and "Replay only" in (kept / "report.html").read_text()
+    (kept / "config.json").unlink()
+    assert main(["report", str(kept)]) == 0 and "weights:" not in (kept / "report.html").read_text()
     with pytest.raises(BadInput, match="finish the run first"):
         archive.keep(tmp_path, kept)
 
