@@ -8,7 +8,8 @@
     scripts/evidence.py --check                            every committed count once more, from its texts
 
 Runs lie in DIR, outside the repository, and go on by themselves after a kill. After every arm the run's
-archive is written to checkpoints/results, where it is ready to be committed. First come the rates: no test
+archive is written to checkpoints/results, where it is ready to be committed; what lies there is done, on a
+machine without DIR too, and a run that begins anew must come to the same SFT-1. First come the rates: no test
 question is drawn before rates.json is committed as it is.
 """
 
@@ -61,31 +62,39 @@ class Step:
     command: tuple[str, ...]
     rows: tuple[str, ...] = ()
     tunes: bool = False
+    base: str = "tiny"
 
     def done(self, state: Path) -> bool:
-        """Whether its rows are in the run's results, or its method among the rates of its grid."""
+        """Whether its rows are among the results of its archive or of its run, or its method among the
+        rates of its base."""
         if self.tunes:
-            return all((state / self.run / f"{row}.done").exists() for row in self.rows)
-        path = state / self.run / "results.json"
+            return set(self.rows) <= tuned_on(self.base)
+        return any(self._there(folder / self.run) for folder in (RESULTS, state))
+
+    def _there(self, folder: Path) -> bool:
+        path = folder / "results.json"
         return path.exists() and set(self.rows) <= read_object(path).get("methods", {}).keys()
 
     def do(self, state: Path) -> int:
         """Run it, and keep what it made; gives the exit code."""
         code = cicjax([*self.command, "--output_dir", str(state / self.run)])
-        if code == 0 and self.tunes:
-            for row in self.rows:
-                (state / self.run / f"{row}.done").touch()
-        elif code == 0:
+        if code == 0 and not self.tunes:
             keep = archive.write if self.rows else archive.keep
             keep(state / self.run, RESULTS / self.run)
         return code
 
 
-def tuned(run: str, methods: tuple[str, ...], *flags: str) -> Iterator[Step]:
+def tuned_on(base: str) -> set[str]:
+    """The methods that have a rate on a base of this name."""
+    entries = read_object(RATES).values() if RATES.exists() else ()
+    return {method for entry in entries if entry["name"] == base for method in entry["methods"]}
+
+
+def tuned(run: str, methods: tuple[str, ...], *flags: str, base: str = "tiny") -> Iterator[Step]:
     """A grid, method after method."""
     for method in methods:
         command = ("tune", "--methods", method, "--rates", str(RATES), *flags)
-        yield Step(f"{run}: rates of {method}", run, command, (method,), tunes=True)
+        yield Step(f"{run}: rates of {method}", run, command, (method,), tunes=True, base=base)
 
 
 def arms(run: str, methods: tuple[str, ...], *flags: str, at_once: int = 1) -> Iterator[Step]:
@@ -127,7 +136,8 @@ def embedded() -> Iterator[Step]:
 def real(model: str, name: str) -> Iterator[Step]:
     """On real weights: a grid of three rates at a development seed, seed 0 whole, then two seeds more."""
     base = ("--model", model)
-    yield from tuned(f"{name}/grid", REAL_TUNED, *base, "--seeds", "1000")
+    called = Path(model).resolve().name
+    yield from tuned(f"{name}/grid", REAL_TUNED, *base, "--seeds", "1000", base=called)
     test = (*base, "--num_test", "500")
     yield from arms(f"{name}/seed-0", REAL_SEED_0, *test, "--seed", "0")
     for seed in ("1", "2"):

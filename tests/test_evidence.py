@@ -50,16 +50,25 @@ def test_the_eight_seeds_have_every_row_of_every_claim():
         assert all("1000" in step.command for step in steps)
 
 
-def test_a_step_is_done_when_its_rows_are_there(tmp_path):
+def test_a_step_is_done_when_its_rows_are_there_or_committed(tmp_path, monkeypatch):
+    state, results, rates = tmp_path / "state", tmp_path / "results", tmp_path / "rates.json"
+    monkeypatch.setattr(evidence, "RESULTS", results)
+    monkeypatch.setattr(evidence, "RATES", rates)
     step = next(step for step in PROGRAMMES["embedded"] if not step.tunes)
-    assert not step.done(tmp_path)
-    (tmp_path / step.run).mkdir(parents=True)
-    (tmp_path / step.run / "results.json").write_text(json.dumps({"methods": {row: {} for row in step.rows}}))
-    assert step.done(tmp_path)
     whole = next(step for step in PROGRAMMES["embedded"] if not step.rows)
-    assert not whole.done(tmp_path)
-    grid = PROGRAMMES["embedded"][0]
-    assert grid.tunes and not grid.done(tmp_path)
+    for folder in (state, results):
+        assert not step.done(state) and not whole.done(state)
+        path = folder / step.run / "results.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"methods": {row: {} for row in step.rows[:-1]}}))
+        assert not step.done(state)
+        path.write_text(json.dumps({"methods": {row: {} for row in step.rows}}))
+        assert step.done(state)
+        path.unlink()
+    grid, other = PROGRAMMES["embedded"][0], PROGRAMMES["real"][0]
+    assert grid.tunes and other.tunes and not grid.done(state)
+    rates.write_text(json.dumps({"digest": {"name": "tiny", "methods": {grid.rows[0]: {}}}}))
+    assert grid.done(state) and not other.done(state)
 
 
 def test_a_file_is_committed_as_it_is_or_not(tmp_path):

@@ -6,20 +6,22 @@
 
 An answer is [solved, has the marker, was cut, text]. The same run gives the same bytes. `recount` makes the
 counts of results.json again, by the verifier, from the texts alone. `cicjax report` reads the folder as it
-does a run's. `keep` is for runs of the other experiments, whose results.json has everything by fact, by round
-or by question; an online run's lives go along.
+does a run's. Rows that a folder holds already and the run does not stay there (`joined`).
+
+`keep` is for runs of the other experiments, whose results.json has everything by fact, by round or by
+question; an online run's lives go along.
 """
 
 import json
 import lzma
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cicjax.errors import BadInput, Corrupted
 from cicjax.experiments.answers import Answer, read_answers
-from cicjax.experiments.paper import evaluate
+from cicjax.experiments.paper import evaluate, joined
 from cicjax.experiments.paper.records import Results
 from cicjax.experiments.paper.run import draw_problems
 from cicjax.experiments.paper.settings import asked_in
@@ -37,14 +39,27 @@ PLACES = ("output_dir", "model_name_or_path", "rates", "config")
 
 
 def write(run: Path, archive: Path) -> None:
-    """Keep a finished run in a folder of its own. Raises BadInput where it is not finished, Corrupted where a
-    byte of it has changed."""
-    if not (run / "results.json").is_file():
-        raise BadInput(f"{run}: no results.json; finish the run first")
-    results = Results.from_json(read_json(run / "results.json"), where=run / "results.json")
-    write_bytes(archive / ANSWERS, _packed(_by_question(run, results)))
-    _write_plain(run, archive)
+    """Keep a finished run in a folder of its own. Raises BadInput where it is not finished or the folder has
+    other results, Corrupted where a byte of it has changed."""
+    results, before = _results(run), _results(archive) if (archive / "results.json").is_file() else None
+    lines, earlier = _by_question(run, results), dict[str, Any]()
+    if before is not None:
+        joined.check_alike(before, results, archive)
+        rows = [name for name in before.methods if name not in results.methods]
+        if rows:
+            lines = joined.with_answers(lines, _unpacked(archive / ANSWERS), rows)
+            earlier = _plain_of(archive)
+            results = joined.with_rows(results, before, rows)
+    write_bytes(archive / ANSWERS, _packed(lines.values()))
+    _write_plain(run, archive, earlier)
     write_json(archive / "results.json", results.to_json())
+
+
+def _results(folder: Path) -> Results:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise BadInput(f"{folder}: no results.json; finish the run first")
+    return Results.from_json(read_json(path), where=path)
 
 
 def keep(run: Path, archive: Path) -> None:
@@ -53,24 +68,41 @@ def keep(run: Path, archive: Path) -> None:
         raise BadInput(f"{run}: no results.json; finish the run first")
     if lives := sorted((run / "arms").glob("*.json")):
         write_bytes(archive / LIVES, _packed(read_object(path) for path in lives))
-    _write_plain(run, archive)
+    _write_plain(run, archive, {})
     write_json(archive / "results.json", read_object(run / "results.json"))
 
 
-def _write_plain(run: Path, archive: Path) -> None:
+def _plain_of(archive: Path) -> dict[str, Any]:
+    """What an archive tells beside its results: times, updates, and what made them."""
+    found = {
+        name: read_object(archive / name) if (archive / name).is_file() else {}
+        for name in ("environment.json", "timings.json")
+    }
+    return {**found, METRICS: lzma.decompress((archive / METRICS).read_bytes())}
+
+
+def _write_plain(run: Path, archive: Path, earlier: Mapping[str, Any]) -> None:
+    """Everything but results and answers; `earlier` is what the folder told of rows that stay."""
     metrics = seal.read_bytes(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else b""
-    write_bytes(archive / METRICS, _compressed(metrics))
+    write_bytes(
+        archive / METRICS, _compressed(joined.of_other_stages(earlier.get(METRICS, b""), metrics) + metrics)
+    )
     config = read_object(run / "config.json")
     for name in PLACES:
         if isinstance(config.get(name), str):
             config[name] = Path(config[name]).name
     write_json(archive / "config.json", config)
-    for name in ("environment.json", "timings.json"):
-        if (run / name).is_file():
-            write_json(archive / name, read_object(run / name))
+    if (run / "timings.json").is_file():
+        write_json(
+            archive / "timings.json", {**earlier.get("timings.json", {}), **read_object(run / "timings.json")}
+        )
+    if (run / "environment.json").is_file():
+        now, then = read_object(run / "environment.json"), dict(earlier.get("environment.json", {}))
+        others = [each for each in [*then.pop("earlier", []), then] if each and each != now]
+        write_json(archive / "environment.json", {**now, **({"earlier": others} if others else {})})
 
 
-def _by_question(run: Path, results: Results) -> Iterator[dict[str, Any]]:
+def _by_question(run: Path, results: Results) -> dict[str, dict[str, Any]]:
     """The answers of all methods beside each other: what is alike compresses."""
     lines: dict[str, dict[str, Any]] = {}
     for method in results.methods:
@@ -80,7 +112,7 @@ def _by_question(run: Path, results: Results) -> Iterator[dict[str, Any]]:
                 line = lines.setdefault(answer.id, {"id": answer.id, "skill": answer.skill, "answers": {}})
                 told = [int(answer.solved), int(answer.marker), int(answer.cut), answer.completion]
                 line["answers"].setdefault(method, {})[protocol] = told
-    yield from lines.values()
+    return lines
 
 
 def recount(archive: Path, task: Task) -> list[str]:

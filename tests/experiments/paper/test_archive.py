@@ -22,6 +22,14 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The same experiment on another machine: its own base and SFT-1, and another arm."""
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    repro.reproduce(Flags(output_dir=folder, scale="smoke", methods=("base", "sft", "oracle")))
+    return folder
+
+
 @pytest.fixture
 def kept(run, tmp_path):
     archive.write(run, tmp_path / "kept")
@@ -65,6 +73,43 @@ def test_it_is_small_read_by_the_report_and_says_no_places(run, kept, tmp_path):
     assert (kept / archive.ANSWERS).stat().st_size < sum(sizes) / 5
     assert str(run.parent) not in "".join((kept / name).read_text() for name in plain)
     assert read_run(kept).results == read_run(run).results
+
+
+def test_an_experiment_goes_on_on_another_machine(run, other, kept):
+    """Rows that only the archive has stay, with their answers, updates and times."""
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (run, other))
+    environment = json.loads((kept / "environment.json").read_text())
+    (kept / "environment.json").write_text(json.dumps({**environment, "cores": 999}))
+    archive.write(other, kept)
+    both = json.loads((kept / "results.json").read_text())
+    assert list(both["methods"]) == ["base", "sft", "interventional", "oracle"]
+    assert both["methods"] == {**one["methods"], **two["methods"]} and both["ledger"] == one["ledger"]
+    assert archive.recount(kept, TASK) == []
+    updates = lzma.decompress((kept / archive.METRICS).read_bytes()).splitlines()
+    stages = [json.loads(line)["stage"] for line in updates]
+    assert {"sft", "interventional", "oracle"} <= set(stages)
+    of_sft = (run / "metrics.jsonl").read_text().count('"stage": "sft"')
+    assert stages.count("sft") == of_sft > 0
+    assert {"train interventional", "train oracle"} <= json.loads((kept / "timings.json").read_text()).keys()
+    (earlier,) = json.loads((kept / "environment.json").read_text())["earlier"]
+    assert earlier["cores"] == 999
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    archive.write(other, kept)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+
+
+def test_a_folder_with_other_results_is_left_alone(other, kept):
+    results = json.loads((kept / "results.json").read_text())
+    for change, said in (
+        ({"model": "another"}, "another model"),
+        ({"settings": {**results["settings"], "seed": 7}}, "other settings"),
+        ({"methods": {**results["methods"], "sft": results["methods"]["base"]}}, "its row sft"),
+    ):
+        (kept / "results.json").write_text(json.dumps({**results, **change}))
+        before = {path.name: path.read_bytes() for path in kept.iterdir()}
+        with pytest.raises(BadInput, match=said):
+            archive.write(other, kept)
+        assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 
 def test_bad_archives_are_one_line(run, kept, tmp_path):
