@@ -37,20 +37,31 @@ def draw(runs: Sequence[Probed]) -> list[Drawing]:
             curves("dialogues-margin", series, x="p of a lie", y="margin, nats", caption=caption, exact=exact)
         )
     if len(runs[0].results["rounds"][PAIR[0].name]) > 1:
-        rounds = range(len(runs[0].results["rounds"][PAIR[0].name]))
-        series = {
-            arm.name: {
-                float(n): [run.results["rounds"][arm.name][n]["margin_sum"] for run in runs] for n in rounds
-            }
-            for arm in PAIR
-        }
+        taken_up = runs[0].results["rounds"]["corrected"]
         caption = (
-            "Rounds: the model's own claims, drawn by its own odds of the true and the false one, taken "
-            "up by the "
-            f"user with probability {runs[0].results['rounds']['corrected']:g}, and trained on again."
+            "Rounds: the model's own claims, drawn by its own odds of the true and the false one, taken up "
+            f"by the user with probability {taken_up:g}, and trained on again."
         )
-        drawings.append(curves("dialogues-rounds", series, x="round", y="margin, nats", caption=caption))
+        false = "The same rounds: the share of facts whose false claim is the likelier one."
+        margin = curves(
+            "dialogues-rounds", _rounds(runs, "margin_sum"), x="round", y="margin, nats", caption=caption
+        )
+        lies = curves(
+            "dialogues-lies", _rounds(runs, "lie_preferred"), x="round", y="lie preferred", caption=false
+        )
+        drawings += [margin, lies]
     return drawings
+
+
+def _rounds(runs: Sequence[Probed], key: str) -> dict[str, dict[float, list[float]]]:
+    """A number of every round, by arm: of all seeds."""
+    rounds = [run.results["rounds"] for run in runs]
+    return {
+        arm.name: {
+            float(n): [each[arm.name][n][key] for each in rounds] for n in range(len(rounds[0][arm.name]))
+        }
+        for arm in PAIR
+    }
 
 
 def results(runs: Sequence[Probed]) -> tuple[str, str, list[Child]]:

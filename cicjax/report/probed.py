@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.ticker import MaxNLocator
 
 from cicjax.errors import BadInput, Corrupted
 from cicjax.files.seal import read_json
@@ -18,6 +19,7 @@ from cicjax.views.html import Child, bullets, join, tag
 
 COLOURS = ("#3f6fa8", "#b5473c", "#7fae9b", "#c9a227", "#7b5ea7", "#8a929b")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = (":", "--")
 Record = dict[str, Any]
 
 
@@ -132,9 +134,11 @@ def curves(
         for place, values in points.items():
             axes.plot([place] * len(values), values, ".", color=colour, alpha=0.5, markersize=4)
         sentences.append(f"{label}: {', '.join(f'{place:g}: {mean:.2f}' for place, mean in means.items())}")
-    for label, line in (exact or {}).items():
-        axes.plot(list(line), list(line.values()), ":", color=INK, linewidth=1.2, label=label)
+    for (label, line), dashes in zip((exact or {}).items(), DASHES, strict=False):
+        axes.plot(list(line), list(line.values()), dashes, color=INK, linewidth=1.2, label=label)
     axes.axhline(0, color=INK, linewidth=0.6)
+    if all(place.is_integer() for points in series.values() for place in points):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9.5)

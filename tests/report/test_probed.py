@@ -17,7 +17,8 @@ def dialogues(seed, **changes):
     }  # fmt: skip
     arms = dict.fromkeys(("base", "observational", "interventional"), row)
     pair = {"observational": 0.3, "interventional": 0.6}
-    rounds = {name: [{"margin_sum": 0.0}, {"margin_sum": value}] for name, value in pair.items()}
+    start = {"margin_sum": 0.0, "lie_preferred": 0.5}
+    rounds = {name: [start, {**start, "margin_sum": value}] for name, value in pair.items()}
     return {
         "experiment": "dialogues", "model": "f" * 64, "seed": seed, "settings": {"seed": seed, "lie": 0.6},
         "arms": arms, "p_lie": {"0": pair, "0.6": pair}, "rounds": {"corrected": 0.3, **rounds}, **changes,
@@ -40,7 +41,10 @@ def written(folder, results):
 
 @pytest.mark.parametrize(
     ("make", "names"),
-    [(dialogues, ("dialogues-margin", "dialogues-rounds")), (boxes, ("boxes-stated", "boxes-error"))],
+    [
+        (dialogues, ("dialogues-margin", "dialogues-rounds", "dialogues-lies")),
+        (boxes, ("boxes-stated", "boxes-error")),
+    ],
 )
 def test_one_run_and_several_seeds(tmp_path, make, names):
     runs = [written(tmp_path / f"seed-{seed}", make(seed)) for seed in (1, 0)]
