@@ -50,7 +50,7 @@ class AgentSettings:
     updates_per_step: int = 4
     replay_seed: int = 4
     replay_lessons: int = 4
-    contexts: Contexts = "both"
+    contexts: Contexts = "none"
     echo: Literal["mask", "keep"] = "mask"
     max_row_tokens: int = 1024
     lesson_tokens: int = 512

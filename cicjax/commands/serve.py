@@ -100,6 +100,7 @@ class Serve:
             task="stem" if embedded else "",
             gate=GateSettings(problems=200 if embedded else 0),
             lessons_per_step=1 if embedded else 8,
+            contexts="both",  # the page shows the attempt in its row, and that it is not learned
             optimization=Optimization(learning_rate=RATE if embedded else 2e-4, warmup_steps=0),
         )
         Home.make(self.home, model=self.model_name_or_path, settings=settings)

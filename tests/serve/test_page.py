@@ -34,6 +34,7 @@ SETTINGS = AgentSettings(
     optimization=Optimization(learning_rate=2e-2, warmup_steps=0),
     lessons_per_step=1,
     updates_per_step=4,
+    contexts="both",
     max_new_tokens=200,
 )
 

@@ -29,7 +29,7 @@ class New(OfHome):
     """Native transcripts of which some are replayed with every step."""
     format: Literal["auto", "plain", "chatml", "qwen3"] = "auto"
     """Protocol of conversations."""
-    contexts: Literal["attempt", "none", "both"] = "both"
+    contexts: Literal["attempt", "none", "both"] = "none"
     """A correction is learned after the attempt that it corrects, as an answer of its own, or both."""
     lessons_per_step: int = 8
     """A step is due when so many lessons wait."""
