@@ -114,7 +114,12 @@ def _version(folder: Path, wanted: tuple[str, str], *, needed: bool) -> Iterator
             yield f"{folder}: not there as a whole; make it again with `cicjax agent rebuild`"
         return
     sound = True
-    for name, digest in read_json(folder / FILES).items():
+    try:
+        listed = dict(read_json(folder / FILES))
+    except (Corrupted, TypeError, ValueError):
+        yield f"{folder / FILES}: not the JSON that was written; make it again with `cicjax agent rebuild`"
+        return
+    for name, digest in listed.items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
             what = "not the bytes of which it says the digest" if path.is_file() else "missing"

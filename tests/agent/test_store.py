@@ -240,6 +240,13 @@ def test_every_file_of_a_version_is_spoken_for(home, tmp_path):
         file.rename(tmp_path / "away")
         assert list(whole._version(folder, wanted, needed=True)), file
         (tmp_path / "away").rename(file)
+    listing = folder / "files.json"
+    sound = listing.read_bytes()
+    for broken in (b"{ 'a': 1}", b"7", b""):  # whichever byte it is that flips
+        listing.write_bytes(broken)
+        (finding,) = whole._version(folder, wanted, needed=True)
+        assert "files.json: not the JSON that was written" in finding
+    listing.write_bytes(sound)
     other = "0" * 64
     for forged in ((other, plan.digest), (outcome.facts["digest"], other)):
         assert "not the version that the log has" in next(iter(whole._version(folder, forged, needed=True)))
