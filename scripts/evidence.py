@@ -64,15 +64,12 @@ class Step:
     tunes: bool = False
     base: str = "tiny"
 
-    def done(self, state: Path) -> bool:
-        """Whether its rows are among the results of its archive or of its run, or its method among the
-        rates of its base."""
+    def done(self) -> bool:
+        """Whether its rows are among the results of its archive, or its method among the rates of its
+        base."""
         if self.tunes:
             return set(self.rows) <= tuned_on(self.base)
-        return any(self._there(folder / self.run) for folder in (RESULTS, state))
-
-    def _there(self, folder: Path) -> bool:
-        path = folder / "results.json"
+        path = RESULTS / self.run / "results.json"
         return path.exists() and set(self.rows) <= read_object(path).get("methods", {}).keys()
 
     def do(self, state: Path) -> int:
@@ -182,7 +179,7 @@ def main() -> int:
         parser.error("--state DIR is needed: where the runs lie")
     began, name = time.monotonic(), chosen.name or Path(chosen.model or "").resolve().name
     for step in embedded() if chosen.model is None else real(chosen.model, name):
-        done = step.done(chosen.state)
+        done = step.done()
         if chosen.list:
             print(f"{'done' if done else 'to do':<6} {step.name}")
         elif not done:

@@ -50,25 +50,21 @@ def test_the_eight_seeds_have_every_row_of_every_claim():
         assert all("1000" in step.command for step in steps)
 
 
-def test_a_step_is_done_when_its_rows_are_there_or_committed(tmp_path, monkeypatch):
-    state, results, rates = tmp_path / "state", tmp_path / "results", tmp_path / "rates.json"
-    monkeypatch.setattr(evidence, "RESULTS", results)
+def test_a_step_is_done_when_its_rows_are_in_the_archive(tmp_path, monkeypatch):
+    rates = tmp_path / "rates.json"
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
     monkeypatch.setattr(evidence, "RATES", rates)
     step = next(step for step in PROGRAMMES["embedded"] if not step.tunes)
     whole = next(step for step in PROGRAMMES["embedded"] if not step.rows)
-    for folder in (state, results):
-        assert not step.done(state) and not whole.done(state)
-        path = folder / step.run / "results.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"methods": {row: {} for row in step.rows[:-1]}}))
-        assert not step.done(state)
-        path.write_text(json.dumps({"methods": {row: {} for row in step.rows}}))
-        assert step.done(state)
-        path.unlink()
+    path = tmp_path / step.run / "results.json"
+    path.parent.mkdir(parents=True)
+    for rows, done in ((step.rows[:-1], False), (step.rows, True)):
+        path.write_text(json.dumps({"methods": {row: {} for row in rows}}))
+        assert step.done() == done and not whole.done()
     grid, other = PROGRAMMES["embedded"][0], PROGRAMMES["real"][0]
-    assert grid.tunes and other.tunes and not grid.done(state)
+    assert grid.tunes and other.tunes and not grid.done()
     rates.write_text(json.dumps({"digest": {"name": "tiny", "methods": {grid.rows[0]: {}}}}))
-    assert grid.done(state) and not other.done(state)
+    assert grid.done() and not other.done()
 
 
 def test_a_file_is_committed_as_it_is_or_not(tmp_path):

@@ -43,6 +43,7 @@ MEANINGS = {
     "policy.num_iterations": "GRPO's updates a group",
     "policy.ratio": "GRPO's ratio: one a token, or one a completion",
     "policy_optimization.learning_rate": "peak rate of GRPO, where it has none among the rates",
+    "unseen_tokens": "tokens the embedded base never saw: a drawn vector each, or kept as they are",
     "rows_per_update": "effective batch",
     "attempts_per_problem": "attempts of the stream on a problem before the next one",
     "max_attempt_tokens": "longest attempt, candidate or GRPO sample",

@@ -25,6 +25,7 @@ class Verify(OfHome):
     """
 
     def run(self) -> None:
+        """Name the first byte that is not as it was written, or say that all are."""
         from cicjax.agent import whole
         from cicjax.agent.home import Home
 
@@ -55,6 +56,7 @@ class Rebuild(OfHome):
     """Where the base is, if not where it was."""
 
     def run(self) -> None:
+        """Make the versions again and say which came to the same digest."""
         from cicjax.agent import whole
 
         records = []
@@ -91,6 +93,7 @@ class Export(OfHome):
     """The whole log instead, an event a line with what it says."""
 
     def run(self) -> None:
+        """Write the lessons, or the whole log."""
         from cicjax.agent.store import Store
         from cicjax.files.whole import write_lines
 
@@ -122,6 +125,7 @@ class Import(OfHome):
     """Who answers for them."""
 
     def run(self) -> None:
+        """Take the transcripts of a file as lessons."""
         from cicjax.logs import native
 
         episodes = native.read_native(self.file)

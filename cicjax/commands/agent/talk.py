@@ -53,6 +53,7 @@ class New(OfHome):
     """Fresh adapter, replay and samples follow from it."""
 
     def run(self) -> None:
+        """Make the folder with version 0."""
         from cicjax.agent import home
         from cicjax.agent.continual import Agent
         from cicjax.agent.retention import Retention
@@ -115,6 +116,7 @@ class Say(OfHome):
     """Who asks."""
 
     def run(self) -> None:
+        """Ask, and print the answer with its receipt."""
         with self.living() as agent:
             how = agent.decoding(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
             attempt = agent.act(
@@ -148,6 +150,7 @@ class Teach(OfHome):
     """Who corrects."""
 
     def run(self) -> None:
+        """Keep a correction, and say which lesson it is."""
         from cicjax.agent.events import Correction
 
         with self.living() as agent:
@@ -172,6 +175,7 @@ class Judge(OfHome):
     """Who judges."""
 
     def run(self) -> None:
+        """Keep a verdict."""
         from cicjax.agent.events import Verdict
 
         with self.living() as agent:
@@ -192,6 +196,7 @@ class Learn(OfHome):
     """Full steps alone."""
 
     def run(self) -> None:
+        """Learn what waits, and say what became of it."""
         with self.living() as agent:
             made = 0
             for version in agent.learning(due=self.due):

@@ -56,20 +56,25 @@ def write(run: Path, archive: Path) -> None:
 
 
 def _results(folder: Path) -> Results:
+    path = _finished(folder)
+    return Results.from_json(read_json(path), where=path)
+
+
+def _finished(folder: Path) -> Path:
+    """A run's results.json."""
     path = folder / "results.json"
     if not path.is_file():
         raise BadInput(f"{folder}: no results.json; finish the run first")
-    return Results.from_json(read_json(path), where=path)
+    return path
 
 
 def keep(run: Path, archive: Path) -> None:
     """Keep a finished run of another experiment. Raises as `write` does."""
-    if not (run / "results.json").is_file():
-        raise BadInput(f"{run}: no results.json; finish the run first")
+    results = read_object(_finished(run))
     if lives := sorted((run / "arms").glob("*.json")):
         write_bytes(archive / LIVES, _packed(read_object(path) for path in lives))
     _write_plain(run, archive, {})
-    write_json(archive / "results.json", read_object(run / "results.json"))
+    write_json(archive / "results.json", results)
 
 
 def _plain_of(archive: Path) -> dict[str, Any]:
