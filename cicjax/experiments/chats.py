@@ -21,9 +21,9 @@ from cicjax.training.own import trainer_of
 from cicjax.training.policy import LoadedPolicy, load_policy, precision
 from cicjax.training.steps import Likelihood, Optimization
 
-# The embedded base was pretrained on other text than these chats and needs larger steps to hold facts: on the
-# dialogues of development seed 1000 loss (2) ends at 0.78 nats a token with 2e-3, 0.37 with this and 0.35 with
-# twice this.
+# The embedded base was pretrained on other text than these chats and needs larger steps to hold facts. On the
+# dialogues of development seed 1000 loss (2) ends at 0.78 nats a token with 2e-3, 0.37 with this and
+# 0.35 with twice this.
 EMBEDDED_RATE = 4e-3
 USED = (
     "output_dir model_name_or_path experiment scale seed learning_rate lora_r lora_alpha "
