@@ -4,7 +4,7 @@ and how an arm is trained."""
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cicjax.errors import BadInput
 from cicjax.experiments import unseen
@@ -27,9 +27,9 @@ from cicjax.training.steps import Likelihood, Optimization
 EMBEDDED_RATE = 4e-3
 USED = (
     "output_dir model_name_or_path experiment scale seed learning_rate lora_r lora_alpha "
-    "lora_target_modules dtype save_steps allow_other_environment seeds config"
+    "lora_target_modules dtype save_steps allow_other_environment arms seeds config"
 ).split()
-OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps", "allow_other_environment")
+OUTSIDE_IDENTITY = ("model_name_or_path", "output_dir", "save_steps", "allow_other_environment", "arms")
 BASE = "base"  # the row of the model as it comes
 
 
@@ -77,6 +77,9 @@ class Arm:
         return Weighting(self.rule, keep_echoes=True)
 
 
+_Arm = TypeVar("_Arm", bound=Arm)
+
+
 def values_of(flags: Flags) -> dict[str, Any]:
     """The fields of `Settings`. Raises BadInput for numbers that cannot be and for flags of another
     experiment."""
@@ -100,6 +103,14 @@ def values_of(flags: Flags) -> dict[str, Any]:
         "optimization": replace(Optimization(), learning_rate=rate),
         "unseen_tokens": "drawn" if flags.embedded else "kept",
     }
+
+
+def asked(flags: Flags, arms: Sequence[_Arm]) -> list[_Arm]:
+    """The arms that `--arms` names, in their own order; all where it names none. Raises BadInput for a name
+    that no arm has."""
+    known = [arm.name for arm in arms]
+    checks.check_names("arm", flags.arms or known, known)
+    return [arm for arm in arms if arm.name in (flags.arms or known)]
 
 
 def policy_of(flags: Flags, settings: Settings) -> LoadedPolicy:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cicjax.report.drawing import Drawing
-from cicjax.report.probed import Probed, curves, spread
+from cicjax.report.probed import Probed, curves, shared_arms, spread
 from cicjax.views.html import Child, table, tag
 
 TITLE = "Boxes: delusion where the truth is known"
@@ -19,7 +19,7 @@ KEYS = ("stated", "error", "error_conditional", "prizes")
 
 def draw(runs: Sequence[Probed]) -> list[Drawing]:
     """The stated probability of a prize by round, and its distance from the truth."""
-    arms = list(runs[0].arms)
+    arms = shared_arms(runs)
     rounds = range(len(runs[0].arms[arms[0]]["stated"]))
 
     def series(key: str) -> dict[str, dict[float, list[float]]]:
@@ -51,7 +51,7 @@ def results(runs: Sequence[Probed]) -> tuple[str, str, list[Child]]:
         "prizes, last",
     ]
     rows = []
-    for name in runs[0].arms:
+    for name in shared_arms(runs):
         columns = (("stated", 0), ("error", 0), ("error", -1), ("error_conditional", -1), ("prizes", -1))
         rows.append([name, *(spread([run.arms[name][key][n] for run in runs]) for key, n in columns)])
     sentence = (

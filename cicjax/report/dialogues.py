@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cicjax.experiments.dialogues.settings import PAIR
 from cicjax.report.drawing import Drawing
-from cicjax.report.probed import Probed, curves, spread
+from cicjax.report.probed import Probed, curves, shared_arms, spread
 from cicjax.views.html import Child, table, tag
 
 TITLE = "The agent that lies"
@@ -68,7 +68,7 @@ def results(runs: Sequence[Probed]) -> tuple[str, str, list[Child]]:
     """The table of arms, means over seeds."""
     head = ["arm", "margin, nats", "nats a token", "lie preferred", "after the truth", "after the falsehood"]
     rows = []
-    for name in runs[0].arms:
+    for name in shared_arms(runs):
         arms = [run.arms[name] for run in runs]
         shares = sum(arm["lie_preferred"] for arm in arms) / len(arms)
         after = [spread([arm[key]["margin_sum"] for arm in arms]) for key in KEYS[-2:]]

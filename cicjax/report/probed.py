@@ -41,6 +41,11 @@ class Probed:
         return self.results["arms"]
 
 
+def shared_arms(runs: Sequence[Probed]) -> list[str]:
+    """The rows that all runs have, in the order of the first."""
+    return [name for name in runs[0].arms if all(name in run.arms for run in runs)]
+
+
 def experiment_of(folder: Path) -> str:
     """The experiment that a folder's results.json is of; paper where it does not say."""
     path = folder / "results.json"

@@ -59,6 +59,17 @@ def test_one_run_and_several_seeds(tmp_path, make, names):
     assert "seed 0, 1" in both and " to " in both and both != text
 
 
+@pytest.mark.parametrize("make", [dialogues, boxes])
+def test_rows_that_not_every_seed_has_are_left_out(tmp_path, make):
+    fewer = make(1)
+    del fewer["arms"][list(fewer["arms"])[-1]]
+    runs = [written(tmp_path / "a", make(0)), written(tmp_path / "b", fewer)]
+    for order in (runs, runs[::-1]):
+        text = write_report(order, tmp_path / "page.html").read_text()
+        table = text[text.index('id="results"') :]
+        assert "base" in table and list(make(0)["arms"])[-1] not in table[: table.index("</table>")]
+
+
 def test_no_curves_where_the_scale_has_none(tmp_path):
     rounds = {
         "corrected": 0.3,

@@ -5,9 +5,9 @@ from typing import Any
 
 from cicjax.devices import hosts
 from cicjax.errors import printable
-from cicjax.experiments.chats import OUTSIDE_IDENTITY, config_of, policy_of
+from cicjax.experiments.chats import OUTSIDE_IDENTITY, asked, config_of, policy_of
 from cicjax.experiments.dialogues.run import Run, results
-from cicjax.experiments.dialogues.settings import settings_of
+from cicjax.experiments.dialogues.settings import ARMS, settings_of
 from cicjax.experiments.paper import repro as paper
 from cicjax.experiments.paper.flags import Flags
 from cicjax.files.seal import read_json, write_json
@@ -23,9 +23,11 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
 
 def reproduce(flags: Flags) -> dict[str, Any]:
     """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
-    settings = settings_of(flags)
+    settings, arms = settings_of(flags), asked(flags, ARMS)
     policy = policy_of(flags, settings)
-    run = Run(folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps)
+    run = Run(
+        folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps, arms=arms
+    )
     with RunFolder(
         flags.output_dir, config_of(flags, settings, policy.fingerprint), outside_identity=OUTSIDE_IDENTITY
     ):

@@ -2,6 +2,7 @@
 the model's own claims. Every stage is done once; the same command goes on where the last one stopped."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from cicjax.tasks.dialogues.build import build, plans
 from cicjax.tasks.dialogues.facts import FACTS, Fact
 
 
+@dataclass(frozen=True, kw_only=True)
 class Run(chats.Run):
-    """Also the facts."""
+    """Also the arms that were asked for, and the facts."""
+
+    arms: Sequence[Arm] = ARMS
 
     @property
     def facts(self) -> tuple[Fact, ...]:
@@ -33,14 +37,14 @@ def results(run: Run) -> dict[str, Any]:
     settings, counts = run.settings, run.settings.counts
     arms = {BASE: summary(run, BASE, None)}
     arms |= {
-        arm.name: summary(run, arm.name, lambda arm=arm: trained(run, arm, settings.lie)) for arm in ARMS
+        arm.name: summary(run, arm.name, lambda arm=arm: trained(run, arm, settings.lie)) for arm in run.arms
     }
     curve: dict[str, dict[str, float]] = {
         f"{p:g}": {
-            arm.name: (
-                arms[arm.name]
-                if p == settings.lie
-                else summary(run, f"{arm.name}-{p:g}", lambda arm=arm, p=p: trained(run, arm, p))
+            arm.name: summary(
+                run,
+                arm.name if p == settings.lie else f"{arm.name}-{p:g}",
+                lambda arm=arm, p=p: trained(run, arm, p),
             )["margin_sum"]
             for arm in PAIR
         }

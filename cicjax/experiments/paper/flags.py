@@ -10,7 +10,10 @@ from cicjax.methods import ARMS, METHODS, grpo
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 
 _LORA, _GRPO = LoRAConfig(), grpo.Constants()
-_ARMS = f"Controls, as further rows of the table: {', '.join(arm.name for arm in ARMS)}."
+_ARMS = (
+    f"Controls, as further rows of the table: {', '.join(arm.name for arm in ARMS)}. Of another experiment: "
+    "its rows that are asked for, of all by default; more may be asked of the same folder."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@ are known exactly."""
 
 import json
 import math
+from dataclasses import replace
 from itertools import groupby
 
 import jax
@@ -227,6 +228,16 @@ def test_results_have_the_promised_keys_and_a_repeated_command_changes_nothing(s
     }
     assert repro.reproduce(flags) == found
     assert [str(path) for path, content in before.items() if path.read_bytes() != content] == []
+
+
+def test_only_the_rows_that_are_asked_for_and_more_in_the_same_folder(smoke):
+    flags, found = smoke
+    few = repro.reproduce(replace(flags, arms=("swapped", "observational")))
+    assert list(few["arms"]) == ["base", "observational", "swapped"]
+    assert few == found | {"arms": {name: found["arms"][name] for name in few["arms"]}}
+    assert repro.reproduce(flags) == found
+    with pytest.raises(BadInput, match="unknown arm 'rest'; choose from observational, interventional"):
+        repro.reproduce(replace(flags, arms=("rest",)))
 
 
 def test_flags_of_another_experiment_are_one_line(tmp_path):
