@@ -131,8 +131,13 @@ def embedded() -> Iterator[Step]:
 
 
 def real(model: str, name: str) -> Iterator[Step]:
-    """On real weights: a grid of three rates at a development seed, seed 0 whole, then two seeds more."""
+    """On real weights: the agent that lies and the one in use, a grid of three rates at a development seed,
+    seed 0 whole, then two seeds more."""
     base = ("--model", model)
+    lies = ("--arms", "observational", "interventional", "swapped")
+    yield experiment(f"{name}/dialogues/seed-0", "dialogues", *base, "--scale", "small", *lies)
+    live = ("--arms", "frozen", "replay_only", "interventional", "corrections")
+    yield experiment(f"{name}/online/seed-0", "online", *base, "--scale", "small", *live)
     called = Path(model).resolve().name
     yield from tuned(f"{name}/grid", REAL_TUNED, *base, "--seeds", "1000", base=called)
     test = (*base, "--num_test", "500")

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from cicjax.experiments.dialogues.settings import PAIR
+from cicjax.experiments.dialogues.settings import INTERVENTIONAL, PAIR
 from cicjax.report.drawing import Drawing
-from cicjax.report.probed import Probed, curves, shared_arms, spread
+from cicjax.report.probed import Probed, Record, curves, shared_arms, spread
+from cicjax.statistics import bootstrap
 from cicjax.views.html import Child, table, tag
 
+MASKED = INTERVENTIONAL.name
 TITLE = "The agent that lies"
 WHAT = (
     "A user asks, the agent claims, falsely with probability p, and the user, who knows, confirms or "
@@ -65,25 +67,61 @@ def _rounds(runs: Sequence[Probed], key: str) -> dict[str, dict[float, list[floa
 
 
 def results(runs: Sequence[Probed]) -> tuple[str, str, list[Child]]:
-    """The table of arms, means over seeds."""
+    """The table of arms, means over seeds, and what parts the masked arm from each other one."""
     head = ["arm", "margin, nats", "nats a token", "lie preferred", "after the truth", "after the falsehood"]
-    rows = []
-    for name in shared_arms(runs):
-        arms = [run.arms[name] for run in runs]
-        shares = sum(arm["lie_preferred"] for arm in arms) / len(arms)
-        after = [spread([arm[key]["margin_sum"] for arm in arms]) for key in KEYS[-2:]]
-        rows.append(
-            [
-                name,
-                spread([arm["margin_sum"] for arm in arms]),
-                spread([arm["margin_mean"] for arm in arms], 3),
-                f"{shares:.0%}",
-                *after,
-            ]
-        )
+    rows = [[name, *_row([run.arms[name] for run in runs])] for name in shared_arms(runs)]
     sentence = (
         f"{runs[0].arms[next(iter(runs[0].arms))]['facts']} facts, p of a lie "
-        f"{runs[0].results['settings']['lie']:g}; "
-        "after the truth, after the falsehood: the user has just stated the one or the other."
+        f"{runs[0].results['settings']['lie']:g}. After the truth, after the falsehood: the user has just "
+        "stated the one or the other and asks; the margin, and the share of facts whose true claim is the "
+        "likelier one."
     )
-    return "results", "Results", [tag("p", sentence), table(head, rows, caption="Margins by arm.")]
+    parts: list[Child] = [tag("p", sentence), table(head, rows, caption="Margins by arm.")]
+    if pairs := _paired(runs):
+        said = (
+            "Of each fact the mean over seeds of the difference between two margins; the interval is by "
+            "resampling facts and says nothing of other seeds."
+        )
+        head = ["masked minus", "margin, nats", "95 % over facts"]
+        parts += [tag("p", said), table(head, pairs, caption="Paired by fact.")]
+    return "results", "Results", parts
+
+
+def _row(arms: Sequence[Record]) -> list[str]:
+    """An arm of every seed; the interval is over seeds, of a single one over facts."""
+    lies = sum(arm["lie_preferred"] for arm in arms) / len(arms)
+    row = [_margin(arms, "margin_sum", 2), _margin(arms, "margin_mean", 3), f"{lies:.0%}"]
+    for key in KEYS[-2:]:
+        share = [arm[key]["true_preferred"] for arm in arms if "true_preferred" in arm[key]]
+        told = f", {sum(share) / len(share):.0%}" if share else ""
+        row.append(spread([arm[key]["margin_sum"] for arm in arms]) + told)
+    return row
+
+
+def _margin(arms: Sequence[Record], key: str, digits: int) -> str:
+    told = spread([arm[key] for arm in arms], digits)
+    if len(arms) > 1 or f"{key}_interval" not in arms[0]:
+        return told
+    low, high = arms[0][f"{key}_interval"]
+    return f"{told} ({low:.{digits}f} to {high:.{digits}f}, over facts)"
+
+
+def _paired(runs: Sequence[Probed]) -> list[list[str]]:
+    """The masked arm minus each other one, by fact."""
+    names = shared_arms(runs)
+    if MASKED not in names:
+        return []
+    rows = []
+    for name in names:
+        if name == MASKED:
+            continue
+        facts = runs[0].arms[MASKED]["by_fact"]
+        differences = [
+            math.fsum(run.arms[MASKED]["by_fact"][fact] - run.arms[name]["by_fact"][fact] for run in runs)
+            / len(runs)
+            for fact in facts
+        ]
+        low, high = bootstrap(differences, seed=0)
+        mean = math.fsum(differences) / len(differences)
+        rows.append([name, f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}"])
+    return rows

@@ -30,6 +30,14 @@ ATTEMPTS = np.array([[0.7, 0.3], [0.4, 0.6]])
 SWAYED = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.6, 0.4], [0.1, 0.9]]])
 # The paper's oracle answers the question alone.
 ORACLE = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
+COMPUTED = "By cicjax.objectives.bayes on worlds small enough to enumerate; nothing here is trained or drawn."
+EQUALITY = (
+    "Why equality for the paper's oracle: its correction is a function of the question, so its distribution "
+    "given question and attempt is its distribution given the question, and the gap is 0 in either unit. The "
+    "lemma therefore cannot be why a stream with attempts would beat the same corrections without them; what "
+    "can differ is what a bounded learner makes of the attempt, which is measured, not proved."
+)
+TEACHERS = {"swayed teacher": SWAYED, "the paper's oracle": ORACLE}
 
 
 def beliefs(*, intervened: bool) -> list[float]:
@@ -68,6 +76,19 @@ def _entropy(whole: np.ndarray) -> float:
     return float(-(whole * np.log(ratio)).sum()) + 0.0
 
 
+def errors() -> list[tuple[str, str, float, float]]:
+    """(teacher, unit, error given question and attempt, what leaving out the attempt adds)."""
+    found = []
+    for name, corrections in TEACHERS.items():
+        exact = bayes.prediction_lemma(joint(corrections), np.array([0.0, 1.0]))
+        _, rich = entropies(corrections)
+        found += [
+            (name, "squared error", exact.rich_error, exact.gap),
+            (name, "nats", rich, exact.log_loss_gap),
+        ]
+    return found
+
+
 @matplotlib.rc_context(STYLE)
 def posteriors() -> Drawing:
     """The two posteriors of section 1.1 along one history."""
@@ -98,19 +119,14 @@ def lemma() -> Drawing:
     """The prediction lemma as bars that add up, in squared error and in nats."""
     figure, axes = canvas(2.6)
     names, sentences = [], []
-    for n, (name, corrections) in enumerate((("swayed teacher", SWAYED), ("the paper's oracle", ORACLE))):
-        found = bayes.prediction_lemma(joint(corrections), np.array([0.0, 1.0]))
-        _, rich = entropies(corrections)
-        pairs = (("squared error", found.rich_error, found.gap), ("nats", rich, found.log_loss_gap))
-        for m, (unit, left, gap) in enumerate(pairs):
-            y = 2 * n + m
-            bar(axes, y, left, height=0.55, colour=PALE)
-            bar(axes, y, gap, left=left, height=0.55, colour=WRONG, hatch="////")
-            axes.text(
-                left + gap + 0.01, y, f"{left:.3f} + {gap:.3f} = {left + gap:.3f}", va="center", fontsize=9.5
-            )
-            names.append(f"{name},\n{unit}")
-            sentences.append(f"{name}, {unit}: {left:.3f} with the attempt, {gap:.3f} more without")
+    for y, (name, unit, left, gap) in enumerate(errors()):
+        bar(axes, y, left, height=0.55, colour=PALE)
+        bar(axes, y, gap, left=left, height=0.55, colour=WRONG, hatch="////")
+        axes.text(
+            left + gap + 0.01, y, f"{left:.3f} + {gap:.3f} = {left + gap:.3f}", va="center", fontsize=9.5
+        )
+        names.append(f"{name},\n{unit}")
+        sentences.append(f"{name}, {unit}: {left:.3f} with the attempt, {gap:.3f} more without")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.0)
@@ -136,21 +152,47 @@ def drawings() -> tuple[Drawing, ...]:
 
 def section(shown: Sequence[Child]) -> tuple[str, str, list[Child]]:
     """The part of the page, around its figures as they are shown."""
-    rows = [
-        [what, f"{done:.3f}", f"{seen:.3f}"]
-        for what, done, seen in zip(slots(), beliefs(intervened=True), beliefs(intervened=False), strict=True)
+    steps = zip(slots(), beliefs(intervened=True), beliefs(intervened=False), strict=True)
+    along = table(
+        ["after", "P(in A), do", "P(in A), conditioning"],
+        [[what, f"{done:.3f}", f"{seen:.3f}"] for what, done, seen in steps],
+        caption="The posteriors in numbers.",
+    )
+    lines = [
+        [teacher, unit, f"{rich:.3f}", f"{gap:.3f}", f"{rich + gap:.3f}"]
+        for teacher, unit, rich, gap in errors()
     ]
-    head = ["after", "P(in A), do", "P(in A), conditioning"]
-    sentence = (
-        "Computed by cicjax.objectives.bayes on worlds small enough to enumerate; nothing here is "
-        "trained or drawn."
+    adds_up = table(
+        ["teacher", "unit", "given question and attempt", "gap", "given the question"],
+        lines,
+        caption="The lemma in numbers.",
     )
-    return (
-        "theory",
-        "What the theory says",
+    world_of = table(
         [
-            tag("p", sentence),
-            tag("div", *shown, class_="figures"),
-            table(head, rows, caption="The same in numbers."),
+            "question",
+            "its probability",
+            "attempt",
+            "given the question",
+            "P(correction 1), swayed",
+            "P(correction 1), oracle",
         ],
+        _world(),
+        caption="The lemma's finite world: two questions, two attempts, two corrections.",
     )
+    parts = [tag("p", COMPUTED), tag("div", *shown, class_="figures"), along, adds_up, world_of]
+    return "theory", "What the theory says", [*parts, tag("p", EQUALITY)]
+
+
+def _world() -> list[list[str]]:
+    """The finite world, a question and an attempt a row."""
+    return [
+        [
+            str(q),
+            f"{QUESTIONS[q]:g}",
+            str(a),
+            f"{ATTEMPTS[q, a]:g}",
+            *(f"{teacher[q, a, 1]:g}" for teacher in TEACHERS.values()),
+        ]
+        for q in (0, 1)
+        for a in (0, 1)
+    ]

@@ -39,4 +39,21 @@ def test_figures_and_words_come_from_the_numbers_and_are_the_same_bytes_again():
     assert "Nothing" not in first[0].alt and "nothing: 0.100 and 0.679" in first[0].alt
     assert "the paper's oracle, nats: 0.000 with the attempt, 0.000 more without" in first[1].alt
     name, _, children = theory.section([])
-    assert name == "theory" and "0.679" in str(children[-1])
+    page = "".join(map(str, children))
+    assert (
+        name == "theory"
+        and "0.679" in page
+        and "Why equality for the paper's oracle" in page.replace("&#x27;", "'")
+    )
+    for teacher, unit, rich, gap in theory.errors():
+        assert f"<td>{unit}</td>" in page and all(
+            f"{each:.3f}" in page for each in (rich, gap, rich + gap)
+        ), teacher
+
+
+def test_the_world_on_the_page_is_the_one_that_is_computed():
+    rows = np.array(theory._world(), float).reshape(2, 2, 6)
+    corrections = np.stack([1 - rows[..., 4], rows[..., 4]], axis=-1)
+    whole = rows[..., 1, None] * rows[..., 3, None] * corrections
+    np.testing.assert_allclose(whole, theory.joint(theory.SWAYED))
+    assert (rows[..., 5] == theory.ORACLE[..., 1]).all()

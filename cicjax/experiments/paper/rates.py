@@ -54,18 +54,31 @@ def add(path: Path, fingerprint: str, facts: Mapping[str, Any], methods: Mapping
     write_json(path, record | {fingerprint: {**facts, "methods": {**kept, **methods}}})
 
 
-def chosen(path: Path, fingerprint: str, methods: Sequence[str]) -> dict[str, float]:
-    """The rates of those of these methods that were tuned on the base. Raises BadInput where the file is not
-    there or knows another base, Corrupted where it is damaged."""
+def chosen(path: Path, fingerprint: str, methods: Sequence[str], *, first: float) -> dict[str, float]:
+    """The rates of those of these methods that were tuned on the base, from an SFT-1 at the rate `first`.
+    Raises BadInput where the file is not there, or knows another base or another SFT-1 alone, Corrupted
+    where it is damaged."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file; `cicjax tune` writes one")
     record = read_json(path)
     if not isinstance(record, dict) or fingerprint not in record:
         raise BadInput(f"{path}: holds no rates for the base {fingerprint[:12]}; tune them, or leave --rates")
     base = require(record, fingerprint, dict, where=path, place="")
+    if "settings" in base and (there := _first_of(base, path)) != first:
+        raise BadInput(
+            f"{path}: chosen from an SFT-1 at {there:g}, and here it is at {first:g}; give --learning_rate "
+            f"{there:g}, or leave --rates"
+        )
     tuned = require(base, "methods", dict, where=path, place=f"{fingerprint[:12]}.")
     return {
         name: float(require(tuned[name], "rate", float, where=path, place=f"methods.{name}."))
         for name in methods
         if name in tuned
     }
+
+
+def _first_of(base: Mapping[str, Any], path: Path) -> float:
+    """The rate of the SFT-1 that the methods were tuned from."""
+    settings = require(base, "settings", dict, where=path, place="")
+    optimization = require(settings, "optimization", dict, where=path, place="settings.")
+    return float(require(optimization, "learning_rate", float, where=path, place="settings.optimization."))

@@ -92,8 +92,9 @@ def _load(flags: Flags, task: Task, methods: Sequence[Method]) -> Run:
     )
     if flags.rates is None:
         return run
-    tuned = rates.chosen(flags.rates, run.base_fingerprint, run.settings.methods)
-    return replace(run, settings=replace(run.settings, rates=tuned))
+    settings, first = run.settings, run.settings.optimization.learning_rate
+    tuned = rates.chosen(flags.rates, run.base_fingerprint, settings.methods, first=first)
+    return replace(run, settings=replace(settings, rates=tuned))
 
 
 def reproduce(flags: Flags, methods: Sequence[Method] = EVERY) -> Results:

@@ -39,28 +39,38 @@ def test_an_optimum_at_the_edge_adds_one_rate_on_its_side(solved, further):
     assert rates.beyond(tried(**solved)) == further
 
 
+SFT_1 = {"optimization": {"learning_rate": 3.2e-3}}
+
+
 def test_the_file_keeps_other_bases_and_this_ones_other_methods(tmp_path):
     path = tmp_path / "rates.json"
-    facts = {"name": "toy", "seeds": [1], "questions": 20, "settings": {"to": ("q",)}}
+    facts = {"name": "toy", "seeds": [1], "questions": 20, "settings": {"to": ("q",)} | SFT_1}
     rates.add(path, "aa", facts, {"grpo": {"rate": 1e-3}})
     rates.add(path, "bb", facts, {"rest": {"rate": 2e-3}})
     rates.add(path, "aa", facts, {"sft2": {"rate": 3e-3}})
-    assert rates.chosen(path, "aa", ("sft", "sft2", "grpo")) == {"sft2": 3e-3, "grpo": 1e-3}
-    assert rates.chosen(path, "bb", ("sft2", "rest")) == {"rest": 2e-3}
+    assert rates.chosen(path, "aa", ("sft", "sft2", "grpo"), first=3.2e-3) == {"sft2": 3e-3, "grpo": 1e-3}
+    assert rates.chosen(path, "bb", ("sft2", "rest"), first=3.2e-3) == {"rest": 2e-3}
     # At other settings the earlier choices say nothing.
     rates.add(path, "aa", facts | {"seeds": [2]}, {"rest": {"rate": 4e-3}})
-    assert rates.chosen(path, "aa", ("sft2", "rest")) == {"rest": 4e-3}
+    assert rates.chosen(path, "aa", ("sft2", "rest"), first=3.2e-3) == {"rest": 4e-3}
 
 
 def test_bad_files_are_one_line(tmp_path):
     with pytest.raises(BadInput, match="cicjax tune"):
-        rates.chosen(tmp_path / "none.json", "aa", ())
+        rates.chosen(tmp_path / "none.json", "aa", (), first=3.2e-3)
     path = tmp_path / "rates.json"
-    path.write_text('{"aa": {"methods": {"grpo": {"rate": "fast"}}}}')
+    path.write_text(json.dumps({"aa": {"settings": SFT_1, "methods": {"grpo": {"rate": "fast"}}}}))
     with pytest.raises(BadInput, match="no rates for the base bb"):
-        rates.chosen(path, "bb", ())
+        rates.chosen(path, "bb", (), first=3.2e-3)
     with pytest.raises(Corrupted, match=r"methods\.grpo\.rate"):
-        rates.chosen(path, "aa", ("grpo",))
+        rates.chosen(path, "aa", ("grpo",), first=3.2e-3)
+    with pytest.raises(
+        BadInput, match=r"SFT-1 at 0.0032, and here it is at 0.0002; give --learning_rate 0.0032"
+    ):
+        rates.chosen(path, "aa", ("grpo",), first=2e-4)
+    path.write_text('{"aa": {"settings": [], "methods": {}}}')
+    with pytest.raises(Corrupted, match="settings"):
+        rates.chosen(path, "aa", (), first=2e-4)
 
 
 @pytest.fixture(scope="module")
