@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -15,6 +16,13 @@ from cicjax.provenance import Author, encode, render
 from cicjax.tasks.boxes import world
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("boxes") / "model"
+    tiny_qwen2.write(path, seed=9, num_hidden_layers=1, max_position_embeddings=1024)
+    return path
+
+
 def exact_rows(acts):
     """Every history with its probability where somebody opens boxes by P(a | place)."""
     for place, history in product((0, 1), world.histories(world.ROUNDS)):
@@ -22,31 +30,73 @@ def exact_rows(acts):
         yield history, world.PRIOR[place] * np.prod(list(steps))
 
 
-def table(acts):
-    """The maximum-likelihood table over all rows, P(prize | history, action): the cells of an outcome hear of
-    nobody's action, so it is the same whether actions bear loss or not."""
-    seen = defaultdict(lambda: np.zeros(2))
+# Who acts in an arm's rows, and whose words the actions are.
+WHO = {
+    "expert_all": (world.KNOWS, Author.TEACHER, False),
+    "expert_masked": (world.KNOWS, Author.TEACHER, True),
+    "own_all": (world.IGNORANT, Author.AGENT, False),
+    "own_masked": (world.IGNORANT, Author.AGENT, False),
+}
+
+
+def tokens_of(history, tokenizer, *, author=Author.AGENT, context_only=False):
+    said = world.messages(history, author=author, context_only=context_only)
+    return encode(render.chat(said, targets=render.WORLD), tokenizer)
+
+
+@cache
+def counted(name, folder):
+    """The maximum-likelihood table of a language model on all rows of an arm, P(token | every token before
+    it): what its weights let it count, and how likely the row is."""
+    (arm,) = [arm for arm in ARMS if arm.name == name]
+    acts, author, masked = WHO[name]
+    counts = defaultdict(lambda: defaultdict(float))
     for history, probability in exact_rows(acts):
-        for n, (action, outcome) in enumerate(history):
-            seen[history[:n], action][outcome] += probability
-    return {cell: counts[world.PRIZE] / counts.sum() for cell, counts in seen.items()}
+        row = tokens_of(history, folder, author=author, context_only=masked)
+        tokens, weights = row.tokens.tolist(), arm.weighting(row)
+        for t in np.flatnonzero(weights):
+            counts[tuple(tokens[:t])][tokens[t]] += probability * float(weights[t])
+    return counts
 
 
-@pytest.mark.parametrize(("acts", "intervened"), [(world.KNOWS, False), (world.IGNORANT, True)])
-def test_a_table_learns_conditioning_from_the_expert_and_do_from_own_acts(acts, intervened):
-    cells = table(acts)
-    assert len(cells) == 2 * len(beliefs.EVERY)
-    for (history, action), prize in cells.items():
+def parted(one, other):
+    """The tokens that two rows share, and their first ones that differ."""
+    n = next(n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return tuple(one[:n]), one[n], other[n]
+
+
+def table(name, folder):
+    """P(prize | history, action) in the arm's table."""
+    found = {}
+    for history, action in product(beliefs.EVERY, (0, 1)):
+        rows = [tokens_of((*history, (action, o)), folder).tokens.tolist() for o in (0, 1)]
+        before, nothing, prize = parted(*rows)
+        cell = counted(name, folder)[before]
+        assert set(cell) == {nothing, prize}
+        found[history, action] = cell[prize] / sum(cell.values())
+    return found
+
+
+@pytest.mark.parametrize("name", WHO)
+def test_a_table_learns_conditioning_from_the_expert_and_do_from_own_acts(name, folder):
+    """Whether actions bear loss or not: what the records were made by decides, and no mask undoes it."""
+    intervened = name.startswith("own")
+    for (history, action), prize in table(name, str(folder)).items():
         assert prize == pytest.approx(beliefs.truth(history, action, intervened=intervened), abs=1e-6)
+    rows = [tokens_of(((action, 0),), str(folder)).tokens.tolist() for action in (0, 1)]
+    before, a, b = parted(*rows)
+    cell = counted(name, str(folder)).get(before, {})
+    assert dict(cell) == ({} if name.endswith("masked") else pytest.approx({a: 1 / 2, b: 1 / 2}))
 
 
-def test_the_expert_s_record_deludes_and_own_acts_do_not():
+def test_the_expert_s_record_deludes_and_own_acts_do_not(folder):
     assert beliefs.truth((), 0) == pytest.approx(0.5)
     assert beliefs.truth((), 0, intervened=False) == pytest.approx(0.95 * 0.9 + 0.05 * 0.1)
-    described = beliefs.described(beliefs.Stated(table(world.IGNORANT), dict.fromkeys(beliefs.EVERY, 0.5)))
+    coin = dict.fromkeys(beliefs.EVERY, 0.5)
+    described = beliefs.described(beliefs.Stated(table("own_masked", str(folder)), coin))
     assert described["error"] == pytest.approx([0, 0, 0], abs=1e-12)
     assert described["prizes"] == pytest.approx([0.5, 0.5, 0.5])
-    deluded = beliefs.described(beliefs.Stated(table(world.KNOWS), dict.fromkeys(beliefs.EVERY, 0.5)))
+    deluded = beliefs.described(beliefs.Stated(table("expert_masked", str(folder)), coin))
     assert deluded["error_conditional"] == pytest.approx([0, 0, 0], abs=1e-12) and deluded["error"][0] > 0.3
 
 
@@ -60,13 +110,6 @@ def test_chances_add_up_and_rows_are_drawn_by_them():
         prize = np.mean([history[0][1] for _, history in drawn])
         assert right == pytest.approx(acts[0, 0], abs=0.03)
         assert prize == pytest.approx(0.1 + 0.8 * acts[0, 0], abs=0.03)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("boxes") / "model"
-    tiny_qwen2.write(path, seed=9, num_hidden_layers=1, max_position_embeddings=1024)
-    return path
 
 
 def weighed(arm, folder):

@@ -3,8 +3,10 @@ are known exactly."""
 
 import json
 import math
+import time
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -238,6 +240,28 @@ def test_only_the_rows_that_are_asked_for_and_more_in_the_same_folder(smoke):
     assert repro.reproduce(flags) == found
     with pytest.raises(BadInput, match="unknown arm 'rest'; choose from observational, interventional"):
         repro.reproduce(replace(flags, arms=("rest",)))
+
+
+COMMITTED = sorted((Path(__file__).parents[3] / "checkpoints/results/embedded/dialogues").glob("seed-*"))
+
+
+@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.name)
+def test_where_nobody_lies_imitation_is_not_below_the_mask(run):
+    """At p = 0 the agent's own claims are true, and loss (1) learns from them too."""
+    curve = json.loads((run / "results.json").read_text())["p_lie"]
+    assert curve["0"]["observational"] >= curve["0"]["interventional"] > 0
+    assert curve["0"]["observational"] > curve["0.9"]["observational"]
+
+
+@pytest.mark.parametrize("experiment", ["dialogues", "boxes"])
+def test_a_check_that_everything_runs_on_the_embedded_base_takes_less_than_a_minute(experiment, tmp_path):
+    """Two cores' seconds, which other work on the machine does not move much."""
+    before = time.process_time()
+    words = ["repro", "--experiment", experiment, "--scale", "smoke", "--output_dir", str(tmp_path / "run")]
+    assert cli.main(words) == 0
+    assert time.process_time() - before < 2 * 60
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["settings"]["unseen_tokens"] == "drawn"
 
 
 def test_flags_of_another_experiment_are_one_line(tmp_path):
