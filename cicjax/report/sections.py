@@ -161,10 +161,10 @@ def _two_arms(interventional: MethodResult, observational: MethodResult) -> list
     if len(gains) == 2:
         mistakes, truths = ([signed(pair[n], 3) for pair in gains] for n in (0, 1))
         sentences.append(
-            f"The log-probability of SFT-1's own mistakes moved by {mistakes[0]} nats a token under the "
-            "interventional loss and by "
+            "On the rows of the stream, which both were trained on, the log-probability of SFT-1's own "
+            f"mistakes moved by {mistakes[0]} nats a token under the interventional loss and by "
             f"{mistakes[1]} under the observational one; that of their corrections by {truths[0]} and "
-            f"{truths[1]}."
+            f"{truths[1]}. What methods that saw no attempt do to it stands in the table below."
         )
     return sentences
 
