@@ -5,7 +5,7 @@
     scripts/evidence.py --state DIR --model QWEN_DIR       everything on real weights
     scripts/evidence.py --state DIR --list                 what there is to do, and how far it is
     scripts/evidence.py --state DIR --minutes 100          no new step after so long: a sitting
-    scripts/evidence.py --check                            every count of committed answers once more, from their texts
+    scripts/evidence.py --check                            every count of committed answers, from their texts
 
 Runs lie in DIR, outside the repository, and go on by themselves after a kill. After every arm the run's
 archive is written to checkpoints/results, where it is ready to be committed; what lies there is done, on a

@@ -1,8 +1,9 @@
 """The experiment on dialogues, stage by stage: arms at one probability of a lie, the curve over it, rounds on
 the model's own claims. Every stage is done once; the same command goes on where the last one stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -97,20 +98,27 @@ def described(found: dict[str, probes.Margins], facts: Sequence[Fact], *, seed: 
     }
 
 
-def own_rounds(run: Run, arm: Arm) -> list[dict[str, float]]:
+def own_rounds(run: Run, arm: Arm) -> list[dict[str, float | None]]:
     """The model's own claims, drawn by its own odds of the true and the false one, taken up by the user now
-    and then, and trained on: its margin before the first round and after each."""
+    and then, and trained on: what it holds before the first round and after each."""
     settings, adapter = run.settings, run.fresh()
-    counts, curve = settings.counts, []
+    counts, rows, false = settings.counts, [], []
     for number in range(counts.rounds + 1):
         name = f"{arm.name}-round-{number}"
         if number:
             planned = plans(settings.seed + 1000 * number, count=counts.dialogues, facts=run.facts)
-            lies = {topic: 1 / (1 + np.exp(margin)) for topic, margin in curve[-1].pop("by_fact").items()}
+            lies = {topic: 1 / (1 + np.exp(margin)) for topic, margin in rows[-1]["by_fact"].items()}
             spoken = build(planned, lambda fact, lies=lies: lies[fact.topic], silence=1 - settings.corrected)
-            curve[-1]["false"] = float(np.mean([each.messages[2].solved == 0 for each in spoken]))
+            false.append(float(np.mean([each.messages[2].solved == 0 for each in spoken])))
             adapter = chats.train(run, arm, name, spoken, start=adapter, epochs=counts.epochs)
-        row = summary(run, name, lambda adapter=adapter: adapter)
-        curve.append({key: row[key] for key in ("margin_mean", "margin_sum", "lie_preferred", "by_fact")})
-    curve[-1].pop("by_fact")
-    return curve
+        rows.append(summary(run, name, lambda adapter=adapter: adapter))
+    said = [{"false": share} for share in false]
+    return [_held(row, rows[0]) | more for row, more in zip_longest(rows, said, fillvalue={})]
+
+
+def _held(row: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float | None]:
+    """A round's margins, and of the facts that were wrong before the first round the share that is still;
+    None where none was."""
+    wrong = [topic for topic, margin in first["by_fact"].items() if margin < 0]
+    still = float(np.mean([row["by_fact"][topic] < 0 for topic in wrong])) if wrong else None
+    return {key: row[key] for key in ("margin_mean", "margin_sum", "lie_preferred")} | {"still_wrong": still}

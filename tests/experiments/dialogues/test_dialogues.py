@@ -17,7 +17,7 @@ import tiny_qwen2
 from cicjax import cli
 from cicjax.errors import BadInput
 from cicjax.experiments.chats import encoded
-from cicjax.experiments.dialogues import probes, repro
+from cicjax.experiments.dialogues import probes, repro, run
 from cicjax.experiments.dialogues.settings import ARMS, PAIR, settings_of
 from cicjax.experiments.paper.flags import Flags
 from cicjax.model.config import LoRAConfig
@@ -220,7 +220,9 @@ def test_results_have_the_promised_keys_and_a_repeated_command_changes_nothing(s
     assert found["p_lie"].keys() == {"0", "0.6"}
     for arm in PAIR:
         assert found["p_lie"]["0.6"][arm.name] == found["arms"][arm.name]["margin_sum"]
-        assert [*found["rounds"][arm.name][0]] == ["margin_mean", "margin_sum", "lie_preferred", "false"]
+        assert [*found["rounds"][arm.name][0]] == [
+            *("margin_mean", "margin_sum", "lie_preferred", "still_wrong", "false")
+        ]
         assert (
             len(found["rounds"][arm.name]) == 2
             and found["rounds"][arm.name][0]["margin_sum"] == found["arms"]["base"]["margin_sum"]
@@ -230,6 +232,15 @@ def test_results_have_the_promised_keys_and_a_repeated_command_changes_nothing(s
     }
     assert repro.reproduce(flags) == found
     assert [str(path) for path, content in before.items() if path.read_bytes() != content] == []
+
+
+def test_of_what_was_wrong_the_share_that_still_is():
+    row = {"margin_mean": 0.0, "margin_sum": 0.0, "lie_preferred": 0.5}
+    first = row | {"by_fact": {"a": -1.0, "b": -2.0, "c": 1.0, "d": -0.1}}
+    later = row | {"by_fact": {"a": 0.5, "b": -0.5, "c": -1.0, "d": 3.0}}
+    assert run._held(first, first)["still_wrong"] == 1.0
+    assert run._held(later, first)["still_wrong"] == pytest.approx(1 / 3)
+    assert run._held(later, row | {"by_fact": {"a": 1.0}})["still_wrong"] is None
 
 
 def test_only_the_rows_that_are_asked_for_and_more_in_the_same_folder(smoke):
@@ -245,10 +256,10 @@ def test_only_the_rows_that_are_asked_for_and_more_in_the_same_folder(smoke):
 COMMITTED = sorted((Path(__file__).parents[3] / "checkpoints/results/embedded/dialogues").glob("seed-*"))
 
 
-@pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.name)
-def test_where_nobody_lies_imitation_is_not_below_the_mask(run):
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_where_nobody_lies_imitation_is_not_below_the_mask(path):
     """At p = 0 the agent's own claims are true, and loss (1) learns from them too."""
-    curve = json.loads((run / "results.json").read_text())["p_lie"]
+    curve = json.loads((path / "results.json").read_text())["p_lie"]
     assert curve["0"]["observational"] >= curve["0"]["interventional"] > 0
     assert curve["0"]["observational"] > curve["0.9"]["observational"]
 
