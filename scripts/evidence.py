@@ -9,8 +9,8 @@
 
 Runs lie in DIR, outside the repository, and go on by themselves after a kill. After every arm the run's
 archive is written to checkpoints/results, where it is ready to be committed; what lies there is done, on a
-machine without DIR too, and a run that begins anew must come to the same SFT-1. First come the rates: no test
-question is drawn before rates.json is committed as it is.
+machine without DIR too, and a run that begins anew must come to the same SFT-1. No test question of the
+paper's experiment is drawn before rates.json is committed as it is.
 """
 
 import argparse

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from cicjax.devices import hosts
 from cicjax.errors import BadInput
 from cicjax.experiments import unseen
 from cicjax.experiments.paper.flags import Flags
+from cicjax.files.seal import read_object, write_json
 from cicjax.model import qwen2
 from cicjax.model.config import PROJECTIONS, LoRAConfig
 from cicjax.provenance import Encoded, encode, render, weights
@@ -105,12 +107,22 @@ def values_of(flags: Flags) -> dict[str, Any]:
     }
 
 
-def asked(flags: Flags, arms: Sequence[_Arm]) -> list[_Arm]:
-    """The arms that `--arms` names, in their own order; all where it names none. Raises BadInput for a name
-    that no arm has."""
-    known = [arm.name for arm in arms]
+def asked(flags: Flags, arms: Sequence[_Arm]) -> tuple[Flags, list[_Arm]]:
+    """The arms that `--arms` names, in their own order, and the flags with them; all where it names none.
+    Those that the folder was asked for before stay. Raises BadInput for a name that no arm has."""
+    known, path = [arm.name for arm in arms], flags.output_dir / "config.json"
     checks.check_names("arm", flags.arms or known, known)
-    return [arm for arm in arms if arm.name in (flags.arms or known)]
+    there = tuple(read_object(path).get("arms", ())) if path.is_file() else flags.arms
+    every = not there or not flags.arms
+    names = () if every else tuple(dict.fromkeys((*there, *flags.arms)))
+    return replace(flags, arms=names), [arm for arm in arms if every or arm.name in names]
+
+
+def settle_arms(flags: Flags, config: dict[str, Any]) -> None:
+    """Write config.json again where more arms are asked for than it says."""
+    path = flags.output_dir / "config.json"
+    if read_object(path).get("arms") != config["arms"]:
+        hosts.once(lambda: write_json(path, config))
 
 
 def policy_of(flags: Flags, settings: Settings) -> LoadedPolicy:

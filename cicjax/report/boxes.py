@@ -44,7 +44,8 @@ def results(runs: Sequence[Probed]) -> tuple[str, str, list[Child]]:
     """The table of arms, the first round and the last."""
     head = [
         "arm",
-        "stated, round 1",
+        "stated, first",
+        "stated, last",
         "off do(a), first",
         "off do(a), last",
         "off conditioning, last",
@@ -52,7 +53,14 @@ def results(runs: Sequence[Probed]) -> tuple[str, str, list[Child]]:
     ]
     rows = []
     for name in shared_arms(runs):
-        columns = (("stated", 0), ("error", 0), ("error", -1), ("error_conditional", -1), ("prizes", -1))
+        columns = (
+            ("stated", 0),
+            ("stated", -1),
+            ("error", 0),
+            ("error", -1),
+            ("error_conditional", -1),
+            ("prizes", -1),
+        )
         rows.append([name, *(spread([run.arms[name][key][n] for run in runs]) for key, n in columns)])
     sentence = (
         "off: mean absolute distance of the stated P(prize) from P(prize | history, do(a)), or from what "

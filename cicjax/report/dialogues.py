@@ -9,6 +9,11 @@ from cicjax.report.probed import Probed, Record, curves, shared_arms, spread
 from cicjax.statistics import bootstrap
 from cicjax.views.html import Child, table, tag
 
+ROUNDS = {
+    "margin_sum": "margin, nats",
+    "lie_preferred": "lie preferred",
+    "still_wrong": "still wrong of what was",
+}
 MASKED = INTERVENTIONAL.name
 TITLE = "The agent that lies"
 WHAT = (
@@ -84,7 +89,28 @@ def results(runs: Sequence[Probed]) -> tuple[str, str, list[Child]]:
         )
         head = ["masked minus", "margin, nats", "95 % over facts"]
         parts += [tag("p", said), table(head, pairs, caption="Paired by fact.")]
-    return "results", "Results", parts
+    return "results", "Results", [*parts, *_curves(runs)]
+
+
+def _curves(runs: Sequence[Probed]) -> list[Child]:
+    """What the figures draw, in numbers; nothing where the scale has no curves."""
+    parts: list[Child] = []
+    if lies := list(runs[0].results["p_lie"]):
+        rows = [
+            [arm.name, *(spread([run.results["p_lie"][p][arm.name] for run in runs]) for p in lies)]
+            for arm in PAIR
+        ]
+        parts.append(table(["margin, nats", *lies], rows, caption="By the probability of a lie."))
+    if len(runs[0].results["rounds"][PAIR[0].name]) > 1:
+        rows = [
+            [f"{arm}, {what}", *map(spread, rounds.values())]
+            for key, what in ROUNDS.items()
+            if all(key in each for run in runs for each in run.results["rounds"][PAIR[0].name])
+            for arm, rounds in _rounds(runs, key).items()
+        ]
+        head = ["after round", *map(str, range(len(rows[0]) - 1))]
+        parts.append(table(head, rows, caption="On the model's own claims."))
+    return parts
 
 
 def _row(arms: Sequence[Record]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from cicjax.errors import BadInput
+from cicjax.errors import BadInput, Corrupted, printable
 from cicjax.files.whole import write_text
 from cicjax.methods import START
 from cicjax.report import boxes, dialogues, figures, homes, online, probed, sections, theory, trainings
@@ -45,13 +45,26 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     else:
         others = probed.read_probed(named, parts.KEYS)
         target, drawings_folder = _places([run.folder for run in others], output)
-        drawings = parts.draw(others)
-        content = _probed_page(parts, others, drawings)
+        drawings, content = _probed(parts, others)
     drawings = [*drawings, *theory.drawings()]
     for drawing in drawings:
         write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg, private=False)
     write_text(target, content, private=False)
     return target
+
+
+def _probed(parts: Any, runs: Sequence[probed.Probed]) -> tuple[Sequence[Drawing], str]:
+    """The figures and the page of an experiment that probes beliefs. Raises Corrupted for results that have
+    its keys and not its values."""
+    try:
+        drawings, results = parts.draw(runs), parts.results(runs)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        where = ", ".join(str(run.folder / "results.json") for run in runs)
+        raise Corrupted(
+            f"{where}: not what `cicjax repro` writes ({type(error).__name__}: {printable(str(error))}); "
+            "restore it from a copy or repeat the run"
+        ) from error
+    return drawings, _probed_page(parts, runs, results, drawings)
 
 
 def _write_home(folders: Sequence[Path], output: str | Path | None) -> Path:
@@ -149,10 +162,12 @@ def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str
     return page(title, header=sections.header(runs), sections=parts, footer=sections.footer())
 
 
-def _probed_page(parts: Any, runs: Sequence[probed.Probed], drawings: Sequence[Drawing]) -> str:
+def _probed_page(
+    parts: Any, runs: Sequence[probed.Probed], results: sections.Section, drawings: Sequence[Drawing]
+) -> str:
     """The page of an experiment that probes beliefs; `parts` is its module."""
     shown = [
-        parts.results(runs),
+        results,
         *([sections.drawings(drawings)] if drawings else []),
         theory.section(sections.figures_of(theory.drawings())),
         probed.origin(runs),

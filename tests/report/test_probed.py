@@ -2,6 +2,7 @@
 "page."""
 
 import json
+import re
 
 import pytest
 
@@ -68,6 +69,37 @@ def test_rows_that_not_every_seed_has_are_left_out(tmp_path, make):
         text = write_report(order, tmp_path / "page.html").read_text()
         table = text[text.index('id="results"') :]
         assert "base" in table and list(make(0)["arms"])[-1] not in table[: table.index("</table>")]
+
+
+def test_the_masked_arm_s_pairs_and_the_intervals_over_facts(tmp_path):
+    found = dialogues(0)
+    masked = {"by_fact": {"a": 3.0, "b": 2.0}, "margin_sum": 2.5, "margin_sum_interval": [2.0, 3.0]}
+    found["arms"]["interventional"] = found["arms"]["base"] | masked
+    text = write_report([written(tmp_path / "run", found)]).read_text()
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in text.split("<tr>")]
+    # Of facts a and b the differences are 3 and 1; over two facts the interval reaches from one to the other.
+    assert ["observational", "+2.00", "+1.00", "to", "+3.00"] in [row[:5] for row in rows]
+    assert any("2.50 (2.00 to 3.00, over facts)" in " ".join(row) for row in rows)
+    assert ["observational,", "margin,", "nats", "0.00", "0.30"] in [row[:5] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"by_fact": {}},
+        {"by_fact": []},
+        {"by_fact": {"other": 1.0, "a": 0.0}},
+        {"margin_sum": "much"},
+        {"margin_sum_interval": None},
+        {"after_truth": 3},
+    ],
+)
+def test_values_that_no_run_writes_are_one_line(tmp_path, changes):
+    found = dialogues(0)
+    found["arms"]["interventional"] = found["arms"]["interventional"] | changes
+    with pytest.raises(Corrupted, match=r"results\.json: not what `cicjax repro` writes"):
+        write_report([written(tmp_path / "run", found)])
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
 def test_no_curves_where_the_scale_has_none(tmp_path):

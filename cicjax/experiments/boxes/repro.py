@@ -25,7 +25,8 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
 
 def reproduce(flags: Flags) -> dict[str, Any]:
     """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
-    settings, arms = settings_of(flags), chats.asked(flags, ARMS)
+    settings = settings_of(flags)
+    flags, arms = chats.asked(flags, ARMS)
     policy = policy_of(flags, settings)
     run = chats.Run(folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps)
     config = config_of(flags, settings, policy.fingerprint)
@@ -33,6 +34,7 @@ def reproduce(flags: Flags) -> dict[str, Any]:
         what = f"boxes, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
         print(printable(what), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
+        chats.settle_arms(flags, config)
         rows = {BASE: _row(run, None)}
         rows |= {arm.name: _row(run, arm) for arm in arms}
         found = {

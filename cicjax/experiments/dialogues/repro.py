@@ -5,7 +5,7 @@ from typing import Any
 
 from cicjax.devices import hosts
 from cicjax.errors import printable
-from cicjax.experiments.chats import OUTSIDE_IDENTITY, asked, config_of, policy_of
+from cicjax.experiments.chats import OUTSIDE_IDENTITY, asked, config_of, policy_of, settle_arms
 from cicjax.experiments.dialogues.run import Run, results
 from cicjax.experiments.dialogues.settings import ARMS, settings_of
 from cicjax.experiments.paper import repro as paper
@@ -23,17 +23,18 @@ def replicates(flags: Flags, seeds: Sequence[int]) -> list[Flags]:
 
 def reproduce(flags: Flags) -> dict[str, Any]:
     """Run or resume the experiment and give its results. Raises BadInput, Locked or Corrupted."""
-    settings, arms = settings_of(flags), asked(flags, ARMS)
+    settings = settings_of(flags)
+    flags, arms = asked(flags, ARMS)
     policy = policy_of(flags, settings)
     run = Run(
         folder=flags.output_dir, settings=settings, policy=policy, save_steps=flags.save_steps, arms=arms
     )
-    with RunFolder(
-        flags.output_dir, config_of(flags, settings, policy.fingerprint), outside_identity=OUTSIDE_IDENTITY
-    ):
+    config = config_of(flags, settings, policy.fingerprint)
+    with RunFolder(flags.output_dir, config, outside_identity=OUTSIDE_IDENTITY):
         what = f"dialogues, scale {flags.scale}, seed {flags.seed}, in {flags.output_dir}"
         print(printable(what), flush=True)
         environment.settle(flags.output_dir, allow_changes=flags.allow_other_environment)
+        settle_arms(flags, config)
         found = results(run)
         hosts.once(lambda: write_json(flags.output_dir / "results.json", found))
         return read_json(flags.output_dir / "results.json")

@@ -11,8 +11,9 @@ from cicjax.model.config import PROJECTIONS, LoRAConfig
 
 _LORA, _GRPO = LoRAConfig(), grpo.Constants()
 _ARMS = (
-    f"Controls, as further rows of the table: {', '.join(arm.name for arm in ARMS)}. Of another experiment: "
-    "its rows that are asked for, of all by default; more may be asked of the same folder."
+    f"Controls, as further rows of the table: {', '.join(arm.name for arm in ARMS)}. With --experiment "
+    "dialogues, boxes or online: rows of that experiment, all by default; an unknown name lists them, and "
+    "the curves over lies and rounds train both losses whatever the rows."
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -30,13 +31,8 @@ def exact_rows(acts):
         yield history, world.PRIOR[place] * np.prod(list(steps))
 
 
-# Who acts in an arm's rows, and whose words the actions are.
-WHO = {
-    "expert_all": (world.KNOWS, Author.TEACHER, False),
-    "expert_masked": (world.KNOWS, Author.TEACHER, True),
-    "own_all": (world.IGNORANT, Author.AGENT, False),
-    "own_masked": (world.IGNORANT, Author.AGENT, False),
-}
+# The arms whose rows are whole games; `own_taught` has advice in rows of its own.
+GAMES = ("expert_all", "expert_masked", "own_all", "own_masked")
 
 
 def tokens_of(history, tokenizer, *, author=Author.AGENT, context_only=False):
@@ -49,10 +45,11 @@ def counted(name, folder):
     """The maximum-likelihood table of a language model on all rows of an arm, P(token | every token before
     it): what its weights let it count, and how likely the row is."""
     (arm,) = [arm for arm in ARMS if arm.name == name]
-    acts, author, masked = WHO[name]
+    action = arm.rows(0, 1)[0].messages[1]
+    acts = world.KNOWS if action.author is Author.TEACHER else world.IGNORANT
     counts = defaultdict(lambda: defaultdict(float))
     for history, probability in exact_rows(acts):
-        row = tokens_of(history, folder, author=author, context_only=masked)
+        row = tokens_of(history, folder, author=action.author, context_only=action.context_only)
         tokens, weights = row.tokens.tolist(), arm.weighting(row)
         for t in np.flatnonzero(weights):
             counts[tuple(tokens[:t])][tokens[t]] += probability * float(weights[t])
@@ -77,7 +74,7 @@ def table(name, folder):
     return found
 
 
-@pytest.mark.parametrize("name", WHO)
+@pytest.mark.parametrize("name", GAMES)
 def test_a_table_learns_conditioning_from_the_expert_and_do_from_own_acts(name, folder):
     """Whether actions bear loss or not: what the records were made by decides, and no mask undoes it."""
     intervened = name.startswith("own")
@@ -140,7 +137,10 @@ def test_the_experiment_on_a_toy(folder, tmp_path):
         output_dir=tmp_path / "run", model_name_or_path=str(folder), experiment="boxes", scale="smoke",
         learning_rate=1e-2, lora_r=2,
     )  # fmt: skip
+    few = repro.reproduce(replace(flags, arms=("own_taught",)))
+    assert list(few["arms"]) == ["base", "own_taught"]
     found = repro.reproduce(flags)
+    assert few == found | {"arms": {name: found["arms"][name] for name in few["arms"]}}
     assert list(found) == ["experiment", "model", "seed", "settings", "arms", "bayes"]
     assert list(found["arms"]) == ["base", *(arm.name for arm in ARMS)]
     for row in found["arms"].values():

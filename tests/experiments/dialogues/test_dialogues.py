@@ -195,11 +195,13 @@ def smoke(folder, tmp_path_factory):
         output_dir=tmp_path_factory.mktemp("run") / "smoke", model_name_or_path=str(folder),
         experiment="dialogues", scale="smoke", learning_rate=1e-2, lora_r=2,
     )  # fmt: skip
-    return flags, repro.reproduce(flags)
+    few = repro.reproduce(replace(flags, arms=("swapped",)))
+    more = repro.reproduce(replace(flags, arms=("observational",)))
+    return flags, repro.reproduce(flags), (few, more)
 
 
 def test_results_have_the_promised_keys_and_a_repeated_command_changes_nothing(smoke):
-    flags, found = smoke
+    flags, found, _ = smoke
     assert found == json.loads((flags.output_dir / "results.json").read_text())
     assert list(found) == ["experiment", "model", "seed", "settings", "arms", "p_lie", "rounds"]
     assert list(found["arms"]) == ["base", *(arm.name for arm in ARMS)]
@@ -243,17 +245,23 @@ def test_of_what_was_wrong_the_share_that_still_is():
     assert run._held(later, row | {"by_fact": {"a": 1.0}})["still_wrong"] is None
 
 
-def test_only_the_rows_that_are_asked_for_and_more_in_the_same_folder(smoke):
-    flags, found = smoke
-    few = repro.reproduce(replace(flags, arms=("swapped", "observational")))
-    assert list(few["arms"]) == ["base", "observational", "swapped"]
-    assert few == found | {"arms": {name: found["arms"][name] for name in few["arms"]}}
-    assert repro.reproduce(flags) == found
+def test_rows_are_added_to_those_that_a_folder_has(smoke):
+    flags, found, (few, more) = smoke
+    assert list(few["arms"]) == ["base", "swapped"]
+    assert list(more["arms"]) == ["base", "observational", "swapped"]
+    for some in (few, more):
+        assert some == found | {"arms": {name: found["arms"][name] for name in some["arms"]}}
+    assert json.loads((flags.output_dir / "config.json").read_text())["arms"] == []
+    assert repro.reproduce(replace(flags, arms=("swapped",))) == found
     with pytest.raises(BadInput, match="unknown arm 'rest'; choose from observational, interventional"):
         repro.reproduce(replace(flags, arms=("rest",)))
 
 
 COMMITTED = sorted((Path(__file__).parents[3] / "checkpoints/results/embedded/dialogues").glob("seed-*"))
+
+
+def test_there_are_committed_runs():
+    assert len(COMMITTED) == 8
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
