@@ -102,15 +102,14 @@ def own_rounds(run: Run, arm: Arm) -> list[dict[str, float | None]]:
     """The model's own claims, drawn by its own odds of the true and the false one, taken up by the user now
     and then, and trained on: what it holds before the first round and after each."""
     settings, adapter = run.settings, run.fresh()
-    counts, rows, false = settings.counts, [], []
-    for number in range(counts.rounds + 1):
+    counts, rows, false = settings.counts, [summary(run, BASE, None)], []
+    for number in range(1, counts.rounds + 1):
         name = f"{arm.name}-round-{number}"
-        if number:
-            planned = plans(settings.seed + 1000 * number, count=counts.dialogues, facts=run.facts)
-            lies = {topic: 1 / (1 + np.exp(margin)) for topic, margin in rows[-1]["by_fact"].items()}
-            spoken = build(planned, lambda fact, lies=lies: lies[fact.topic], silence=1 - settings.corrected)
-            false.append(float(np.mean([each.messages[2].solved == 0 for each in spoken])))
-            adapter = chats.train(run, arm, name, spoken, start=adapter, epochs=counts.epochs)
+        planned = plans(settings.seed + 1000 * number, count=counts.dialogues, facts=run.facts)
+        lies = {topic: 1 / (1 + np.exp(margin)) for topic, margin in rows[-1]["by_fact"].items()}
+        spoken = build(planned, lambda fact, lies=lies: lies[fact.topic], silence=1 - settings.corrected)
+        false.append(float(np.mean([each.messages[2].solved == 0 for each in spoken])))
+        adapter = chats.train(run, arm, name, spoken, start=adapter, epochs=counts.epochs)
         rows.append(summary(run, name, lambda adapter=adapter: adapter))
     said = [{"false": share} for share in false]
     return [_held(row, rows[0]) | more for row, more in zip_longest(rows, said, fillvalue={})]
