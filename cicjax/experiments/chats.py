@@ -112,7 +112,8 @@ def asked(flags: Flags, arms: Sequence[_Arm]) -> tuple[Flags, list[_Arm]]:
     Those that the folder was asked for before stay. Raises BadInput for a name that no arm has."""
     known, path = [arm.name for arm in arms], flags.output_dir / "config.json"
     checks.check_names("arm", flags.arms or known, known)
-    there = tuple(read_object(path).get("arms", ())) if path.is_file() else flags.arms
+    told = read_object(path).get("arms") if path.is_file() else list(flags.arms)
+    there = told if isinstance(told, list) else []
     every = not there or not flags.arms
     names = () if every else tuple(dict.fromkeys((*there, *flags.arms)))
     return replace(flags, arms=names), [arm for arm in arms if every or arm.name in names]
