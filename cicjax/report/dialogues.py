@@ -105,12 +105,19 @@ def _curves(runs: Sequence[Probed]) -> list[Child]:
         rows = [
             [f"{arm}, {what}", *map(spread, rounds.values())]
             for key, what in ROUNDS.items()
-            if all(key in each for run in runs for each in run.results["rounds"][PAIR[0].name])
+            if _told_by_all(runs, key)
             for arm, rounds in _rounds(runs, key).items()
         ]
         head = ["after round", *map(str, range(len(rows[0]) - 1))]
         parts.append(table(head, rows, caption="On the model's own claims."))
     return parts
+
+
+def _told_by_all(runs: Sequence[Probed], key: str) -> bool:
+    """Whether every round of every run has this number: where nothing was wrong, nothing can still be."""
+    return all(
+        each.get(key) is not None for run in runs for arm in PAIR for each in run.results["rounds"][arm.name]
+    )
 
 
 def _row(arms: Sequence[Record]) -> list[str]:

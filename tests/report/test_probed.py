@@ -83,6 +83,15 @@ def test_the_masked_arm_s_pairs_and_the_intervals_over_facts(tmp_path):
     assert ["observational,", "margin,", "nats", "0.00", "0.30"] in [row[:5] for row in rows]
 
 
+def test_where_nothing_was_wrong_the_page_does_not_say_what_still_is(tmp_path):
+    found, other = dialogues(0), dialogues(0)
+    for results, still in ((found, None), (other, 1.0)):
+        for arm in ("observational", "interventional"):
+            results["rounds"][arm] = [each | {"still_wrong": still} for each in results["rounds"][arm]]
+    assert "still wrong" not in write_report([written(tmp_path / "none", found)]).read_text()
+    assert "still wrong" in write_report([written(tmp_path / "some", other)]).read_text()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
