@@ -12,7 +12,7 @@ from cicjax.devices import hosts
 from cicjax.experiments import chats
 from cicjax.experiments.chats import BASE
 from cicjax.experiments.dialogues import probes
-from cicjax.experiments.dialogues.settings import ARMS, PAIR, Arm
+from cicjax.experiments.dialogues.settings import PAIR, Arm
 from cicjax.files.seal import read_json, write_json
 from cicjax.model import qwen2
 from cicjax.statistics import bootstrap
@@ -24,7 +24,7 @@ from cicjax.tasks.dialogues.facts import FACTS, Fact
 class Run(chats.Run):
     """Also the arms that were asked for, and the facts."""
 
-    arms: Sequence[Arm] = ARMS
+    arms: Sequence[Arm]
 
     @property
     def facts(self) -> tuple[Fact, ...]:
