@@ -47,7 +47,7 @@ REAL_TUNED = (
     *("interventional", "observational", "oracle_shared", "rest", "sft2", "mask_wrong"),
     "interventional_replay",
 )
-REAL_SEED_0 = (*REAL_TUNED, "shuffled", "replay_only", "grpo", "oracle", "deduplicated", "verdict_context")
+REAL_FURTHER = ("shuffled", "replay_only", "grpo", "oracle", "deduplicated", "verdict_context")
 REAL_MORE = ("interventional", "observational", "oracle_shared", "rest", "sft2", "interventional_replay")
 VARIANT = ("interventional", "observational", "oracle_shared", "sft2")
 
@@ -132,7 +132,7 @@ def embedded() -> Iterator[Step]:
 
 def real(model: str, name: str) -> Iterator[Step]:
     """On real weights: the agent that lies and the one in use, a grid of three rates at a development seed,
-    seed 0 whole, then two seeds more."""
+    seed 0, two seeds more, then the arms of seed 0 that are not tuned, and its variants."""
     base = ("--model", model)
     lies = ("--arms", "observational", "interventional", "swapped")
     yield experiment(f"{name}/dialogues/seed-0", "dialogues", *base, "--scale", "small", *lies)
@@ -141,9 +141,10 @@ def real(model: str, name: str) -> Iterator[Step]:
     called = Path(model).resolve().name
     yield from tuned(f"{name}/grid", REAL_TUNED, *base, "--seeds", "1000", base=called)
     test = (*base, "--num_test", "500")
-    yield from arms(f"{name}/seed-0", REAL_SEED_0, *test, "--seed", "0")
+    yield from arms(f"{name}/seed-0", REAL_TUNED, *test, "--seed", "0")
     for seed in ("1", "2"):
         yield from arms(f"{name}/seed-{seed}", REAL_MORE, *test, "--seed", seed)
+    yield from arms(f"{name}/seed-0", REAL_FURTHER, *test, "--seed", "0")
     few = ("--attempts_per_problem", "2")
     yield from arms(f"{name}/two-a-problem", ("interventional",), *test, "--seed", "0", *few)
     yield from arms(f"{name}/live-rows", ("interventional",), *test, "--seed", "0", "--batches", "live_rows")

@@ -13,7 +13,18 @@ from typing import Any
 from cicjax.errors import BadInput, Corrupted, printable
 from cicjax.files.whole import write_text
 from cicjax.methods import START
-from cicjax.report import boxes, dialogues, figures, homes, online, probed, sections, theory, trainings
+from cicjax.report import (
+    boxes,
+    dialogues,
+    figures,
+    homes,
+    information,
+    online,
+    probed,
+    sections,
+    theory,
+    trainings,
+)
 from cicjax.report.drawing import Drawing
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
 from cicjax.views.html import page
@@ -119,6 +130,10 @@ def draw(runs: Sequence[FinishedRun]) -> list[Drawing]:
         )
     if any(row.gains is not None for row in methods.values()):
         drawings.append(figures.self_confirmation(methods, {name: _points(runs, name) for name in methods}))
+    if any(row.usable_information for row in methods.values()):
+        drawings.append(
+            information.usable_information(methods, {name: _leaves(runs, name) for name in methods})
+        )
     if len(runs) == 1 and runs[0].metrics:
         drawings.append(figures.learning_curves(runs[0].metrics))
     return drawings if len(runs) == 1 else [_added_up(drawing, len(runs)) for drawing in drawings]
@@ -134,6 +149,11 @@ def _added_up(drawing: Drawing, seeds: int) -> Drawing:
 def _points(runs: Sequence[FinishedRun], name: str) -> list[tuple[float, float]]:
     rows = [run.methods[name] for run in runs]
     return [row.gains for row in rows if row.gains is not None]
+
+
+def _leaves(runs: Sequence[FinishedRun], name: str) -> list[float]:
+    told = [(run.methods[name].usable_information or {}).get("where_it_leaves") for run in runs]
+    return [nats for nats in told if nats is not None]
 
 
 def _attempts(run: FinishedRun) -> list[tuple[str, str, bool]]:

@@ -26,7 +26,18 @@ from cicjax.logs.native import format_episode
 from cicjax.methods.rows import attempted, question
 from cicjax.provenance import Author, Message, encode, render, weights
 from cicjax.provenance import tokenizer as tokenizers
-from cicjax.report import accounts, claims, document, drawing, figures, paper, runs, sections, transcripts
+from cicjax.report import (
+    accounts,
+    claims,
+    document,
+    drawing,
+    figures,
+    information,
+    paper,
+    runs,
+    sections,
+    transcripts,
+)
 from cicjax.statistics import t_interval
 from cicjax.tasks import stem
 
@@ -36,6 +47,7 @@ HOSTILE = (
     "</script></pre><script>alert(1)</script><img src=x onerror=alert(2)>\x00\x1b[31m\u202e\ud800 & "
     '"quoted" <eos>'
 )
+WORTH = {"nats": 0.004, "low": -0.003, "high": 0.011, "where_it_leaves": 0.41, "elsewhere": -0.002}
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -378,6 +390,30 @@ def test_the_base_is_told_and_not_drawn_where_it_would_hide_the_others(run):
     far = figures.self_confirmation(methods, {})
     assert "Base lies outside, at (−9.00, −8.00)" in far.caption and ">Base (" not in far.svg
     assert "outside" not in near.caption and ">Base (" in near.svg
+
+
+def test_usable_information_is_drawn_by_position_with_its_interval_and_its_seeds(run):
+    methods = records_of(run).methods
+    methods["interventional"] = replace(methods["interventional"], usable_information=WORTH)
+    never_left = WORTH | {"where_it_leaves": None}
+    methods["sft"] = replace(methods["sft"], usable_information=never_left)
+    drawn = information.usable_information(methods, {"interventional": [0.1, 0.3]})
+    told = (
+        "+0.4100 where it leaves the attempt, −0.0020 elsewhere, +0.0040 over all (−0.0030 to +0.0110)",
+        "SFT-1: nothing where it leaves the attempt",
+    )
+    assert all(sentence in drawn.alt for sentence in told) and "ReST" not in drawn.alt
+    assert (
+        drawn.svg.count("<use") == information.usable_information(methods, {}).svg.count("<use") + 2
+    )  # its seeds
+
+
+def test_usable_information_has_its_figure_where_a_run_measured_it(copy):
+    written(copy)
+    assert not (copy / "figures" / "usable-information.svg").exists()
+    change(copy, methods__interventional__usable_information=WORTH)
+    written(copy)
+    assert (copy / "figures" / "usable-information.svg").exists()
 
 
 def test_hostile_text_stays_text(tmp_path, model):
