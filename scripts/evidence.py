@@ -38,10 +38,11 @@ CORE = (
     *("interventional", "observational", "oracle_shared", "rest", "sft2"),
     *("mask_wrong", "interventional_replay", "shuffled", "grpo", "mask_correct"),
 )
-FURTHER = (
-    *("dose_0.03", "dose_0.1", "dose_0.3", "verdict_context"),
-    *("verdict_context_observational", "verdict_evidence", "every_world", "no_oracle"),
-    *("deduplicated", "replay_only", "oracle"),
+# The slope over dose and hypothesis 7, then what is left.
+FURTHER = ("dose_0.03", "dose_0.1", "dose_0.3", "deduplicated", "replay_only", "oracle")
+LAST = (
+    *("verdict_context", "verdict_context_observational", "verdict_evidence"),
+    *("every_world", "no_oracle"),
 )
 REAL_TUNED = (
     *("interventional", "observational", "oracle_shared", "rest", "sft2", "mask_wrong"),
@@ -108,8 +109,8 @@ def experiment(run: str, name: str, *flags: str) -> Step:
 
 
 def embedded() -> Iterator[Step]:
-    """On the base that ships: the grid, eight seeds, those of the other experiments, the further arms, and
-    the variants of one seed."""
+    """On the base that ships: the grid, eight seeds, those of the other experiments, then the further arms
+    and, of one seed, the variants."""
     base, asked = ("--learning_rate", SFT_RATE), ("--learning_rate", SFT_RATE, "--num_test", "1000")
     yield from tuned("embedded/grid", CORE, *base)
     for seed in map(str, range(8)):
@@ -119,15 +120,18 @@ def embedded() -> Iterator[Step]:
         yield experiment(f"embedded/boxes/seed-{seed}", "boxes", "--seed", seed)
         live = (*base, "--second_stage_learning_rate", LIVE_RATE, "--seed", seed)
         yield experiment(f"embedded/online/seed-{seed}", "online", *live)
-    yield from tuned("embedded/grid", FURTHER, *base)
-    for seed in map(str, range(8)):
-        yield from arms(f"embedded/seed-{seed}", FURTHER, *asked, "--seed", seed, at_once=3)
     test = (*asked, "--seed", "0")
-    yield from arms("embedded/live-rows", VARIANT, *test, "--batches", "live_rows", at_once=4)
-    yield from arms("embedded/two-a-problem", VARIANT, *test, "--attempts_per_problem", "2", at_once=4)
+    yield from tuned("embedded/grid", FURTHER, *base)
     for ratio in ("token", "sequence"):
         clip = ("--num_iterations", "2", "--ratio", ratio)
         yield from arms(f"embedded/clip-{ratio}", ("grpo",), *test, *clip)
+    yield from arms("embedded/two-a-problem", VARIANT, *test, "--attempts_per_problem", "2", at_once=4)
+    for seed in map(str, range(8)):
+        yield from arms(f"embedded/seed-{seed}", FURTHER, *asked, "--seed", seed, at_once=6)
+    yield from arms("embedded/live-rows", VARIANT, *test, "--batches", "live_rows", at_once=4)
+    yield from tuned("embedded/grid", LAST, *base)
+    for seed in map(str, range(8)):
+        yield from arms(f"embedded/seed-{seed}", LAST, *asked, "--seed", seed, at_once=5)
 
 
 def real(model: str, name: str) -> Iterator[Step]:
