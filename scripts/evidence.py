@@ -38,7 +38,7 @@ CORE = (
     *("interventional", "observational", "oracle_shared", "rest", "sft2"),
     *("mask_wrong", "interventional_replay", "shuffled", "grpo", "mask_correct"),
 )
-# The slope over dose and hypothesis 7, then what is left.
+# The slope over dose and the controls of hypotheses 2 and 7, then what is left.
 FURTHER = ("dose_0.03", "dose_0.1", "dose_0.3", "deduplicated", "replay_only", "oracle")
 LAST = (
     *("verdict_context", "verdict_context_observational", "verdict_evidence"),
