@@ -6,7 +6,7 @@
 
 An answer is [solved, has the marker, was cut, text]. The same run gives the same bytes. `recount` makes the
 counts of results.json again, by the verifier, from the texts alone. `cicjax report` reads the folder as it
-does a run's. Rows that a folder holds already and the run does not stay there (`joined`).
+does a run's. Rows that a folder holds already stay as they are (`joined`).
 
 `keep` is for runs of the other experiments, whose results.json has everything by fact, by round or by
 question; an online run's lives go along.
@@ -45,11 +45,9 @@ def write(run: Path, archive: Path) -> None:
     lines, earlier = _by_question(run, results), dict[str, Any]()
     if before is not None:
         joined.check_alike(before, results, archive)
-        rows = [name for name in before.methods if name not in results.methods]
-        if rows:
-            lines = joined.with_answers(lines, _unpacked(archive / ANSWERS), rows)
-            earlier = _plain_of(archive)
-            results = joined.with_rows(results, before, rows)
+        lines = joined.with_answers(lines, _unpacked(archive / ANSWERS))
+        earlier = _plain_of(archive)
+        results = joined.with_rows(results, before)
     write_bytes(archive / ANSWERS, _packed(lines.values()))
     _write_plain(run, archive, earlier)
     write_json(archive / "results.json", results.to_json())
@@ -89,9 +87,8 @@ def _plain_of(archive: Path) -> dict[str, Any]:
 def _write_plain(run: Path, archive: Path, earlier: Mapping[str, Any]) -> None:
     """Everything but results and answers; `earlier` is what the folder told of rows that stay."""
     metrics = seal.read_bytes(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else b""
-    write_bytes(
-        archive / METRICS, _compressed(joined.of_other_stages(earlier.get(METRICS, b""), metrics) + metrics)
-    )
+    before = earlier.get(METRICS, b"")
+    write_bytes(archive / METRICS, _compressed(before + joined.of_other_stages(metrics, before)))
     config = read_object(run / "config.json")
     for name in PLACES:
         if isinstance(config.get(name), str):
@@ -99,7 +96,7 @@ def _write_plain(run: Path, archive: Path, earlier: Mapping[str, Any]) -> None:
     write_json(archive / "config.json", config)
     if (run / "timings.json").is_file():
         write_json(
-            archive / "timings.json", {**earlier.get("timings.json", {}), **read_object(run / "timings.json")}
+            archive / "timings.json", {**read_object(run / "timings.json"), **earlier.get("timings.json", {})}
         )
     if (run / "environment.json").is_file():
         now, then = read_object(run / "environment.json"), dict(earlier.get("environment.json", {}))
