@@ -12,8 +12,10 @@ from cicjax.errors import BadInput
 from cicjax.experiments.paper.records import Ledger, Results
 from cicjax.files import strict
 
-# Two processors add in another order: of likelihoods measured so far, at most 4e-7 nats.
-RELATIVE, ABSOLUTE = 1e-4, 1e-6
+# Two processors add in another order: of likelihoods measured so far, by at most 4e-7 nats over many tokens
+# and 1.2e-6 over the few where a correction leaves the attempt.
+LIKELIHOODS = ("self_confirmation", "truth_gain", "kl_to_sft", "held_out_nats", "usable_information")
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
 
 def check_alike(before: Results, results: Results, archive: Path) -> None:
@@ -25,7 +27,8 @@ def check_alike(before: Results, results: Results, archive: Path) -> None:
     if decided[0] != decided[1]:
         raise BadInput(f"{archive}: holds results of another model or other settings; take another folder")
     for name in before.methods.keys() & results.methods.keys():
-        if not _alike(asdict(before.methods[name]), asdict(results.methods[name])):
+        one, other = asdict(before.methods[name]), asdict(results.methods[name])
+        if not all(_near(one[k], other[k]) if k in LIKELIHOODS else one[k] == other[k] for k in one):
             raise BadInput(f"{archive}: its row {name} is not the run's; take another folder")
     if before.ledger and results.ledger:
         there, made = (dict(each.columns()) for each in (before.ledger, results.ledger))
@@ -33,10 +36,10 @@ def check_alike(before: Results, results: Results, archive: Path) -> None:
             raise BadInput(f"{archive}: its stream is not the run's; take another folder")
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two values of results.json are the same, real numbers but for rounding."""
+def _near(one: Any, other: Any) -> bool:
+    """Whether two measurements in nats, or two mappings to such, are the same but for rounding."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(_near(one[name], other[name]) for name in one)
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
     return one == other

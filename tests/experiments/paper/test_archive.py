@@ -102,7 +102,7 @@ def test_another_machine_rounds_otherwise_and_counts_alike(other, kept):
     """A row of both stays as the archive has it, to the last digit."""
     results = json.loads((kept / "results.json").read_text())
     told = results["methods"]["base"]["held_out_nats"]
-    told["direct"] += 3e-7
+    told["direct"] += 3e-6
     results["ledger"]["positions_mask_wrong"] = 5
     (kept / "results.json").write_text(json.dumps(results))
     archive.write(other, kept)
@@ -115,9 +115,11 @@ def test_a_folder_with_other_results_is_left_alone(other, kept):
     results = json.loads((kept / "results.json").read_text())
     rows, sft = results["methods"], results["methods"]["sft"]
     nats = {**sft["held_out_nats"], "direct": sft["held_out_nats"]["direct"] * 1.001}
+    budget = {**sft["budget"], "learning_rate": sft["budget"]["learning_rate"] + 1e-6}
     for change, said in (
         ({"model": "another"}, "another model"),
         ({"methods": {**rows, "sft": {**sft, "held_out_nats": nats}}}, "its row sft"),
+        ({"methods": {**rows, "sft": {**sft, "budget": budget}}}, "its row sft"),
         ({"methods": {**rows, "sft": {**sft, "harmed": sft["harmed"] + 1}}}, "its row sft"),
         ({"settings": {**results["settings"], "seed": 7}}, "other settings"),
         ({"ledger": {**results["ledger"], "wrong_attempts": 0}}, "its stream"),
