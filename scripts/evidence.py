@@ -95,12 +95,14 @@ def tuned(run: str, methods: tuple[str, ...], *flags: str, base: str = "tiny") -
         yield Step(f"{run}: rates of {method}", run, command, (method,), tunes=True, base=base)
 
 
-def arms(run: str, methods: tuple[str, ...], *flags: str, at_once: int = 1) -> Iterator[Step]:
-    """A run, `at_once` arms after the others; the bare base and SFT-1 come with the first."""
+def arms(
+    run: str, methods: tuple[str, ...], *flags: str, at_once: int = 1, first: tuple[str, ...] = FIRST
+) -> Iterator[Step]:
+    """A run, `at_once` arms after the others; the `first` rows, SFT-1's among them, come with the first."""
     for start in range(0, len(methods), at_once):
         rows = methods[start : start + at_once]
-        command = ("repro", "--methods", *FIRST, "--arms", *rows, "--rates", str(RATES), *flags)
-        yield Step(f"{run}: {', '.join(rows)}", run, command, (*FIRST, *rows))
+        command = ("repro", "--methods", *first, "--arms", *rows, "--rates", str(RATES), *flags)
+        yield Step(f"{run}: {', '.join(rows)}", run, command, (*first, *rows))
 
 
 def experiment(run: str, name: str, *flags: str) -> Step:
@@ -147,7 +149,7 @@ def real(model: str, name: str) -> Iterator[Step]:
     test = (*base, "--num_test", "500")
     yield from arms(f"{name}/seed-0", REAL_TUNED, *test, "--seed", "0")
     for seed in ("1", "2"):
-        yield from arms(f"{name}/seed-{seed}", REAL_MORE, *test, "--seed", seed)
+        yield from arms(f"{name}/seed-{seed}", REAL_MORE, *test, "--seed", seed, first=("sft",))
     yield from arms(f"{name}/seed-0", REAL_FURTHER, *test, "--seed", "0")
     few = ("--attempts_per_problem", "2")
     yield from arms(f"{name}/two-a-problem", ("interventional",), *test, "--seed", "0", *few)
