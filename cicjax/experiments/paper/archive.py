@@ -76,10 +76,10 @@ def keep(run: Path, archive: Path) -> None:
 
 
 def _plain_of(archive: Path) -> dict[str, Any]:
-    """What an archive tells beside its results: times, updates, and what made them."""
+    """What an archive tells beside its results: flags, times, updates, and what made them."""
     found = {
         name: read_object(archive / name) if (archive / name).is_file() else {}
-        for name in ("environment.json", "timings.json")
+        for name in ("config.json", "environment.json", "timings.json")
     }
     return {**found, METRICS: lzma.decompress((archive / METRICS).read_bytes())}
 
@@ -89,7 +89,7 @@ def _write_plain(run: Path, archive: Path, earlier: Mapping[str, Any]) -> None:
     metrics = seal.read_bytes(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else b""
     before = earlier.get(METRICS, b"")
     write_bytes(archive / METRICS, _compressed(before + joined.of_other_stages(metrics, before)))
-    config = read_object(run / "config.json")
+    config = joined.with_arms(read_object(run / "config.json"), earlier.get("config.json", {}))
     for name in PLACES:
         if isinstance(config.get(name), str):
             config[name] = Path(config[name]).name

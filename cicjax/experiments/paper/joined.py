@@ -16,6 +16,8 @@ from cicjax.files import strict
 # and 1.2e-6 over the few where a correction leaves the attempt.
 LIKELIHOODS = ("self_confirmation", "truth_gain", "kl_to_sft", "held_out_nats", "usable_information")
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
+# What differs between two runs of one experiment, in flags and in settings.
+ROWS = ("methods", "arms", "rates")
 
 
 def check_alike(before: Results, results: Results, archive: Path) -> None:
@@ -49,20 +51,35 @@ def with_rows(results: Results, before: Results) -> Results:
     """The rows of an earlier archive, then those of the results that it has not, with what only one of them
     tells."""
     both = {**before.methods, **results.methods}
-    settings = dict(results.settings)
-    for name, told in before.settings.items():
-        if name == "methods":
-            settings[name] = list(dict.fromkeys([*told, *settings[name]]))
-        elif name == "rates":
-            settings[name] = {**settings[name], **told}
     return replace(
         results,
-        settings=settings,
+        settings=_of_both(results.settings, before.settings),
         ledger=_joined(before.ledger, results.ledger),
         grpo=before.grpo or results.grpo,
         rest=before.rest or results.rest,
         methods={**both, **before.methods},
     )
+
+
+def with_arms(config: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that asks for the rows of an earlier one too, at the earlier one's rates."""
+    both = _of_both(config, before)
+    if settings := before.get("resolved", {}).get("settings"):
+        both["resolved"] = {**both["resolved"], "settings": _of_both(both["resolved"]["settings"], settings)}
+    return both
+
+
+def _of_both(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags or settings with the rows of earlier ones before their own."""
+    return {**now, **{name: _united(before[name], now.get(name)) for name in ROWS if name in before}}
+
+
+def _united(before: Any, value: Any) -> Any:
+    if isinstance(before, list) and isinstance(value, list):
+        return list(dict.fromkeys([*before, *value]))
+    if isinstance(before, Mapping) and isinstance(value, Mapping):
+        return {**value, **before}
+    return before if value is None else value
 
 
 def _joined(before: Ledger | None, ledger: Ledger | None) -> Ledger | None:

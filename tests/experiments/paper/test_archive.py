@@ -85,6 +85,8 @@ def test_an_experiment_goes_on_on_another_machine(run, other, kept):
     assert list(both["methods"]) == ["base", "sft", "interventional", "oracle"]
     assert both["methods"] == {**one["methods"], **two["methods"]} and both["ledger"] == one["ledger"]
     assert archive.recount(kept, TASK) == []
+    config = json.loads((kept / "config.json").read_text())
+    assert config["methods"] == config["resolved"]["settings"]["methods"] == list(both["methods"])
     updates = lzma.decompress((kept / archive.METRICS).read_bytes()).splitlines()
     stages = [json.loads(line)["stage"] for line in updates]
     assert {"sft", "interventional", "oracle"} <= set(stages)
