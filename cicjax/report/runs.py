@@ -10,7 +10,7 @@ from typing import Any
 
 from cicjax.errors import BadInput, Corrupted
 from cicjax.experiments.answers import Answer, read_answers
-from cicjax.experiments.paper.archive import ANSWERS
+from cicjax.experiments.paper.archive import ANSWERS, verdicts
 from cicjax.experiments.paper.records import Budget, Ledger, MethodResult, Results
 from cicjax.files import seal
 from cicjax.files.seal import read_json, read_jsonl
@@ -26,7 +26,8 @@ Answers = dict[str, dict[str, list[Answer]]]
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
     """One run: its results, and whatever else its folder holds. `answers` go by method, then protocol;
-    `stream` may be empty."""
+    `direct` are the verdicts on direct answers by method and question, which an archive has too; `stream` may
+    be empty."""
 
     folder: Path
     config: Record
@@ -36,6 +37,7 @@ class FinishedRun:
     metrics: list[Record]
     stream: tuple[Episode, ...]
     answers: Answers
+    direct: dict[str, dict[str, bool]]
 
     @property
     def seed(self) -> int:
@@ -64,6 +66,7 @@ def read_run(folder: Path) -> FinishedRun:
         seal.require(folder)
     path = folder / "results.json"
     results = Results.from_json(read_json(path), where=path)
+    answers = _answers(folder / "evaluations", results.methods)
     return FinishedRun(
         folder=folder,
         config=_optional_object(folder / "config.json"),
@@ -72,7 +75,8 @@ def read_run(folder: Path) -> FinishedRun:
         timings=_optional_object(folder / "timings.json"),
         metrics=if_there(read_metrics, folder / "metrics.jsonl"),
         stream=_stream(folder / "rollouts" / "stream.jsonl", results.ledger),
-        answers=_answers(folder / "evaluations", results.methods),
+        answers=answers,
+        direct=verdicts(folder) if (folder / ANSWERS).is_file() else _right(answers),
     )
 
 
@@ -152,6 +156,14 @@ def _answers(folder: Path, methods: dict[str, MethodResult]) -> Answers:
                 "the two are of different runs"
             )
     return answers
+
+
+def _right(answers: Answers) -> dict[str, dict[str, bool]]:
+    return {
+        method: {row.id: row.solved for row in protocols["direct"]}
+        for method, protocols in answers.items()
+        if "direct" in protocols
+    }
 
 
 def _rows(path: Path) -> list[Answer]:

@@ -194,10 +194,9 @@ def _one_seed(run: FinishedRun) -> list[Child]:
         tag("p", PROTOCOLS, class_="note"),
         glossary(run.methods),
     ]
-    answered = {name: answers["direct"] for name, answers in run.answers.items() if "direct" in answers}
-    same_questions = len({tuple(row.id for row in rows) for rows in answered.values()}) == 1
+    same_questions = len({tuple(right) for right in run.direct.values()}) == 1
     if same_questions and (
-        contrasts := claims.pairs({name: [row.solved for row in rows] for name, rows in answered.items()})
+        contrasts := claims.pairs({name: list(right.values()) for name, right in run.direct.items()})
     ):
         parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(contrasts)]
     if (squares := transcripts.outcome_map(run)) is not None:

@@ -143,6 +143,17 @@ def recount(archive: Path, task: Task) -> list[str]:
     ]
 
 
+def verdicts(archive: Path) -> dict[str, dict[str, bool]]:
+    """By method and question, whether the archived direct answer is right. Raises Corrupted where the archive
+    cannot be read."""
+    right: dict[str, dict[str, bool]] = {}
+    for line in _unpacked(archive / ANSWERS):
+        for method, told in line["answers"].items():
+            if "direct" in told:
+                right.setdefault(method, {})[line["id"]] = bool(told["direct"][0])
+    return right
+
+
 def _judged(task: Task, problem: Any, text: str, *, cut: bool) -> Answer:
     verdict = task.verify(problem, text)
     return Answer(

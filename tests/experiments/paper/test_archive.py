@@ -72,7 +72,12 @@ def test_it_is_small_read_by_the_report_and_says_no_places(run, kept, tmp_path):
     sizes = [path.stat().st_size for path in (run / "evaluations").glob("*-direct.jsonl")]
     assert (kept / archive.ANSWERS).stat().st_size < sum(sizes) / 5
     assert str(run.parent) not in "".join((kept / name).read_text() for name in plain)
-    assert read_run(kept).results == read_run(run).results
+    one, other = read_run(run), read_run(kept)
+    assert one.results == other.results
+    assert one.direct == other.direct and one.direct.keys() == one.methods.keys()
+    assert {name: list(right) for name, right in one.direct.items()} == {
+        name: list(right) for name, right in other.direct.items()
+    }
 
 
 def test_an_experiment_goes_on_on_another_machine(run, other, kept):
