@@ -5,7 +5,7 @@
   const $ = id => document.getElementById(id);
   const turns = [];  // the conversation as the client keeps it
   const waiting = new Map();  // lesson -> exchange that is to show what became of it
-  let key = "", plain = true, number = Math.floor(Math.random() * 1000), refreshing = null;
+  let key = "", plain = true, number = Math.floor(Math.random() * 1000), refreshing = null, drawn = "";
 
   const make = (name, props = {}, ...children) => {
     const element = document.createElement(name);
@@ -219,6 +219,10 @@
   };
 
   const drawVersions = versions => {
+    const now = JSON.stringify(versions);
+    if (now === drawn) return;
+    drawn = now;
+    const focused = $("versions").contains(document.activeElement) && document.activeElement.ariaLabel;
     $("versions").replaceChildren(...versions.slice().reverse().map(version => {
       const gate = version.gate, by = [...new Set(version.lessons.map(each => each.source))].join(", ");
       const lines = [version.parent === null ? "as it was made" :
@@ -228,7 +232,12 @@
       const can = !version.serving && !["planned", "forgotten"].includes(version.state);
       const act = can ? button("Serve it", async event => {
         event.target.disabled = true;
-        try { await post(`v1/versions/${version.version}/serve`, {}); } catch (error) { $("status").textContent = error.message; }
+        try {
+          await post(`v1/versions/${version.version}/serve`, {});
+        } catch (error) {
+          $("status").textContent = error.message;
+          event.target.disabled = false;
+        }
         refresh();
       }, { "aria-label": `Serve version ${version.version}` }) : null;
       const state = make("span", { className: version.state === "rejected" ? "bad" : "", textContent: " " + (version.serving ? "" : { served: "has served", planned: "being learned" }[version.state] || version.state) });
@@ -237,6 +246,8 @@
       if (version.serving) item.setAttribute("aria-current", "true");
       return item;
     }));
+    // who is at a button stays at it
+    if (focused) $("versions").querySelector(`[aria-label="${focused}"]`)?.focus();
   };
 
   const drawCurve = ({ all, versions }) => {
