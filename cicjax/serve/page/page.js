@@ -5,7 +5,7 @@
   const $ = id => document.getElementById(id);
   const turns = [];  // the conversation as the client keeps it
   const waiting = new Map();  // lesson -> exchange that is to show what became of it
-  let key = "", plain = true, number = Math.floor(Math.random() * 1000), refreshing = null, drawn = "";
+  let key = "", plain = true, number = Math.floor(Math.random() * 1000), refreshing = null, begun = 0, newest = 0, drawn = "";
 
   const make = (name, props = {}, ...children) => {
     const element = document.createElement(name);
@@ -278,8 +278,11 @@
   const refresh = () => refreshing = refreshing || (async () => {
     await new Promise(done => setTimeout(done, 100));
     refreshing = null;
+    const turn = begun++;
     try {
       const [status, versions, curve] = await Promise.all([get("v1/status"), get("v1/versions"), get("v1/curve")]);
+      if (turn < newest) return;  // what was asked later has been drawn
+      newest = turn;
       drawStatus(status);
       drawVersions(versions.data);
       drawCurve(curve);
@@ -290,7 +293,9 @@
   const follow = async () => {
     for (;;) {
       try {
-        for await (const _ of events(await call("GET", "v1/events"))) refresh();
+        const stream = await call("GET", "v1/events");
+        refresh();  // what happened while nobody listened
+        for await (const _ of events(stream)) refresh();
       } catch { /* the server is away; ask again */ }
       await new Promise(done => setTimeout(done, 2000));
     }
