@@ -42,6 +42,20 @@ def mcnemar_p(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**trials)
 
 
+def paired_interval(gained: int, lost: int, questions: int, z: float = Z95) -> tuple[float, float, float]:
+    """(difference, low, high) of two methods' shares solved of the same questions, by the normal
+    approximation to the difference of paired proportions: it speaks of these questions' like, not of other
+    seeds.
+
+    Raises ValueError where the questions cannot differ so.
+    """
+    if min(gained, lost) < 0 or gained + lost > questions or not questions:
+        raise ValueError(f"{gained} gained and {lost} lost of {questions}")
+    difference = (gained - lost) / questions
+    half = z * math.sqrt(gained + lost - (gained - lost) ** 2 / questions) / questions
+    return difference, difference - half, difference + half
+
+
 def worse_p(gained: int, lost: int) -> float:
     """Exact one-sided p of McNemar's test against being worse: the probability of so many losses or more
     among the questions that differ, were either side as likely. Raises ValueError for negative counts."""

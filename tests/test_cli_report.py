@@ -90,6 +90,12 @@ def test_what_is_wrong_is_said_in_one_line(capsys, run, tmp_path):
     assert not (run / "report.html").exists()
 
 
+def test_contrasts_are_of_rows_that_are_there(capsys, run):
+    assert "'base:sft': " in refused(capsys, 2, run, "--contrasts", "base:sft")
+    assert "FIRST:SECOND" in refused(capsys, 2, run, "--contrasts", "base")
+    assert not (run / "report.html").exists()
+
+
 @pytest.mark.parametrize("name", ["results.json", "config.json", "metrics.jsonl", "rollouts", "page"])
 def test_the_page_replaces_no_file_of_a_run(capsys, run, name):
     before = {path: path.read_bytes() for path in run.iterdir()}

@@ -22,6 +22,8 @@ class Report:
 
     Example: cicjax report runs/seed0 runs/seed1 runs/seed2 --output seeds.html
 
+    Example: cicjax report runs/seed0 runs/seed1 --output two.html --contrasts interventional_replay:sft2
+
     Example: cicjax report runs/mine
 
     Example: cicjax report runs/rate1 runs/rate2 runs/rate3 --output rates.html
@@ -36,7 +38,11 @@ class Report:
     output: Annotated[Path | None, tyro.conf.arg(metavar="OUT.html")] = None
     """Where the page goes, its figures in a folder beside it. Needed for several runs."""
 
+    contrasts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIRST:SECOND [FIRST:SECOND ...]")] = ()
+    """Pairs of rows of the paper's table, compared beside the claims: over the seeds, and question by
+    question within each."""
+
     def run(self) -> None:
         from cicjax import report
 
-        print(printable(str(report.write_report(self.runs, self.output))))
+        print(printable(str(report.write_report(self.runs, self.output, contrasts=self.contrasts))))

@@ -159,9 +159,13 @@ def _outcome(claim: Claim, differences: tuple[float, ...], p: float, adjusted_p:
 def pairs(solved: Mapping[str, Sequence[bool]]) -> list[Pair]:
     """Every possible claim of two rows within one seed; `solved` holds each method's direct verdicts on the
     same questions in the same order."""
-    contrasts = []
-    for claim in (claim for claim in possible(set(solved)) if not claim.terms):
-        both = list(zip(solved[claim.method], solved[claim.other], strict=True))
-        gained, lost = sum(a and not b for a, b in both), sum(b and not a for a, b in both)
-        contrasts.append(Pair(claim, gained, lost, len(both), mcnemar_p(gained, lost)))
-    return contrasts
+    claims = (claim for claim in possible(set(solved)) if not claim.terms)
+    return [pair_of(claim, solved[claim.method], solved[claim.other]) for claim in claims]
+
+
+def pair_of(claim: Claim, method: Sequence[bool], other: Sequence[bool]) -> Pair:
+    """The verdicts on both rows' answers to the same questions, in the same order, compared. Raises
+    ValueError where they are not as many."""
+    both = list(zip(method, other, strict=True))
+    gained, lost = sum(a and not b for a, b in both), sum(b and not a for a, b in both)
+    return Pair(claim, gained, lost, len(both), mcnemar_p(gained, lost))

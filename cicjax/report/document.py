@@ -25,14 +25,20 @@ from cicjax.report import (
     theory,
     trainings,
 )
+from cicjax.report.contrasts import chosen
 from cicjax.report.drawing import Drawing
 from cicjax.report.runs import FinishedRun, pooled, pooled_ledger, read_runs
 from cicjax.views.html import page
 
 
-def write_report(folders: Sequence[str | Path], output: str | Path | None = None) -> Path:
+def write_report(
+    folders: Sequence[str | Path], output: str | Path | None = None, *, contrasts: Sequence[str] = ()
+) -> Path:
     """Write the page and its figures; gives the page's path. Raises BadInput or Corrupted before anything is
     written.
+
+    `contrasts`, each FIRST:SECOND, are pairs of rows of the paper's experiment that the page compares beside
+    the claims.
 
     One run without `output`: RUN/report.html and RUN/figures/. Otherwise OUTPUT and, beside it, a folder of
     OUTPUT's name, less its ending, with "-figures". Runs of `cicjax train` and an agent's home make pages of
@@ -40,6 +46,8 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     Pages are as the umask has them; a run's folder is its owner's.
     """
     named = [Path(folder) for folder in folders]
+    if contrasts and not _of_paper(named):
+        raise BadInput(f"{named[0]}: --contrasts compares rows of runs of the paper; leave it out here")
     if any(map(homes.is_home, named)):
         return _write_home(named, output)
     if any(map(trainings.is_training, named)):
@@ -50,9 +58,10 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
     parts = _parts({probed.experiment_of(folder) for folder in named})
     if parts is None:
         runs = read_runs(named)
+        asked = chosen(contrasts, runs)
         target, drawings_folder = _places([run.folder for run in runs], output)
         drawings = draw(runs)
-        content = render_page(runs, drawings)
+        content = render_page(runs, drawings, asked)
     else:
         others = probed.read_probed(named, parts.KEYS)
         target, drawings_folder = _places([run.folder for run in others], output)
@@ -62,6 +71,12 @@ def write_report(folders: Sequence[str | Path], output: str | Path | None = None
         write_text(drawings_folder / f"{drawing.name}.svg", drawing.svg, private=False)
     write_text(target, content, private=False)
     return target
+
+
+def _of_paper(folders: Sequence[Path]) -> bool:
+    if any(homes.is_home(folder) or trainings.is_training(folder) for folder in folders):
+        return False
+    return _parts({probed.experiment_of(folder) for folder in folders}) is None
 
 
 def _probed(parts: Any, runs: Sequence[probed.Probed]) -> tuple[Sequence[Drawing], str]:
@@ -166,10 +181,12 @@ def _attempts(run: FinishedRun) -> list[tuple[str, str, bool]]:
     return attempts
 
 
-def render_page(runs: Sequence[FinishedRun], drawings: Sequence[Drawing]) -> str:
-    """The whole page as text."""
+def render_page(
+    runs: Sequence[FinishedRun], drawings: Sequence[Drawing], pairs: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The whole page as text; `pairs` are the contrasts asked for."""
     parts = [
-        sections.results(runs),
+        sections.results(runs, pairs),
         sections.drawings(drawings),
         theory.section(sections.figures_of(theory.drawings())),
         *sections.browsing(runs),

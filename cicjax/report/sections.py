@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cicjax.experiments.paper.records import MethodResult
-from cicjax.report import accounts, claims, tables, transcripts
+from cicjax.report import accounts, claims, contrasts, tables, transcripts
 from cicjax.report import paper as numbers
 from cicjax.report.drawing import Drawing, embedded, look, signed
 from cicjax.report.runs import FinishedRun, command_of, pooled, settings_lines
@@ -169,9 +169,10 @@ def _two_arms(interventional: MethodResult, observational: MethodResult) -> list
     return sentences
 
 
-def results(runs: Sequence[FinishedRun]) -> Section:
-    """The table, the claims, the skills; the paper's numbers where they belong."""
+def results(runs: Sequence[FinishedRun], pairs: Sequence[tuple[str, str]] = ()) -> Section:
+    """The table, the claims, the skills, the contrasts asked for; the paper's numbers where they belong."""
     parts = _one_seed(runs[0]) if len(runs) == 1 else _several_seeds(runs)
+    parts += contrasts.shown(runs, pairs)
     return "results", "Results", [*parts, *_paper(runs[0], beside=len(runs) == 1)]
 
 
@@ -196,9 +197,9 @@ def _one_seed(run: FinishedRun) -> list[Child]:
     ]
     same_questions = len({tuple(right) for right in run.direct.values()}) == 1
     if same_questions and (
-        contrasts := claims.pairs({name: list(right.values()) for name, right in run.direct.items()})
+        pairs := claims.pairs({name: list(right.values()) for name, right in run.direct.items()})
     ):
-        parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(contrasts)]
+        parts += [tag("h3", "The paper's claims on this seed"), tables.pairs_table(pairs)]
     if (squares := transcripts.outcome_map(run)) is not None:
         parts += [tag("h3", "Question by question"), squares]
     return [*parts, tag("h3", "By skill"), tables.skills_table(run.methods)]

@@ -10,7 +10,7 @@ from cicjax.report import paper as numbers
 from cicjax.report.claims import Outcome, Pair
 from cicjax.report.drawing import look, signed
 from cicjax.report.runs import FinishedRun
-from cicjax.statistics import t_interval, wilson
+from cicjax.statistics import paired_interval, t_interval, wilson
 from cicjax.views.html import Child, Html, join, table, tag
 
 Methods = Mapping[str, MethodResult]
@@ -160,20 +160,20 @@ def _skill_cell(counted: Sequence[int] | None, start: Sequence[int] | None) -> H
     return tag("td", shown, class_="up" if difference > 0 else "down" if difference < 0 else None)
 
 
-def pairs_table(pairs: Sequence[Pair]) -> Html:
-    """The claims' contrasts within one seed, question by question."""
+def pairs_table(pairs: Sequence[Pair], *, head: str = "claim") -> Html:
+    """The claims' contrasts within one seed, question by question; `head` says what their texts are."""
     rows = [
         [
             pair.claim.text,
             _contrast(pair.claim),
-            signed(100 * (pair.gained - pair.lost) / pair.questions, 1),
+            span_of(*paired_interval(pair.gained, pair.lost, pair.questions)),
             pair.gained,
             pair.lost,
-            _p(pair.p),
+            p_value(pair.p),
         ]
         for pair in pairs
     ]
-    header = ["claim", CONTRAST, "difference, points", "only the first", "only the second", "McNemar p"]
+    header = [head, CONTRAST, "points (95 %)", "only the first", "only the second", "McNemar p"]
     return table(
         header,
         rows,
@@ -201,8 +201,8 @@ def claims_table(outcomes: Sequence[Outcome]) -> Html:
             signed(100 * each.mean, 1),
             f"{signed(100 * each.low, 1)} to {signed(100 * each.high, 1)}",
             f"{100 * each.claim.bound:.0f}".replace("-", "−"),
-            _p(each.p),
-            "–" if each.adjusted_p is None else _p(each.adjusted_p),
+            p_value(each.p),
+            "–" if each.adjusted_p is None else p_value(each.adjusted_p),
             _word(each),
             ""
             if each.word != "undecided"
@@ -232,10 +232,21 @@ def _contrast(claim: claims.Claim) -> Html:
 
 def contrast(claim: claims.Claim) -> str:
     """The rows that a claim compares, by their short names."""
-    return claim.contrast or f"{look(claim.method).heading} − {look(claim.other).heading}"
+    return claim.contrast or difference_of(claim.method, claim.other)
 
 
-def _p(p: float) -> str:
+def difference_of(method: str, other: str) -> str:
+    """Two rows as what is subtracted from what, by their short names."""
+    return f"{look(method).heading} − {look(other).heading}"
+
+
+def span_of(difference: float, low: float, high: float) -> str:
+    """A difference of shares with its interval, in points."""
+    return f"{signed(100 * difference, 1)} ({signed(100 * low, 1)} to {signed(100 * high, 1)})"
+
+
+def p_value(p: float) -> str:
+    """A p as the tables show it."""
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
@@ -249,8 +260,7 @@ def seeds_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> Html:
         if start is None or name == START:
             difference = "–"
         else:
-            mean, low, high = t_interval([value - first for value, first in zip(values, start, strict=True)])
-            difference = f"{signed(100 * mean, 1)} ({signed(100 * low, 1)} to {signed(100 * high, 1)})"
+            difference = span_of(*t_interval([v - first for v, first in zip(values, start, strict=True)]))
         rows.append(
             [
                 name_of(name),

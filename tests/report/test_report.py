@@ -854,6 +854,24 @@ def test_several_seeds_make_one_report(seeds, tmp_path):
     )
 
 
+def test_contrasts_asked_for_stand_on_the_page_over_seeds_and_within(seeds, tmp_path):
+    output = tmp_path / "page.html"
+    document.write_report(seeds[:3], output, contrasts=["rest:grpo"])
+    content = output.read_text()
+    Outline(content)
+    header, *rows = table_after(content, "Paired differences over seeds, in points of all questions")
+    assert header[-3:] == ["seed 0", "seed 1", "seed 2"]
+    solved = [results_of(seed)["methods"] for seed in seeds[:3]]
+    apart = [(each["rest"]["solved"] - each["grpo"]["solved"]) / 20 for each in solved]
+    assert rows[0][1] == "direct" and rows[0][4:] == [drawing.signed(100 * each, 1) for each in apart]
+    assert rows[0][2].startswith(f"{drawing.signed(100 * t_interval(apart)[0], 1)} (")
+    inside = table_after(content, "On the same questions, direct protocol")[1:]
+    assert [row[0] for row in inside] == header[-3:]
+    assert [int(row[3]) - int(row[4]) for row in inside] == [round(20 * each) for each in apart]
+    document.write_report(seeds[:3], output)
+    assert "Paired differences over seeds" not in output.read_text()
+
+
 def test_few_seeds_are_descriptive_and_eight_are_not(seeds):
     (few, _), (enough, _) = page_of(*seeds[:3]), page_of(*seeds)
     rows = table_after(few, "Paired differences in direct accuracy")[1:]

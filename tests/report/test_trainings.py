@@ -61,6 +61,13 @@ def test_one_run_has_its_page_in_its_folder(tmp_path, capsys):
     assert "objective: interventional" in text and "targets: teacher" in text
 
 
+def test_a_training_has_no_rows_to_contrast(tmp_path, capsys):
+    run = training(tmp_path / "run")
+    assert report(run, "--contrasts", "rest:sft") == 2
+    assert "--contrasts compares rows of runs of the paper" in capsys.readouterr().err
+    assert not (run / "report.html").exists()
+
+
 def test_what_was_left_to_the_program_is_told_as_what_it_came_to(tmp_path):
     resolved = {"optimization": {"learning_rate": 0.0002}}
     left = training(tmp_path / "left", rate=None, model_name_or_path=None, resolved=resolved)
